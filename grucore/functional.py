@@ -1,0 +1,209 @@
+"""The GRU as functions of tensors: `gru` for whole sequences, `gru_cell` for one step.
+
+Both are time-major and batched. `grucore.GRU` and `grucore.GRUCell` hold the parameters and take every layout that
+torch.nn.GRU takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout as apply_dropout
+
+from grucore import backend as backends
+from grucore import ops
+from grucore.errors import InputError
+from grucore.kernels import reference
+from grucore.kernels.reference import Gates
+from grucore.sequence import Flags, flags
+
+Weights = Sequence[Tensor | None]  # w_ih (3H, I), w_hh (3H, H) and, unless there are no biases, b_ih and b_hh (3H,)
+
+
+def gru(
+    input: Tensor,
+    hx: Tensor | None,
+    weights: Sequence[Weights],
+    *,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    lengths: Tensor | Sequence[int] | None = None,
+    mask: Tensor | None = None,
+    reset: Tensor | None = None,
+    reset_after: bool = True,
+    return_gates: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Gates]:
+    r"""A stack of GRU layers over a time-major batch.
+
+    .. math::
+        r &= \sigma(W_{ir} x_t + b_{ir} + W_{hr} h_{t-1} + b_{hr}) \\
+        z &= \sigma(W_{iz} x_t + b_{iz} + W_{hz} h_{t-1} + b_{hz}) \\
+        n &= \tanh(W_{in} x_t + b_{in} + r \odot (W_{hn} h_{t-1} + b_{hn})) \\
+        h_t &= (1 - z) \odot n + z \odot h_{t-1}
+
+    K layers, D directions (2 if bidirectional, else 1). Source: Cho et al. 2014 (arXiv:1406.1078), as in torch.nn.GRU.
+
+    Args:
+        input: shape (T, B, I).
+        hx: the initial state, shape (K*D, B, H), or None for zeros.
+        weights: K*D groups (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh), as `GRU.all_weights`: gates in the order r, z, n.
+        bidirectional: each layer also runs from the end; `weights` then holds two groups a layer.
+        dropout: probability of zeroing an element of each layer's output but the last, where `training`.
+        training: whether dropout acts.
+        lengths: shape (B,), integers from 0 to T, any order and device: steps from there on are padding.
+        mask: shape (T, B), bool, True for a real step; any pattern. A step that is not real holds the state, outputs 0 and
+            passes no gradient, whatever the input holds there.
+        reset: shape (T, B), bool: before such a step the state goes back to hx, for both directions.
+        reset_after: False for the paper's form, n = tanh(W_in x + b_in + W_hn (r * h) + b_hn).
+        return_gates: also return the gates of all layers; runs step by step in PyTorch.
+        backend: "auto", "triton" or "reference".
+
+    Returns:
+        y, shape (T, B, D*H); h_n, shape (K*D, B, H): the state after each row's last real step; and, if asked,
+        Gates(r, z, n), each (K*D, T, B, H), 0 where a step is not real.
+
+    Raises:
+        InputError: (a ValueError and RuntimeError) a size or value that does not fit.
+        TypeError: a dtype or type that does not fit.
+        RuntimeError: an explicit backend that cannot run.
+
+    Example:
+        >>> x, weights = torch.ones(5, 2, 3), [(torch.ones(12, 3), torch.ones(12, 4))]
+        >>> y, h_n = gru(x, None, weights, lengths=[5, 2])
+        >>> y.shape, h_n.shape, int(y[2:, 1].count_nonzero())
+        (torch.Size([5, 2, 4]), torch.Size([1, 2, 4]), 0)
+    """
+    directions = 2 if bidirectional else 1
+    steps, batch, hidden_size = _check_sequence(input, hx, weights, directions)
+    chosen = backends.choose(backend, input)
+    per_step = flags(steps, batch, input.device, lengths, mask, reset)
+    if hx is None:
+        hx = input.new_zeros(len(weights), batch, hidden_size)
+
+    x, h_n, gates = input, [], []
+    for layer in range(len(weights) // directions):
+        if layer > 0 and training and dropout > 0:
+            x = apply_dropout(x, dropout, training=True)
+        outputs = []
+        for direction in range(directions):
+            i = layer * directions + direction
+            y, h, layer_gates = _gru_layer(
+                x, hx[i], weights[i], per_step, direction == 1, reset_after, return_gates, chosen.name
+            )
+            outputs.append(y)
+            h_n.append(h)
+            gates.append(layer_gates)
+        x = outputs[0] if directions == 1 else torch.cat(outputs, -1)
+    if not return_gates:
+        return x, torch.stack(h_n)
+    return x, torch.stack(h_n), Gates(*(torch.stack(gate) for gate in zip(*gates, strict=True)))
+
+
+def gru_cell(
+    input: Tensor,
+    hx: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    *,
+    reset_after: bool = True,
+) -> Tensor:
+    """The state after one step.
+
+    Args:
+        input: shape (B, I).
+        hx: shape (B, H).
+        w_ih: shape (3H, I), gates in the order r, z, n.
+        w_hh: shape (3H, H).
+        b_ih: shape (3H,) or None.
+        b_hh: shape (3H,) or None.
+        reset_after: see `gru`.
+
+    Returns:
+        The new state, shape (B, H).
+
+    Raises:
+        InputError: a size that does not fit.
+
+    Example:
+        >>> gru_cell(torch.ones(2, 3), torch.zeros(2, 4), torch.ones(12, 3), torch.ones(12, 4)).shape
+        torch.Size([2, 4])
+    """
+    _check_weights((w_ih, w_hh, b_ih, b_hh), input.shape[-1], w_hh.shape[-1])
+    return reference.gru_update(reference.gru_gates(input, hx, w_ih, w_hh, b_ih, b_hh, reset_after), hx)
+
+
+def _gru_layer(
+    x: Tensor,
+    h0: Tensor,
+    weights: Weights,
+    per_step: Flags,
+    reverse: bool,
+    reset_after: bool,
+    return_gates: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Gates | None]:
+    """One layer in one direction on the chosen backend."""
+    w_ih, w_hh, b_ih, b_hh = weights if len(weights) == 4 else (*weights, None, None)
+    arguments = (x, h0, w_ih, w_hh, b_ih, b_hh, *per_step, reverse, reset_after)
+    # The operator reads flags on the host; on a device that would make the host wait, and the reference does not.
+    flags_on_device = x.device.type != "cpu" and per_step != Flags()
+    if return_gates or flags_on_device:
+        return reference.gru_layer(*arguments)
+    return *ops.gru_layer(*arguments), None
+
+
+def _check_sequence(
+    input: Tensor, hx: Tensor | None, weights: Sequence[Weights], directions: int
+) -> tuple[int, int, int]:
+    """T, B and H.
+
+    Raises:
+        InputError: a size that does not fit.
+        TypeError: a dtype that does not fit.
+    """
+    if input.dim() != 3:
+        raise InputError(f"input must have 3 dimensions (T, B, I), got {input.dim()}: {tuple(input.shape)}")
+    if not weights or len(weights) % directions:
+        raise InputError(f"weights must hold {directions} group(s) a layer, got {len(weights)} group(s)")
+    steps, batch, input_size = input.shape
+    hidden_size = weights[0][1].shape[-1]
+    for i, group in enumerate(weights):
+        _check_weights(group, input_size if i < directions else directions * hidden_size, hidden_size)
+    dtype, device = weights[0][0].dtype, weights[0][0].device
+    for name, tensor in (("input", input), ("hx", hx)):
+        if tensor is None:
+            continue
+        if tensor.dtype != dtype:
+            raise InputError(
+                f"{name} dtype ({tensor.dtype}) does not match weight dtype ({dtype}). "
+                f"Convert it: {name}.to({dtype}), or convert the model: model.to({tensor.dtype})"
+            )
+        if tensor.device != device:
+            raise InputError(
+                f"{name} is on {tensor.device} and the weights are on {device}. "
+                f"Move it: {name}.to({str(device)!r}), or move the model: model.to({str(tensor.device)!r})"
+            )
+    expected = (len(weights), batch, hidden_size)
+    if hx is not None and tuple(hx.shape) != expected:
+        raise InputError(
+            f"Expected hidden size {expected}, got {list(hx.shape)}: hx is (num_layers * directions, batch, hidden_size)"
+        )
+    return steps, batch, hidden_size
+
+
+def _check_weights(weights: Weights, input_size: int, hidden_size: int) -> None:
+    if len(weights) not in (2, 4):
+        raise InputError(f"weights must be (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh), got {len(weights)} tensors")
+    gates = 3 * hidden_size
+    shapes = (("w_ih", (gates, input_size)), ("w_hh", (gates, hidden_size)), ("b_ih", (gates,)), ("b_hh", (gates,)))
+    for (name, expected), tensor in zip(shapes, weights, strict=False):
+        if tensor is not None and tuple(tensor.shape) != expected:
+            raise InputError(f"{name} must have shape {expected}, got {tuple(tensor.shape)}")
+    if len(weights) == 4 and (weights[2] is None) != (weights[3] is None):
+        raise InputError("b_ih and b_hh must be given together or not at all")

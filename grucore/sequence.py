@@ -1,0 +1,95 @@
+"""What the user says of a batch of sequences (lengths, mask, reset, PackedSequence) as flags per step, and back.
+
+Two flags serve every implementation: real (T, B), False where a step is padding, and start (T, B), True where a row is
+cut before the step. Making them never waits for a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from grucore.errors import InputError
+
+
+class Flags(NamedTuple):
+    """Flags per step, each (T, B) bool on the input's device, or None where every step is real or no row is cut."""
+
+    real: Tensor | None = None
+    start: Tensor | None = None
+
+
+def flags(
+    steps: int,
+    batch: int,
+    device: torch.device,
+    lengths: Tensor | Sequence[int] | None = None,
+    mask: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> Flags:
+    """Flags of a padded batch of `batch` rows and `steps` steps.
+
+    Args:
+        steps: T.
+        batch: B.
+        device: where the flags are wanted.
+        lengths: shape (B,), integers from 0 to T, any device; the values are checked where they lie on the CPU.
+        mask: shape (T, B), bool, True for a real step.
+        reset: shape (T, B), bool, True where the state goes back to the initial state before the step.
+
+    Raises:
+        InputError: a wrong shape, a length out of range, or both lengths and mask.
+        TypeError: lengths that are not integers, or a mask or reset that is not bool.
+    """
+    if lengths is not None and mask is not None:
+        raise InputError("give lengths or mask, not both: they say the same thing")
+    real = None
+    if lengths is not None:
+        lengths = _checked_lengths(lengths, steps, batch)
+        real = torch.arange(steps, device=device).unsqueeze(1) < lengths.to(device, non_blocking=True)
+    elif mask is not None:
+        real = _checked_flag("mask", mask, steps, batch).to(device, non_blocking=True)
+    start = None if reset is None else _checked_flag("reset", reset, steps, batch).to(device, non_blocking=True)
+    return Flags(real, start)
+
+
+def _checked_lengths(lengths: Tensor | Sequence[int], steps: int, batch: int) -> Tensor:
+    lengths = torch.as_tensor(lengths)
+    if lengths.dtype.is_floating_point or lengths.dtype.is_complex or lengths.dtype is torch.bool:
+        if len(lengths) or lengths.dtype is torch.bool:  # an empty list becomes float
+            raise TypeError(f"lengths must be integers, got {lengths.dtype}")
+        lengths = lengths.long()
+    if lengths.shape != (batch,):
+        raise InputError(f"lengths must have shape (B,) = ({batch},), got {tuple(lengths.shape)}")
+    # On a device the values stay unread: reading them would make the host wait. Under torch.compile there are none.
+    if lengths.device.type == "cpu" and batch and not torch.compiler.is_compiling():
+        shortest, longest = int(lengths.min()), int(lengths.max())
+        if shortest < 0 or longest > steps:
+            raise InputError(f"lengths must be between 0 and T = {steps}, got {shortest if shortest < 0 else longest}")
+    return lengths
+
+
+def _checked_flag(name: str, flag: Tensor, steps: int, batch: int) -> Tensor:
+    if not isinstance(flag, Tensor) or flag.dtype is not torch.bool:
+        raise TypeError(f"{name} must be a bool tensor, got {getattr(flag, 'dtype', type(flag).__name__)}")
+    if flag.shape != (steps, batch):
+        raise InputError(
+            f"{name} must have a flag for each step of each row, (T, B) = ({steps}, {batch}), got {tuple(flag.shape)}; "
+            "with batch_first=True it is given as (B, T)"
+        )
+    return flag
+
+
+def unpack(packed: PackedSequence) -> tuple[Tensor, Tensor]:
+    """A PackedSequence as padded x (T, B, I) and lengths (B,), rows in the packed (sorted) order."""
+    return pad_packed_sequence(PackedSequence(packed.data, packed.batch_sizes))
+
+
+def repack(y: Tensor, lengths: Tensor, like: PackedSequence) -> PackedSequence:
+    """y (T, B, H) of the rows of `unpack(like)` as a PackedSequence laid out as `like`."""
+    data = pack_padded_sequence(y, lengths).data
+    return PackedSequence(data, like.batch_sizes, like.sorted_indices, like.unsorted_indices)

@@ -1,0 +1,58 @@
+"""Matrix products with a weight that is used many times, as a recurrence uses it: once a step.
+
+PyTorch sends float32 products on CPU to MKL or whichever BLAS it was built with. oneDNN, which every Linux build of
+PyTorch also carries, was 1.6 to 2.2 times as fast on an AMD EPYC (Zen 5) wherever its fixed cost of about 10 us a call
+is paid for: from M * N * K of about 2^20 on, with the weight laid out once for all calls. Below that, and for other
+dtypes and devices, the plain product is used. `benchmarks/cpu.py --gemm` measures the crossing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ONEDNN_MIN_WORK = 2**20  # M * N * K from which oneDNN is faster: 0.97x at 2^20 / 1.3, 1.2x at 2^20 * 1.5
+
+
+def _prefers_onednn(rows: int, w: Tensor) -> bool:
+    return (
+        w.device.type == "cpu"
+        and w.dtype is torch.float32
+        and rows * w.numel() >= ONEDNN_MIN_WORK
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+    )
+
+
+class Weight:
+    """A weight w (N, K), any strides, prepared for products with about `rows` rows at a time."""
+
+    def __init__(self, w: Tensor, rows: int):
+        self.onednn = _prefers_onednn(rows, w)
+        if self.onednn:
+            self.w = torch.ops.mkldnn._reorder_linear_weight(w.contiguous(), rows)
+        else:
+            self.w_t = w.t()
+
+    def apply(self, x: Tensor, b: Tensor | None, out: Tensor | None = None) -> Tensor:
+        """x @ w.T + b for x (M, K) and b (N,) or None; in the memory of out where it has M rows and that is cheaper."""
+        if self.onednn:
+            return torch.ops.mkldnn._linear_pointwise(x, self.w, b, "none", [], "")
+        if out is not None and len(out) != len(x):
+            out = None
+        return torch.mm(x, self.w_t, out=out) if b is None else torch.addmm(b, x, self.w_t, out=out)
+
+    def apply_add(self, x: Tensor, total: Tensor) -> Tensor:
+        """total + x @ w.T for total (M, N), which is overwritten or left to die."""
+        if self.onednn:
+            return torch.ops.mkldnn._linear_pointwise.binary(x, total, self.w, None, "add")
+        return total.addmm_(x, self.w_t)
+
+
+def add_outer(total_t: Tensor, dg: Tensor, x: Tensor) -> None:
+    """total_t (K, N) += x.T @ dg: the gradient of a weight, transposed, from dg (M, N) and x (M, K)."""
+    if _prefers_onednn(x.shape[1], dg):
+        # oneDNN reads dg.T in place as its weight; as the other operand it would be copied.
+        total_t += torch.ops.mkldnn._linear_pointwise(x.t().contiguous(), dg.t(), None, "none", [], "")
+    else:
+        total_t.addmm_(x.t(), dg)

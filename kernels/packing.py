@@ -1,0 +1,70 @@
+"""Lengths, masks and resets as an index: the real steps of every row, moved together.
+
+A row whose padding is skipped and whose resets are cuts is a set of independent segments, each beginning from h0. All
+segments of a batch, sorted by length, form a packed sequence: step k holds the k-th real step of every segment still
+running. Then the recurrence knows nothing of masks, and padding costs nothing.
+
+Reads its flags on the host, so it serves tensors on CPU alone.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Packing(NamedTuple):
+    """R segments of N real steps in all, out of a (T, B) sequence. Flat positions are t * B + b."""
+
+    index: Tensor  # (N,) flat position of each packed step
+    sizes: list[int]  # segments running at each packed step, not growing
+    row: Tensor  # (R,) the batch row of each segment, longest segment first
+    ended: Tensor  # (E,) batch rows with at least one real step
+    last_segment: Tensor  # (E,) the segment in which each of those rows ends, in the direction of travel
+    last_step: Tensor  # (E,) the packed step at which it ends
+
+
+def pack(real: Tensor | None, start: Tensor | None, reverse: bool) -> Packing:
+    """The packing of flags real (T, B) and start (T, B), of which at least one is given; see the contract."""
+    given = real if real is not None else start
+    if given is None:
+        raise ValueError("pack needs real or start, got neither")
+    steps, batch = given.shape
+    real = torch.ones(steps, batch, dtype=torch.bool) if real is None else real
+    cut_count = torch.zeros(steps, batch, dtype=torch.long) if start is None else start.long().cumsum(0)
+    if reverse:
+        real, cut_count = real.flip(0), cut_count.flip(0)
+
+    # Real steps row by row; a segment begins where the row or its number of cuts changes.
+    row, step = real.t().nonzero(as_tuple=True)
+    cut = cut_count[step, row]
+    begins = torch.ones(len(row), dtype=torch.bool)
+    begins[1:] = (row[1:] != row[:-1]) | (cut[1:] != cut[:-1])
+    segment = begins.long().cumsum(0) - 1
+    first = begins.nonzero().squeeze(1)
+    rank = torch.arange(len(row)) - first[segment]  # the place of each real step in its segment
+
+    lengths = torch.bincount(segment)
+    order = torch.argsort(lengths, descending=True, stable=True)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order))
+    longest = int(lengths.max()) if len(lengths) else 0
+    running = torch.bincount(lengths, minlength=longest + 1).flip(0).cumsum(0).flip(0)[1:]  # segments longer than k
+    offset = running.cumsum(0) - running
+    position = offset[rank] + place[segment]
+
+    index = torch.empty_like(position)
+    index[position] = (steps - 1 - step if reverse else step) * batch + row
+
+    ends = torch.ones(len(row), dtype=torch.bool)  # the last real step of each batch row
+    ends[:-1] = row[1:] != row[:-1]
+    return Packing(
+        index=index,
+        sizes=running.tolist(),
+        row=row[first][order],
+        ended=row[ends],
+        last_segment=place[segment[ends]],
+        last_step=position[ends],
+    )

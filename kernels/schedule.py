@@ -1,0 +1,62 @@
+"""Which rows of a flat (N, features) sequence each step reads, and how steps are grouped into chunks of time.
+
+A dense sequence (T, B) lies flat as T blocks of B rows. A packed one holds at step t only the rows still running, the
+longest first, as torch.nn.utils.rnn.PackedSequence does. Both are a list of block sizes; in reverse the blocks of a
+dense sequence are visited from the end. Block sizes never grow along the direction of travel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Rows a chunk aims at, so that what it computes in parallel over time (about 8H floats a row) stays in cache:
+# 1024 rows at H = 256 are 8 MiB.
+CHUNK_ROWS = 1024
+
+
+class Chunk(NamedTuple):
+    """Consecutive steps, whose blocks lie side by side."""
+
+    first_step: int  # in the direction of travel
+    sizes: list[int]  # rows of each step, in the direction of travel
+    rows: slice  # where the blocks lie in the flat sequence
+
+
+class Schedule(NamedTuple):
+    """The steps of a flat sequence in the direction of travel."""
+
+    sizes: list[int]  # rows of each step
+    reverse: bool = False  # the first step is the last block; needs blocks of one size
+
+    def chunks(self, rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
+        """Chunks of at most `rows` rows (at least one step), in the direction of travel."""
+        total, first, begin = sum(self.sizes), 0, 0
+        while first < len(self.sizes):
+            last, end = first + 1, begin + self.sizes[first]
+            while last < len(self.sizes) and end + self.sizes[last] - begin <= rows:
+                end += self.sizes[last]
+                last += 1
+            span = slice(total - end, total - begin) if self.reverse else slice(begin, end)
+            yield Chunk(first, self.sizes[first:last], span)
+            first, begin = last, end
+
+    def blocks(self, chunk: Chunk, rows: Tensor) -> tuple[Tensor, ...]:
+        """The chunk's rows of some tensor as views, one a step, in the direction of travel."""
+        blocks = torch.split_with_sizes(rows, chunk.sizes)
+        return blocks[::-1] if self.reverse else blocks
+
+    def states_before(self, chunk: Chunk, y: Tensor, h0: Tensor) -> Tensor:
+        """The state that each of the chunk's steps starts from, laid out as the chunk's rows, given all states y."""
+        if chunk.first_step == 0:
+            before = h0
+        else:
+            size = self.sizes[chunk.first_step - 1]
+            begin = chunk.rows.stop if self.reverse else chunk.rows.start - size
+            before = y[begin : begin + size]
+        states = (before, *self.blocks(chunk, y[chunk.rows])[:-1])
+        states = [state[:size] for state, size in zip(states, chunk.sizes, strict=True)]
+        return torch.cat(states[::-1] if self.reverse else states)

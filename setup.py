@@ -1,0 +1,5 @@
+"""The package mapping: `kernels/` is installed as `grucore.kernels`. All else is in pyproject.toml."""
+
+from setuptools import setup
+
+setup(packages=["grucore", "grucore.kernels"], package_dir={"grucore.kernels": "kernels"})
