@@ -19,7 +19,7 @@ from grucore.kernels import reference
 from grucore.kernels.reference import Gates
 from grucore.sequence import Flags, flags
 
-Weights = Sequence[Tensor | None]  # w_ih (3H, I), w_hh (3H, H) and, unless there are no biases, b_ih and b_hh (3H,)
+Weights = Sequence[Tensor]  # w_ih (3H, I), w_hh (3H, H) and, unless there are no biases, b_ih and b_hh (3H,)
 
 
 def gru(
@@ -55,8 +55,8 @@ def gru(
         dropout: probability of zeroing an element of each layer's output but the last, where `training`.
         training: whether dropout acts.
         lengths: shape (B,), integers from 0 to T, any order and device: steps from there on are padding.
-        mask: shape (T, B), bool, True for a real step; any pattern. A step that is not real holds the state, outputs 0 and
-            passes no gradient, whatever the input holds there.
+        mask: shape (T, B), bool, True for a real step; any pattern. A step that is not real holds the state, outputs 0
+            and passes no gradient, whatever the input holds there.
         reset: shape (T, B), bool: before such a step the state goes back to hx, for both directions.
         reset_after: False for the paper's form, n = tanh(W_in x + b_in + W_hn (r * h) + b_hn).
         return_gates: also return the gates of all layers; runs step by step in PyTorch.
@@ -134,7 +134,10 @@ def gru_cell(
         >>> gru_cell(torch.ones(2, 3), torch.zeros(2, 4), torch.ones(12, 3), torch.ones(12, 4)).shape
         torch.Size([2, 4])
     """
-    _check_weights((w_ih, w_hh, b_ih, b_hh), input.shape[-1], w_hh.shape[-1])
+    if (b_ih is None) != (b_hh is None):
+        raise InputError("b_ih and b_hh must be given together or not at all")
+    biases = [] if b_ih is None or b_hh is None else [b_ih, b_hh]
+    _check_weights([w_ih, w_hh, *biases], input.shape[-1], w_hh.shape[-1])
     return reference.gru_update(reference.gru_gates(input, hx, w_ih, w_hh, b_ih, b_hh, reset_after), hx)
 
 
@@ -192,7 +195,8 @@ def _check_sequence(
     expected = (len(weights), batch, hidden_size)
     if hx is not None and tuple(hx.shape) != expected:
         raise InputError(
-            f"Expected hidden size {expected}, got {list(hx.shape)}: hx is (num_layers * directions, batch, hidden_size)"
+            f"Expected hidden size {expected}, got {list(hx.shape)}: "
+            "hx is (num_layers * directions, batch, hidden_size)"
         )
     return steps, batch, hidden_size
 
@@ -203,7 +207,5 @@ def _check_weights(weights: Weights, input_size: int, hidden_size: int) -> None:
     gates = 3 * hidden_size
     shapes = (("w_ih", (gates, input_size)), ("w_hh", (gates, hidden_size)), ("b_ih", (gates,)), ("b_hh", (gates,)))
     for (name, expected), tensor in zip(shapes, weights, strict=False):
-        if tensor is not None and tuple(tensor.shape) != expected:
+        if tuple(tensor.shape) != expected:
             raise InputError(f"{name} must have shape {expected}, got {tuple(tensor.shape)}")
-    if len(weights) == 4 and (weights[2] is None) != (weights[3] is None):
-        raise InputError("b_ih and b_hh must be given together or not at all")

@@ -32,9 +32,9 @@ class GRU(nn.Module):
     Source: Cho et al. 2014 (arXiv:1406.1078), in the form that torch.nn.GRU documents. `reset_after=False` is the
     paper's own candidate, n = tanh(W_in x + b_in + W_hn (r * h) + b_hn).
 
-    Parameters have torch.nn.GRU's names, shapes, order and initialisation, U(-1/sqrt(H), 1/sqrt(H)): a `state_dict` loads
-    both ways, and the same seed gives the same weights. Parameters are read at every call, so tied, parametrised and
-    swapped weights just work, and `flatten_parameters` has nothing to do.
+    Parameters have torch.nn.GRU's names, shapes, order and initialisation, U(-1/sqrt(H), 1/sqrt(H)): a `state_dict`
+    loads both ways, and the same seed gives the same weights. Parameters are read at every call, so tied, parametrised
+    and swapped weights just work, and `flatten_parameters` has nothing to do.
 
     Args:
         input_size: I, the number of features of a step.
@@ -111,7 +111,7 @@ class GRU(nn.Module):
 
         for layer in range(num_layers):
             layer_input_size = input_size if layer == 0 else self.num_directions * hidden_size
-            shapes = [(3 * hidden_size, layer_input_size), (3 * hidden_size, hidden_size)]
+            shapes: list[tuple[int, ...]] = [(3 * hidden_size, layer_input_size), (3 * hidden_size, hidden_size)]
             shapes += [(3 * hidden_size,), (3 * hidden_size,)] if bias else []
             for direction in range(self.num_directions):
                 for name, shape in zip(self._names(layer, direction), shapes, strict=True):
@@ -163,24 +163,25 @@ class GRU(nn.Module):
         Args:
             input: shape (T, B, I), (B, T, I) if batch_first, (T, I) unbatched, or a PackedSequence.
             hx: the initial state, shape (K*D, B, H), or (K*D, H) for unbatched input; zeros if None.
-            lengths: shape (B,), integers from 0 to T in any order, on any device (or an int, unbatched): the steps from
-                there on are padding. Nothing waits for a device, so lengths on a GPU are not checked.
-            mask: shape (T, B), or (B, T) if batch_first, bool, True for a real step; any pattern, so left padding works.
-                A step that is not real holds the state, outputs 0 and passes no gradient, whatever the input holds there.
-            reset: shape as mask, bool: before such a step the state goes back to hx. The sequence is cut there, for both
-                directions; a cut with no real step beyond it changes nothing.
+            lengths: shape (B,), integers from 0 to T in any order, on any device (or an int, unbatched): the steps
+                from there on are padding. Nothing waits for a device, so lengths on a GPU are not checked.
+            mask: shape (T, B), or (B, T) if batch_first, bool, True for a real step; any pattern, so left padding
+                works. A step that is not real holds the state, outputs 0 and passes no gradient, whatever the input
+                holds there.
+            reset: shape as mask, bool: before such a step the state goes back to hx. The sequence is cut there, for
+                both directions; a cut with no real step beyond it changes nothing.
             return_gates: also return `Gates(r, z, n)`, each (K*D, T, B, H) (without B if unbatched).
 
         Returns:
-            y, shape (T, B, D*H), laid out as the input, and h_n, shape (K*D, B, H): the state after each row's last real
-            step. For a PackedSequence, y is one too.
+            y, shape (T, B, D*H), laid out as the input, and h_n, shape (K*D, B, H): the state after each row's last
+            real step. For a PackedSequence, y is one too.
 
         Raises:
             InputError: (a ValueError and a RuntimeError) a size or value that does not fit.
             TypeError: lengths that are no integers, a mask or reset that is not bool.
             RuntimeError: an explicit backend that cannot run.
         """
-        call = {"mask": mask, "reset": reset, "return_gates": return_gates}
+        call: dict[str, Any] = {"mask": mask, "reset": reset, "return_gates": return_gates}
         if isinstance(input, PackedSequence):
             if lengths is not None or mask is not None or reset is not None or return_gates:
                 raise InputError("lengths, mask, reset and return_gates go with a padded input, not a PackedSequence")
@@ -353,6 +354,11 @@ class GRUCell(nn.Module):
         torch.Size([3, 20])
     """
 
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+
     def __init__(
         self,
         input_size: int,
@@ -370,11 +376,12 @@ class GRUCell(nn.Module):
         self.hidden_size = hidden_size
         self.bias = bias
         self.reset_after = reset_after
-        factory = {"device": device, "dtype": dtype}
-        self.weight_ih = nn.Parameter(torch.empty(3 * hidden_size, input_size, **factory))
-        self.weight_hh = nn.Parameter(torch.empty(3 * hidden_size, hidden_size, **factory))
-        self.register_parameter("bias_ih", nn.Parameter(torch.empty(3 * hidden_size, **factory)) if bias else None)
-        self.register_parameter("bias_hh", nn.Parameter(torch.empty(3 * hidden_size, **factory)) if bias else None)
+        gates = 3 * hidden_size
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (gates, input_size), "weight_hh": (gates, hidden_size)}
+        shapes |= {"bias_ih": (gates,), "bias_hh": (gates,)} if bias else {}
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            values = torch.empty(shapes[name], device=device, dtype=dtype) if name in shapes else None
+            self.register_parameter(name, None if values is None else nn.Parameter(values))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -1,11 +1,13 @@
 """One GRU layer in one direction as a `torch.library` operator: fake kernels, first and second order gradients.
 
-torch.compile and torch.export see `grucore::gru_layer` as one opaque node, whatever T is. Its backward is an operator of
-its own, `grucore::gru_layer_backward`, so that gradients of gradients exist: those come from `kernels.reference`, while
-the first order stays hand-written. The arguments are those of the contract in `kernels/__init__.py`.
+torch.compile and torch.export see `grucore::gru_layer` as one opaque node, whatever T is. Its backward is an operator
+of its own, `grucore::gru_layer_backward`, so that gradients of gradients exist: those come from `kernels.reference`,
+while the first order stays hand-written. The arguments are those of the contract in `kernels/__init__.py`.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,21 +42,19 @@ def gru_layer(
 ) -> tuple[Tensor, Tensor]:
     """y (T, B, H) and h_n (B, H)."""
     steps, batch, _ = x.shape
-    flat, packing = x.reshape(steps * batch, -1), _pack(real, start, reverse)
+    flat, packing = x.flatten(0, 1), _pack(real, start, reverse)
     schedule = _schedule(x, packing, reverse)
     if packing is None:
         y = gru_forward(flat, h0, w_ih, w_hh, b_ih, b_hh, schedule, reset_after).unflatten(0, (steps, batch))
         return y, (y[0 if reverse else -1] if steps else h0).clone(memory_format=torch.contiguous_format)
-    packed_y = gru_forward(
-        flat[packing.index], h0[packing.row], w_ih, w_hh, b_ih, b_hh, schedule, reset_after
-    )
-    y = x.new_zeros(steps * batch, w_hh.shape[1]).index_copy_(0, packing.index, packed_y)
+    packed_y = gru_forward(flat[packing.position], h0[packing.row], w_ih, w_hh, b_ih, b_hh, schedule, reset_after)
+    y = x.new_zeros(steps * batch, w_hh.shape[1]).index_copy_(0, packing.position, packed_y)
     h_n = h0.clone(memory_format=torch.contiguous_format).index_copy_(0, packing.ended, packed_y[packing.last_step])
     return y.unflatten(0, (steps, batch)), h_n
 
 
 @gru_layer.register_fake
-def _(x, h0, w_ih, w_hh, b_ih, b_hh, real, start, reverse, reset_after):
+def _(x, h0, w_ih, w_hh, *_):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape[0], x.shape[1], w_hh.shape[1]), h0.new_empty(h0.shape)
 
 
@@ -79,14 +79,12 @@ def gru_layer_backward(
     steps, batch, _ = x.shape
     packing = _pack(real, start, reverse)
     schedule = _schedule(x, packing, reverse)
-    flat_dy, flat_x, flat_y = (None if t is None else t.reshape(steps * batch, -1) for t in (dy, x, y))
+    flat_dy, flat_x, flat_y = (None if t is None else t.flatten(0, 1) for t in (dy, x, y))
     weights = (w_ih, w_hh, b_ih, b_hh)
     if packing is None:
-        dx, dh0, *d_weights = gru_backward(
-            flat_dy, dh_n, flat_x, h0, flat_y, *weights, schedule, reset_after, need_dx
-        )
+        dx, dh0, *d_weights = gru_backward(flat_dy, dh_n, flat_x, h0, flat_y, *weights, schedule, reset_after, need_dx)
     else:
-        packed_dy, packed_x, packed_y = (None if t is None else t[packing.index] for t in (flat_dy, flat_x, flat_y))
+        packed_dy, packed_x, packed_y = (None if t is None else t[packing.position] for t in (flat_dy, flat_x, flat_y))
         packed_dh_n = None
         if dh_n is not None:
             packed_dh_n = dh_n.new_zeros(len(packing.row), dh_n.shape[1])
@@ -94,7 +92,11 @@ def gru_layer_backward(
         packed_dx, packed_dh0, *d_weights = gru_backward(
             packed_dy, packed_dh_n, packed_x, h0[packing.row], packed_y, *weights, schedule, reset_after, need_dx
         )
-        dx = None if packed_dx is None else torch.zeros_like(flat_x).index_copy_(0, packing.index, packed_dx)
+        dx = (
+            None
+            if packed_dx is None
+            else x.new_zeros(steps * batch, x.shape[2]).index_copy_(0, packing.position, packed_dx)
+        )
         # A row without a real step ends where it began.
         dh0 = torch.zeros_like(h0) if dh_n is None else dh_n.to(h0.dtype).index_fill(0, packing.ended, 0)
         dh0 = dh0.index_add(0, packing.row, packed_dh0)
@@ -103,19 +105,20 @@ def gru_layer_backward(
 
 
 @gru_layer_backward.register_fake
-def _(dy, dh_n, x, h0, y, w_ih, w_hh, b_ih, b_hh, real, start, reverse, reset_after, need_dx):
+def _(dy, dh_n, x, h0, y, w_ih, w_hh, *others):  # type: ignore[no-untyped-def]
+    *_, need_dx = others
     dx = x.new_empty(x.shape if need_dx else (0,))
     biases = (w_ih.new_empty(w_ih.shape[0]), w_ih.new_empty(w_ih.shape[0]))
     return dx, h0.new_empty(h0.shape), w_ih.new_empty(w_ih.shape), w_hh.new_empty(w_hh.shape), *biases
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: Any, inputs: tuple, output: tuple) -> None:
     x, h0, w_ih, w_hh, b_ih, b_hh, real, start, ctx.reverse, ctx.reset_after = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, h0, output[0], w_ih, w_hh, b_ih, b_hh, real, start)
 
 
-def _backward(ctx, dy, dh_n):
+def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple:
     if dy is None and dh_n is None:
         return (None,) * 10
     *tensors, real, start = ctx.saved_tensors
@@ -131,13 +134,13 @@ def _backward(ctx, dy, dh_n):
 gru_layer.register_autograd(_backward, setup_context=_save)
 
 
-def _save_backward(ctx, inputs, output) -> None:
+def _save_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
     dy, dh_n, x, h0, _, *weights, real, start, ctx.reverse, ctx.reset_after, ctx.need_dx = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(dy, dh_n, x, h0, *weights, real, start)
 
 
-def _double_backward(ctx, *d_grads):
+def _double_backward(ctx: Any, *d_grads: Tensor | None) -> tuple:
     """The gradient of `gru_layer_backward`: the reference's own gradient, differentiated once more."""
     if all(d is None for d in d_grads):
         return (None,) * 14
@@ -152,9 +155,7 @@ def _double_backward(ctx, *d_grads):
         wrt, d_wanted = zip(*wanted, strict=True)
         grads = torch.autograd.grad(outs, wrt, d_outs, create_graph=True, materialize_grads=True)
         inputs = [t for t in (dy, dh_n, *arguments) if t is not None]
-        results = iter(
-            torch.autograd.grad(grads, inputs, d_wanted, create_graph=create_graph, allow_unused=True)
-        )
+        results = iter(torch.autograd.grad(grads, inputs, d_wanted, create_graph=create_graph, allow_unused=True))
     d_dy, d_dh_n, dx, dh0, *d_weights = [None if t is None else next(results) for t in (dy, dh_n, *arguments)]
     return d_dy, d_dh_n, dx, dh0, None, *d_weights, None, None, None, None, None
 

@@ -47,18 +47,21 @@ def _tanh_(u: Tensor) -> Tensor:
 class _ResetAfter:
     """n = tanh(gx_n + r (W_hn h + b_hn))."""
 
-    def __init__(self, w_hh: Tensor, b_hh: Tensor | None, rows: int, backward_rows: int = 0):
+    def __init__(self, w_hh: Tensor, b_hh: Tensor | None, rows: int, backward_rows: int | None = None):
         self.w_hh, self.b_hh = Weight(w_hh, rows), b_hh
-        if backward_rows:
+        if backward_rows is not None:
             self.w_hh_t = Weight(w_hh.t(), backward_rows)
-        self.gh_parts: tuple[Tensor, ...] = (w_hh[:0],)  # gh, gh_rz, gh_r, gh_z, gh_n of the step before: its memory
+        self.gh_parts = self._parts(w_hh.new_empty(0, len(w_hh)))  # of the step before: memory to use again
+
+    def _parts(self, gh: Tensor) -> tuple[Tensor, ...]:
+        gh_rz, gh_n = _rz_and_n(gh)
+        return gh, gh_rz, *gh_rz.chunk(2, 1), gh_n
 
     def gates(self, h: Tensor, gx_rz: Tensor, gx_n: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """r, z, n and gh_n; n takes the memory of gx_n."""
         gh = self.w_hh.apply(h, self.b_hh, out=self.gh_parts[0])
         if gh is not self.gh_parts[0]:
-            gh_rz, gh_n = _rz_and_n(gh)
-            self.gh_parts = (gh, gh_rz, *gh_rz.chunk(2, 1), gh_n)
+            self.gh_parts = self._parts(gh)
         _, gh_rz, r, z, gh_n = self.gh_parts
         gh_rz.add_(gx_rz).sigmoid_()
         return r, z, _tanh_(gx_n.addcmul_(r, gh_n)), gh_n
@@ -98,13 +101,14 @@ class _ResetAfter:
 class _ResetBefore:
     """n = tanh(gx_n + W_hn (r h) + b_hn): the paper's own form, two dependent products a step."""
 
-    def __init__(self, w_hh: Tensor, b_hh: Tensor | None, rows: int, backward_rows: int = 0):
+    def __init__(self, w_hh: Tensor, b_hh: Tensor | None, rows: int, backward_rows: int | None = None):
         hidden_size = w_hh.shape[1]
         sizes = [2 * hidden_size, hidden_size]
         w_rz, w_n = w_hh.split(sizes)
         self.w_rz, self.w_n = Weight(w_rz, rows), Weight(w_n, rows)
-        self.b_rz, self.b_n = (None, None) if b_hh is None else b_hh.split(sizes)
-        if backward_rows:
+        self.b_rz = None if b_hh is None else b_hh[: sizes[0]]
+        self.b_n = None if b_hh is None else b_hh[sizes[0] :]
+        if backward_rows is not None:
             self.w_rz_t, self.w_n_t = Weight(w_rz.t(), backward_rows), Weight(w_n.t(), backward_rows)
 
     def gates(self, h: Tensor, gx_rz: Tensor, gx_n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -162,7 +166,8 @@ def gru_forward(
 ) -> Tensor:  # (N, H)
     """The state after every step."""
     dtype = _compute_dtype(x)
-    h0, w_ih, w_hh, b_ih, b_hh = (None if t is None else t.to(dtype) for t in (h0, w_ih, w_hh, b_ih, b_hh))
+    h0, w_ih, w_hh = (t.to(dtype) for t in (h0, w_ih, w_hh))
+    b_ih, b_hh = (None if b is None else b.to(dtype) for b in (b_ih, b_hh))
     y = x.new_empty(len(x), w_hh.shape[1])
     input_weight = Weight(w_ih, CHUNK_ROWS)
     cell = (_ResetAfter if reset_after else _ResetBefore)(w_hh, b_hh, rows=len(h0))
@@ -191,10 +196,11 @@ def gru_backward(
     schedule: Schedule,
     reset_after: bool = True,
     need_dx: bool = True,
-) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor | None, ...]:
     """dx (None unless needed), dh0, dw_ih, dw_hh, db_ih and db_hh."""
     dtype, given_dtype = _compute_dtype(x), x.dtype
-    h0, w_ih, w_hh, b_ih, b_hh = (None if t is None else t.to(dtype) for t in (h0, w_ih, w_hh, b_ih, b_hh))
+    h0, w_ih, w_hh = (t.to(dtype) for t in (h0, w_ih, w_hh))
+    b_ih, b_hh = (None if b is None else b.to(dtype) for b in (b_ih, b_hh))
     dx = torch.empty_like(x, memory_format=torch.contiguous_format) if need_dx else None
     dw_ih_t, dw_hh_t = w_ih.new_zeros(w_ih.shape[::-1]), w_hh.new_zeros(w_hh.shape[::-1])
     db_ih, db_hh = w_ih.new_zeros(len(w_ih)), w_hh.new_zeros(len(w_hh))
@@ -202,7 +208,7 @@ def gru_backward(
 
     input_weight, input_weight_t = Weight(w_ih, CHUNK_ROWS), Weight(w_ih.t(), CHUNK_ROWS)
     cell = (_ResetAfter if reset_after else _ResetBefore)(w_hh, b_hh, rows=CHUNK_ROWS, backward_rows=len(h0))
-    dh = dh_n[:0]
+    dh = dh_n[:0].clone()
     for chunk in reversed(list(schedule.chunks())):
         x_chunk = x[chunk.rows].to(dtype)
         h = schedule.states_before(chunk, y, h0).to(dtype)

@@ -15,7 +15,7 @@ ONEDNN_MIN_WORK = 2**20  # M * N * K from which oneDNN is faster: 0.97x at 2^20 
 
 
 def _prefers_onednn(rows: int, w: Tensor) -> bool:
-    return (
+    return bool(
         w.device.type == "cpu"
         and w.dtype is torch.float32
         and rows * w.numel() >= ONEDNN_MIN_WORK

@@ -18,7 +18,7 @@ from torch import Tensor
 class Packing(NamedTuple):
     """R segments of N real steps in all, out of a (T, B) sequence. Flat positions are t * B + b."""
 
-    index: Tensor  # (N,) flat position of each packed step
+    position: Tensor  # (N,) flat position of each packed step
     sizes: list[int]  # segments running at each packed step, not growing
     row: Tensor  # (R,) the batch row of each segment, longest segment first
     ended: Tensor  # (E,) batch rows with at least one real step
@@ -53,18 +53,18 @@ def pack(real: Tensor | None, start: Tensor | None, reverse: bool) -> Packing:
     longest = int(lengths.max()) if len(lengths) else 0
     running = torch.bincount(lengths, minlength=longest + 1).flip(0).cumsum(0).flip(0)[1:]  # segments longer than k
     offset = running.cumsum(0) - running
-    position = offset[rank] + place[segment]
+    packed = offset[rank] + place[segment]  # where each real step goes
 
-    index = torch.empty_like(position)
-    index[position] = (steps - 1 - step if reverse else step) * batch + row
+    position = torch.empty_like(packed)
+    position[packed] = (steps - 1 - step if reverse else step) * batch + row
 
     ends = torch.ones(len(row), dtype=torch.bool)  # the last real step of each batch row
     ends[:-1] = row[1:] != row[:-1]
     return Packing(
-        index=index,
+        position=position,
         sizes=running.tolist(),
         row=row[first][order],
         ended=row[ends],
         last_segment=place[segment[ends]],
-        last_step=position[ends],
+        last_step=packed[ends],
     )

@@ -57,6 +57,6 @@ class Schedule(NamedTuple):
             size = self.sizes[chunk.first_step - 1]
             begin = chunk.rows.stop if self.reverse else chunk.rows.start - size
             before = y[begin : begin + size]
-        states = (before, *self.blocks(chunk, y[chunk.rows])[:-1])
-        states = [state[:size] for state, size in zip(states, chunk.sizes, strict=True)]
+        sources = (before, *self.blocks(chunk, y[chunk.rows])[:-1])
+        states = [source[:size] for source, size in zip(sources, chunk.sizes, strict=True)]
         return torch.cat(states[::-1] if self.reverse else states)

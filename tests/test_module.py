@@ -1,0 +1,328 @@
+"""GRU and GRUCell as drop-ins: everything about torch.nn.GRU that is not its arithmetic."""
+
+import copy
+import inspect
+import io
+import pickle
+import warnings
+
+import pytest
+import torch
+from oracle import assert_near
+from torch import nn
+
+from grucore import GRU, GRUCell, InputError, gru, gru_cell
+
+CONFIGURATIONS = [
+    {},
+    {"num_layers": 3, "bias": False},
+    {"num_layers": 2, "bidirectional": True, "batch_first": True, "dropout": 0.25},
+]
+
+
+def readable(options):
+    return "-".join(f"{name}={value}" for name, value in options.items()) or "default"
+
+
+@pytest.fixture(params=CONFIGURATIONS, ids=readable)
+def pair(request):
+    """The same layer made by both libraries from the same seed."""
+    layers = []
+    for kind in (GRU, nn.GRU):
+        torch.manual_seed(3)
+        layers.append(kind(4, 5, **request.param))
+    return layers
+
+
+def test_same_seed_gives_the_same_parameters(pair):
+    ours, theirs = (dict(layer.named_parameters()) for layer in pair)
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_same_representation(pair):
+    assert repr(pair[0]) == repr(pair[1])
+
+
+def test_representation_shows_what_nn_gru_lacks():
+    assert (
+        repr(GRU(3, 4, reset_after=False, backend="reference")) == "GRU(3, 4, reset_after=False, backend='reference')"
+    )
+    assert repr(GRUCell(3, 4, bias=False, reset_after=False)) == "GRUCell(3, 4, bias=False, reset_after=False)"
+
+
+def test_same_all_weights(pair):
+    for ours, theirs in zip(pair[0].all_weights, pair[1].all_weights, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_same_arguments_in_the_same_order():
+    documented = ["input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"]
+    documented += ["device", "dtype"]
+    parameters = inspect.signature(GRU).parameters
+    assert list(parameters)[: len(documented)] == documented
+    assert all(parameters[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for name in documented)
+    layer = GRU(4, 5, 2, False, True, 0.1, True, "cpu", torch.float64)
+    assert repr(layer) == repr(nn.GRU(4, 5, 2, False, True, 0.1, True))
+    assert layer.weight_ih_l0.dtype is torch.float64
+
+
+def test_state_dict_loads_both_ways(pair):
+    ours, theirs = pair
+    with torch.no_grad():
+        ours.weight_hh_l0.add_(1)
+    theirs.load_state_dict(ours.state_dict())
+    assert torch.equal(theirs.weight_hh_l0, ours.weight_hh_l0)
+    with torch.no_grad():
+        theirs.weight_ih_l0.add_(1)
+    ours.load_state_dict(theirs.state_dict())
+    assert torch.equal(theirs.weight_ih_l0, ours.weight_ih_l0)
+
+
+def test_from_and_to_torch_are_exact(pair):
+    theirs = pair[1].double().eval()
+    theirs.weight_hh_l0.requires_grad_(False)
+    ours = GRU.from_torch(theirs)
+    back = ours.to_torch()
+    for layer in (ours, back):
+        assert repr(layer) == repr(theirs)
+        assert not layer.training and not layer.weight_hh_l0.requires_grad and layer.weight_ih_l0.requires_grad
+        for name, value in theirs.state_dict().items():
+            assert torch.equal(layer.state_dict()[name], value)
+            assert layer.state_dict()[name].data_ptr() != value.data_ptr()
+
+
+def test_conversion_refuses_what_has_no_equal():
+    with pytest.raises(TypeError, match=r"needs a torch.nn.GRU, got LSTM"):
+        GRU.from_torch(nn.LSTM(3, 4))
+    with pytest.raises(ValueError, match="no reset_after=False"):
+        GRU(3, 4, reset_after=False).to_torch()
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
+def test_copies_are_independent_and_equal(pair, how):
+    layer, x = pair[0].eval(), torch.randn(3, 3, 4)
+    if how == "deepcopy":
+        twin = copy.deepcopy(layer)
+    elif how == "pickle":
+        twin = pickle.loads(pickle.dumps(layer))
+    else:
+        file = io.BytesIO()
+        torch.save(layer, file)
+        file.seek(0)
+        twin = torch.load(file, weights_only=False)
+    assert all(torch.equal(a, b) for a, b in zip(layer(x), twin(x), strict=True))
+    with torch.no_grad():
+        twin.weight_hh_l0.zero_()
+    assert layer.weight_hh_l0.count_nonzero() > 0
+
+
+def test_to_dtype_and_meta_device():
+    layer = GRU(4, 5, device="meta")
+    y, h_n = layer(torch.empty(3, 2, 4, device="meta"))
+    assert y.shape == (3, 2, 5) and h_n.shape == (1, 2, 5) and y.device.type == "meta"
+    real = layer.to_empty(device="cpu").double()
+    real.reset_parameters()
+    assert real(torch.randn(3, 2, 4, dtype=torch.float64))[0].dtype is torch.float64
+
+
+def test_dropout_acts_between_layers_in_training_alone():
+    layer = GRU(4, 50, num_layers=2, dropout=0.5)
+    oracle, x = layer.to_torch(), torch.randn(3, 2, 4)
+    torch.manual_seed(1)
+    trained = layer(x)[0]
+    torch.manual_seed(1)
+    torch.testing.assert_close(trained, oracle(x)[0])  # the same draws: nn.GRU's dropout on a time-major output
+    assert not torch.equal(trained, layer(x)[0])
+    layer.eval()
+    oracle.eval()
+    torch.testing.assert_close(layer(x)[0], oracle(x)[0])
+    full = GRU(4, 50, num_layers=2, dropout=1.0)
+    _, h_n = full(x)
+    assert h_n.isfinite().all()
+
+
+def test_dropout_warning_is_nn_grus():
+    messages = []
+    for kind in (GRU, nn.GRU):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            kind(3, 4, dropout=0.5)
+        messages.append([(w.category, str(w.message), w.filename) for w in caught])
+    assert messages[0][0][:2] == messages[1][0][:2] and len(messages[0]) == 1
+    assert messages[0][0][2] == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        GRU.from_torch(GRU(3, 4).to_torch())
+
+
+def test_unbatched(pair):
+    ours, theirs = (layer.eval() for layer in pair)
+    x = torch.randn(6, 4)
+    for hx in (None, torch.randn(theirs.num_layers * (1 + theirs.bidirectional), 5)):
+        for got, want in zip(ours(x, hx), theirs(x, hx), strict=True):
+            torch.testing.assert_close(got, want)
+
+
+def test_gates_are_those_of_the_equations():
+    layer = GRU(3, 4, num_layers=2, bidirectional=True, dtype=torch.float64)
+    x = torch.randn(5, 2, 3, dtype=torch.float64)
+    y, h_n, (r, z, n) = layer(x, return_gates=True)
+    assert r.shape == z.shape == n.shape == (4, 5, 2, 4)
+    assert torch.equal(layer(x)[1].round(decimals=12), h_n.round(decimals=12))
+    states = y[..., :4]  # of the last layer's forward direction
+    before = torch.cat([torch.zeros(1, 2, 4, dtype=torch.float64), states[:-1]])
+    torch.testing.assert_close((1 - z[2]) * n[2] + z[2] * before, states)
+    unbatched = layer(x[:, 0], return_gates=True)[2]
+    assert unbatched.r.shape == (4, 5, 4)
+    torch.testing.assert_close(unbatched.n, n[:, :, 0])
+    padded = layer(x, lengths=[5, 2], return_gates=True)[2]
+    assert all(gate[:, 2:, 1].count_nonzero() == 0 for gate in padded)
+
+
+@pytest.mark.parametrize("num_layers", [1, 3])
+@pytest.mark.parametrize("reset_after", [True, False], ids=["reset-after", "reset-before"])
+def test_steps_equal_the_whole_sequence(num_layers, reset_after):
+    layer = GRU(3, 4, num_layers=num_layers, reset_after=reset_after, dtype=torch.float64)
+    x, hx = torch.randn(7, 2, 3, dtype=torch.float64), torch.randn(num_layers, 2, 4, dtype=torch.float64)
+    y, h_n = layer(x, hx)
+    outputs, h = [], hx
+    for x_t in x:
+        y_t, h = layer.step(x_t, h)
+        outputs.append(y_t)
+    torch.testing.assert_close(torch.stack(outputs), y)
+    torch.testing.assert_close(h, h_n)
+    y_row, h_row = layer.step(x[0, 0], hx[:, 0])
+    torch.testing.assert_close(y_row, outputs[0][0])
+    assert h_row.shape == (num_layers, 4)
+    torch.testing.assert_close(layer.step(x[0])[0], layer(x[:1])[0][0])
+
+
+def test_chunks_of_time_equal_the_whole_sequence():
+    layer, x = GRU(3, 4, num_layers=2), torch.randn(20, 2, 3)
+    whole, h_n = layer(x)
+    first, h = layer(x[:13])
+    second, h = layer(x[13:], h)
+    torch.testing.assert_close(torch.cat([first, second]), whole)
+    torch.testing.assert_close(h, h_n)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_cell_equals_nn_gru_cell(bias):
+    torch.manual_seed(3)
+    ours = GRUCell(3, 4, bias=bias, dtype=torch.float64)
+    torch.manual_seed(3)
+    theirs = nn.GRUCell(3, 4, bias=bias, dtype=torch.float64)
+    assert repr(ours) == repr(theirs)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    x, h = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
+    for args in ((x, h), (x,), (x[0], h[0]), (x[0],)):
+        assert_near("output", ours(*args), theirs(*args))
+    grads, grads_want = (torch.autograd.grad(m(x, h).square().sum(), list(m.parameters())) for m in (ours, theirs))
+    for got, want in zip(grads, grads_want, strict=True):
+        assert_near("dw", got, want)
+
+
+def test_functional_forms_are_the_layers():
+    layer, x = GRU(3, 4, num_layers=2, bidirectional=True), torch.randn(5, 2, 3)
+    assert torch.equal(gru(x, None, layer.all_weights, bidirectional=True)[0], layer(x)[0])
+    cell, h = GRUCell(3, 4), torch.randn(2, 4)
+    assert torch.equal(gru_cell(x[0], h, *cell.parameters()), cell(x[0], h))
+
+
+def test_backend_for_names_what_runs_and_why():
+    assert GRU(3, 4).backend_for(torch.randn(1, 1, 3)) == ("reference", "the implementation for cpu tensors")
+    assert GRU(3, 4, backend="reference").backend_for(torch.randn(1, 1, 3)).reason == "asked for"
+    with pytest.raises(RuntimeError, match=r"backend='triton' needs .* input is on cpu"):
+        GRU(3, 4, backend="triton")(torch.randn(2, 1, 3))
+
+
+BAD_ARGUMENTS = {
+    "input_size 0": (ValueError, "input_size must be greater than zero, got 0", (0, 4), {}),
+    "hidden_size -1": (ValueError, "hidden_size must be greater than zero, got -1", (3, -1), {}),
+    "num_layers 0": (ValueError, "num_layers must be greater than zero, got 0", (3, 4, 0), {}),
+    "hidden_size float": (TypeError, "hidden_size should be of type int, got: float", (3, 4.0), {}),
+    "bias int": (TypeError, "bias should be of type bool, got: int", (3, 4), {"bias": 1}),
+    "batch_first int": (TypeError, "batch_first should be of type bool, got: int", (3, 4), {"batch_first": 1}),
+    "dropout 2": (ValueError, r"dropout should be a number in range \[0, 1\]", (3, 4), {"dropout": 2}),
+    "dropout True": (ValueError, "dropout should be a number", (3, 4), {"dropout": True}),
+    "dropout text": (ValueError, "dropout should be a number", (3, 4), {"dropout": "a"}),
+    "backend": (ValueError, "one of 'auto', 'triton', 'reference', got 'cudnn'", (3, 4), {"backend": "cudnn"}),
+    "proj_size": (TypeError, "proj_size", (3, 4), {"proj_size": 2}),
+}
+
+
+@pytest.mark.parametrize("error, message, args, options", BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
+def test_bad_arguments(error, message, args, options):
+    with pytest.raises(error, match=message):
+        GRU(*args, **options)
+
+
+BAD_CALLS = {
+    "1-D": ("Expected input to be 2D or 3D, got 1D", lambda m: m(torch.randn(3))),
+    "4-D": ("Expected input to be 2D or 3D, got 4D", lambda m: m(torch.randn(1, 1, 1, 3))),
+    "features": ("Expected 3, got 5", lambda m: m(torch.randn(4, 2, 5))),
+    "hx batch": (
+        r"Expected hidden size \(1, 2, 4\), got \[1, 3, 4\]",
+        lambda m: m(torch.randn(5, 2, 3), torch.zeros(1, 3, 4)),
+    ),
+    "hx 2-D": (
+        "For batched 3-D input, hx should also be 3-D but got 2-D",
+        lambda m: m(torch.randn(5, 2, 3), torch.zeros(2, 4)),
+    ),
+    "hx 3-D": (
+        "For unbatched 2-D input, hx should also be 2-D but got 3-D",
+        lambda m: m(torch.randn(5, 3), torch.zeros(1, 1, 4)),
+    ),
+    "dtype": (
+        r"input dtype \(torch.float64\) does not match weight dtype \(torch.float32\)",
+        lambda m: m(torch.randn(5, 2, 3).double()),
+    ),
+    "hx dtype": (r"hx dtype \(torch.float64\)", lambda m: m(torch.randn(5, 2, 3), torch.zeros(1, 2, 4).double())),
+    "device": ("input is on meta and the weights are on cpu", lambda m: m(torch.randn(5, 2, 3, device="meta"))),
+    "step features": (r"input must be \(B, 3\) or \(3,\), got \(2, 5\)", lambda m: m.step(torch.randn(2, 5))),
+    "step hx": (
+        r"Expected hidden size \(1, 2, 4\), got \[2, 4\]",
+        lambda m: m.step(torch.randn(2, 3), torch.zeros(2, 4)),
+    ),
+    "step two-way": ("needs one direction", lambda m: GRU(3, 4, bidirectional=True).step(torch.randn(2, 3))),
+    "cell features": ("5 features, expected input_size = 3", lambda m: GRUCell(3, 4)(torch.randn(2, 5))),
+    "cell hx": (r"shape \(2, 4\), got \(3, 4\)", lambda m: GRUCell(3, 4)(torch.randn(2, 3), torch.zeros(3, 4))),
+    "cell rank": ("Expected input to be 1D or 2D, got 3D", lambda m: GRUCell(3, 4)(torch.randn(2, 2, 3))),
+    "weight shape": (
+        r"w_hh must have shape \(12, 4\), got \(9, 4\)",
+        lambda m: gru(torch.randn(5, 2, 3), None, [(torch.randn(12, 3), torch.randn(9, 4))]),
+    ),
+    "one bias": (
+        "together or not at all",
+        lambda m: gru_cell(
+            torch.randn(2, 3), torch.zeros(2, 4), torch.randn(12, 3), torch.randn(12, 4), torch.randn(12)
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("message, call", BAD_CALLS.values(), ids=BAD_CALLS)
+def test_bad_calls(message, call):
+    """Caught as ValueError and as RuntimeError, since torch.nn.GRU raises now one, now the other."""
+    with pytest.raises(InputError, match=message) as caught:
+        call(GRU(3, 4))
+    assert isinstance(caught.value, ValueError) and isinstance(caught.value, RuntimeError)
+
+
+def test_parameters_are_read_at_every_call():
+    """Tied, parametrised and swapped weights act, without a warning."""
+    layer, x = GRU(4, 4), torch.randn(3, 2, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer.weight_ih_l0 = layer.weight_hh_l0
+        oracle = nn.GRU(4, 4)
+        oracle.load_state_dict(layer.state_dict())
+        torch.testing.assert_close(layer(x)[0], oracle(x)[0])
+        nn.utils.parametrizations.weight_norm(layer, "weight_hh_l0")
+        layer(x)[0].sum().backward()
+        assert layer.parametrizations.weight_hh_l0.original0.grad is not None
+        zeros = {name: torch.zeros_like(p) for name, p in GRU(4, 4).named_parameters()}
+        assert torch.func.functional_call(GRU(4, 4), zeros, (x,))[0].count_nonzero() == 0
+        layer.flatten_parameters()

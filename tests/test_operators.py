@@ -1,0 +1,102 @@
+"""The torch.library operators: contract, gradients of gradients, torch.compile."""
+
+import pytest
+import torch
+from oracle import to_oracle
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from grucore import GRU
+
+FLAGS = ["dense", "lengths", "mask and reset"]
+
+
+def arguments(flags, reverse, reset_after, T=4, B=3, I=2, H=3, bias=True):  # noqa: E741
+    def tensor(*shape):
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+    real = start = None
+    if flags == "lengths":
+        real = torch.arange(T).unsqueeze(1) < torch.tensor([T, 0, 2])
+    if flags == "mask and reset":
+        real, start = torch.rand(T, B) < 0.7, torch.rand(T, B) < 0.4
+    weights = tensor(3 * H, I), tensor(3 * H, H), *((tensor(3 * H), tensor(3 * H)) if bias else (None, None))
+    return tensor(T, B, I), tensor(B, H), *weights, real, start, reverse, reset_after
+
+
+CASES = [
+    ("dense", False, True, True),
+    ("dense", True, False, False),
+    ("lengths", False, True, True),
+    ("mask and reset", True, True, True),
+    ("mask and reset", False, False, False),
+]
+
+
+@pytest.mark.parametrize("flags, reverse, reset_after, bias", CASES)
+def test_operator_contract(flags, reverse, reset_after, bias):
+    torch.library.opcheck(torch.ops.grucore.gru_layer.default, arguments(flags, reverse, reset_after, bias=bias))
+
+
+@pytest.mark.parametrize("flags, reverse, reset_after, bias", CASES)
+def test_first_and_second_derivatives(flags, reverse, reset_after, bias):
+    args = arguments(flags, reverse, reset_after, bias=bias)
+    tensors, fixed = [t for t in args[:6] if t is not None], args[6:]
+
+    def layer(*tensors):
+        return torch.ops.grucore.gru_layer(*tensors, *([None] * (6 - len(tensors))), *fixed)
+
+    assert torch.autograd.gradcheck(layer, tensors)
+    assert torch.autograd.gradgradcheck(layer, tensors)
+
+
+def test_third_derivative_and_inputs_that_depend_on_one_another():
+    """hx is made from x: a gradient must not count that path twice. nn.GRU on CPU is the oracle, to third order."""
+    layer = GRU(2, 3, dtype=torch.float64)
+    oracle = to_oracle(layer)
+    x = torch.randn(3, 2, 2, dtype=torch.float64)
+
+    def third(module):
+        x_ = x.clone().requires_grad_()
+        value = module(x_, x_.sum(-1, keepdim=True)[:1].expand(1, 2, 3).sin().contiguous())[0].sin().sum()
+        for _ in range(3):
+            (grad,) = torch.autograd.grad(value, x_, create_graph=True)
+            value = grad.sin().sum()
+        return grad
+
+    torch.testing.assert_close(third(layer), third(oracle))
+
+
+def test_gradient_penalty_step():
+    """WGAN-GP: the gradient of a gradient's norm reaches the weights."""
+    layer = GRU(4, 8, num_layers=2, bidirectional=True, dtype=torch.float64)
+    oracle = to_oracle(layer)
+    x = torch.randn(6, 3, 4, dtype=torch.float64)
+    penalties = []
+    for module in (layer, oracle):
+        x_ = x.clone().requires_grad_()
+        (dx,) = torch.autograd.grad(module(x_)[0].sum(), x_, create_graph=True)
+        ((dx.norm(2, dim=(0, 2)) - 1) ** 2).mean().backward()
+        penalties.append([p.grad for p in module.parameters()])
+    for got, want in zip(*penalties, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_gradients_in_eval_mode():
+    layer, x = GRU(3, 4, num_layers=2, dropout=0.5).eval(), torch.randn(5, 2, 3, requires_grad=True)
+    layer(x)[0].sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_compiles_whole_and_once_for_all_lengths():
+    """No graph break, and no recompilation when T or B changes."""
+    layer = GRU(3, 4, num_layers=2, bidirectional=True)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counter)
+    graphs = None
+    for T, B in ((7, 11), (12, 5), (6, 9)):
+        x, lengths = torch.randn(T, B, 3, requires_grad=True), torch.arange(B) % (T + 1)
+        y, h_n = compiled(x, lengths=lengths)
+        torch.testing.assert_close(y, layer(x, lengths=lengths)[0])
+        (y.sum() + h_n.sum()).backward()
+        graphs = graphs or counter.frame_count
+        assert counter.frame_count == graphs
