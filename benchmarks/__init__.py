@@ -1,1 +1,1 @@
-"""Speed and memory of GRU implementations side by side: `python -m benchmarks.run`, then `python -m benchmarks.report`."""
+"""GRU implementations side by side: `python -m benchmarks.run`, then `python -m benchmarks.report`."""

@@ -16,7 +16,7 @@ PROVIDERS: dict[str, Callable[[nn.GRU], nn.Module]] = {
 
 
 def error_rms(layer: nn.Module, oracle: nn.GRU, x: torch.Tensor, train: bool) -> float:
-    """The largest RMS error of the layer's output and, if `train`, of its gradients, against torch.nn.GRU in float64."""
+    """The largest RMS error of the outputs and, if `train`, the gradients, against torch.nn.GRU in float64."""
     results = []
     for module, dtype in ((layer, x.dtype), (oracle, torch.float64)):
         x_ = x.detach().to(dtype).requires_grad_(train)

@@ -55,9 +55,9 @@ def report(rows: list[dict[str, str]]) -> str:
     lines = [
         "# Results",
         "",
-        f"{first['device']}; torch {first['torch']}; commit {first['commit']}; {first['date']}. float32, one layer. Medians "
-        "of alternating runs in one process; training is forward and backward. A ratio above 1 means that grucore is "
-        "faster. Made by `python -m benchmarks.report` from the CSV files beside it.",
+        f"{first['device']}; torch {first['torch']}; commit {first['commit']}; {first['date']}. float32, one layer. "
+        "Medians of alternating runs in one process; training is forward and backward. A ratio above 1 means that "
+        "grucore is faster. Made by `python -m benchmarks.report` from the CSV files beside it.",
     ]
     for mode in ("training", "inference"):
         cells = ratios(rows, mode)

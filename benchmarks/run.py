@@ -1,7 +1,7 @@
 """Times every provider on the same weights and inputs, side by side in one process, and writes one CSV.
 
-Each provider's result is checked against float64 first; one that is wrong gets no speed. Runs of the providers alternate,
-so that what else the machine does falls on all of them alike.
+Each provider's result is checked against float64 first; one that is wrong gets no speed. Runs of the providers
+alternate, so that what else the machine does falls on all of them alike.
 """
 
 from __future__ import annotations
@@ -24,10 +24,35 @@ from torch import nn
 
 from benchmarks.providers import PROVIDERS, error_rms
 
-COLUMNS = (
-    "provider mode T B I H layers bidirectional lengths dtype precision ms_p50 ms_p20 ms_p80 us_per_step peak_mib error_rms "
-    "device torch triton cudnn commit date note"
-).split()
+COLUMNS = [
+    # what was measured
+    "provider",
+    "mode",
+    "T",
+    "B",
+    "I",
+    "H",
+    "layers",
+    "bidirectional",
+    "lengths",
+    "dtype",
+    "precision",
+    # what came out
+    "ms_p50",
+    "ms_p20",
+    "ms_p80",
+    "us_per_step",
+    "peak_mib",
+    "error_rms",
+    # under what
+    "device",
+    "torch",
+    "triton",
+    "cudnn",
+    "commit",
+    "date",
+    "note",
+]
 
 # (T, B, I, H)
 SUITES = {

@@ -1,9 +1,9 @@
 """Which reviews make a batch, and how a batch is padded.
 
-Training follows torchtext's BucketIterator: a permutation each epoch, cut into chunks of 100 batches, whose batches are
-visited in random order. The published pipeline left `sort_within_batch` at its default, so that nothing was bucketed and
-three quarters of each batch were padding (`bucketed=False`); sorted within its chunk, a batch holds reviews of nearly one
-length (`bucketed=True`). Evaluation goes through all reviews by length.
+Training follows torchtext's BucketIterator: a permutation each epoch, cut into chunks of 100 batches, whose batches
+are visited in random order. The published pipeline left `sort_within_batch` at its default, so that nothing was
+bucketed and three quarters of each batch were padding (`bucketed=False`); sorted within its chunk, a batch holds
+reviews of nearly one length (`bucketed=True`). Evaluation goes through all reviews by length.
 """
 
 from __future__ import annotations

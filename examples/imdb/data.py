@@ -1,8 +1,8 @@
 """Reviews and their encoding: where they come from, tokens, vocabulary, the split.
 
-Tokens, vocabulary and split are those of torchtext's Field, as the published pipeline used it (`--preset book`): words
-between spaces, each lower-cased, punctuation and `<br />` left in; all words seen 5 times or more in the 25,000 training
-reviews, validation part included; 20 % of those set apart for validation by chance.
+Tokens, vocabulary and split are those of torchtext's Field, as the published pipeline used it (`--preset book`):
+words between spaces, each lower-cased, punctuation and `<br />` left in; all words seen 5 times or more in the 25,000
+training reviews, validation part included; 20 % of those set apart for validation by chance.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def load(source: str) -> tuple[Reviews, Reviews]:
     """The training and the test reviews, in an order that does not depend on where they come from.
 
     Args:
-        source: "sample" (synthetic, generated here), "hub" (stanfordnlp/imdb, by the `datasets` library), or the path of a
-            folder that holds train.parquet and test.parquet (columns text and label) or the extracted aclImdb.
+        source: "sample" (synthetic, generated here), "hub" (stanfordnlp/imdb, by the `datasets` library), or the path
+            of a folder that holds train.parquet and test.parquet (columns text and label) or the extracted aclImdb.
 
     Raises:
         DataError: nothing readable is there.

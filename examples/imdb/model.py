@@ -12,9 +12,9 @@ from grucore import GRU
 class Classifier(nn.Module):
     """Sentiment from the state of a GRU after the last token.
 
-    With `masked=False` the state is read behind the padding and dropout does nothing, as in the published pipeline, which
-    computes `self.dropout(h_t)` and does not use it. With `masked=True` it is the state after each review's last token,
-    and dropout acts on it.
+    With `masked=False` the state is read behind the padding and dropout does nothing, as in the published pipeline,
+    which computes `self.dropout(h_t)` and does not use it. With `masked=True` it is the state after each review's last
+    token, and dropout acts on it.
 
     Args:
         vocabulary_size: rows of the embedding; `<pad>` has a learned row too.

@@ -1,20 +1,77 @@
 """A small synthetic corpus in the shape of IMDB: reviews written by a seeded grammar, not by people.
 
-It lets the whole pipeline run in seconds without a network. Its labels follow one rule: what the reviewer says of *this*
-film decides. Around that one verdict stand the reasons why word counts fail: negation, concessions of the opposite
-sentiment, opinions of other people and of other films, and plot, before and after it.
+It lets the whole pipeline run in seconds without a network. Its labels follow one rule: what the reviewer says of
+*this* film decides. Around that one verdict stand the reasons why word counts fail (logistic regression on them is
+right for 52 % of the test part): negation, concessions of the opposite sentiment, opinions of other people and of other
+films, and plot, before and after it.
 """
 
 from __future__ import annotations
 
 import random
 
-POSITIVE = ["wonderful", "superb", "moving", "brilliant", "charming", "gripping", "delightful", "masterful", "funny", "beautiful"]
-NEGATIVE = ["dreadful", "tedious", "boring", "clumsy", "bland", "awful", "shallow", "lifeless", "painful", "dull"]
-ASPECTS = ["cast", "score", "script", "photography", "dialogue", "pacing", "opening", "finale"]
-PEOPLE = ["my brother", "my neighbour", "the critic next to me", "everyone at work", "the man on the radio", "her sister"]
-FILMS = ["the first part", "the novel", "the remake", "his previous film", "the series", "the short before it"]
-PLOT = ["a sailor comes home after twelve years and finds the house empty", "the story moves from paris to a village in the north", "two brothers inherit a hotel that nobody visits", "a detective follows a letter that was never sent", "the second half takes place on a train in winter", "an old teacher writes to a student she never met", "most scenes were shot at night near the harbour", "the running time is a little over two hours", "a young pianist loses her hearing before the concert", "the director also wrote the screenplay"]
+POSITIVE = [
+    "wonderful",
+    "superb",
+    "moving",
+    "brilliant",
+    "charming",
+    "gripping",
+    "delightful",
+    "masterful",
+    "funny",
+    "beautiful",
+]
+NEGATIVE = [
+    "dreadful",
+    "tedious",
+    "boring",
+    "clumsy",
+    "bland",
+    "awful",
+    "shallow",
+    "lifeless",
+    "painful",
+    "dull",
+]
+ASPECTS = [
+    "cast",
+    "score",
+    "script",
+    "photography",
+    "dialogue",
+    "pacing",
+    "opening",
+    "finale",
+]
+PEOPLE = [
+    "my brother",
+    "my neighbour",
+    "the critic next to me",
+    "everyone at work",
+    "the man on the radio",
+    "her sister",
+]
+FILMS = [
+    "the first part",
+    "the novel",
+    "the remake",
+    "his previous film",
+    "the series",
+    "the short before it",
+]
+PLOT = [
+    "a sailor comes home after twelve years and finds the house empty",
+    "the story moves from paris to a village in the north",
+    "two brothers inherit a hotel that nobody visits",
+    "a detective follows a letter that was never sent",
+    "the second half takes place on a train in winter",
+    "an old teacher writes to a student she never met",
+    "most scenes were shot at night near the harbour",
+    "the running time is a little over two hours",
+    "a young pianist loses her hearing before the concert",
+    "the director also wrote the screenplay",
+]
 
 
 def _adjective(rng: random.Random, positive: bool) -> str:

@@ -4,7 +4,8 @@
     python examples/imdb/train.py --preset book --data hub --gru torch --device cuda
     torchrun --nproc-per-node=2 examples/imdb/train.py --preset book-masked --data PATH
 
-Results go to a folder, see run_folder.py. The model is chosen on validation data; the test set is read once, at the end.
+Results go to a folder, see run_folder.py. The model is chosen on validation data; the test set is read once, at the
+end.
 """
 
 from __future__ import annotations

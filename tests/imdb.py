@@ -1,0 +1,50 @@
+"""Makes the modules of examples/imdb importable, and runs its scripts as a person would."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = ROOT / "examples" / "imdb"
+sys.path.insert(0, str(EXAMPLE))
+
+TINY = ["--hidden-size", "16", "--embedding-size", "8", "--device", "cpu"]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a script: the checkout importable, two threads at most between all tests."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def run(script: str, *arguments: object, **options) -> subprocess.CompletedProcess:
+    """Runs a script of the example and returns what it printed."""
+    command = [sys.executable, str(EXAMPLE / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=240, **options)
+
+
+def train(output: Path, *arguments: object) -> subprocess.CompletedProcess:
+    """Trains a small model; the sample unless --data is given."""
+    return run("train.py", "--output", output, *TINY, *arguments)
+
+
+def write_tree(folder: Path, train: int = 40, test: int = 12) -> None:
+    """A small corpus laid out as the extracted aclImdb."""
+    import sample
+
+    for part, (texts, labels) in zip(("train", "test"), sample.corpus(train, test), strict=True):
+        for i, (text, label) in enumerate(zip(texts, labels, strict=True)):
+            path = folder / part / ("neg", "pos")[label] / f"{i}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+
+def write_parquet(folder: Path, train: int = 40, test: int = 12) -> None:
+    """The same corpus as parquet."""
+    import pyarrow
+    import pyarrow.parquet
+    import sample
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, (texts, labels) in zip(("train", "test"), sample.corpus(train, test), strict=True):
+        pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": labels}), folder / f"{part}.parquet")
