@@ -163,7 +163,7 @@ def test_hub_without_a_network_says_what_to_do(monkeypatch):
         raise ConnectionError(f"no route to {name}")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(DataError, match="stanfordnlp/imdb from the hub: no route.*\n--data sample needs no network"):
+    with pytest.raises(DataError, match=r"stanfordnlp/imdb from the hub: no route.*\n--data sample needs no network"):
         load("hub")
 
 

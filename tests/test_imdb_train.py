@@ -171,7 +171,7 @@ def test_a_killed_write_leaves_no_trace(finished, data, tmp_path):
 
 REFUSED = {
     "another run": (["--epochs", 2], "holds a run already: continue it with --resume"),
-    "another seed": (["--epochs", 2, "--resume", "--seed", 9], "holds another run .seed: 0 there, 9 now"),
+    "another seed": (["--epochs", 2, "--resume", "--seed", 9], "holds another run (seed: 0 there, 9 now)"),
     "another preset": (["--preset", "book", "--resume"], "masked: True there, False now"),
     "no epochs": (["--epochs", 0], "--epochs must be 1 or more, got 0"),
     "no GPU": (["--device", "cuda"], "--device cuda needs a GPU"),
@@ -211,7 +211,7 @@ def test_corrupt_checkpoints_are_named(finished, data, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["last.pt", "best.safetensors", "metrics.jsonl", "summary.json"])
-def test_a_full_disk_leaves_the_file_before(finished, tmp_path, name, monkeypatch):
+def test_a_full_disk_leaves_the_file_before(finished, tmp_path, name):
     """/dev/full stands for the disk: every write to it ends in "no space left on device"."""
     shutil.copytree(finished[0], tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
@@ -223,15 +223,8 @@ def test_a_full_disk_leaves_the_file_before(finished, tmp_path, name, monkeypatc
         "summary.json": lambda: folder.write_json("summary.json", {}),
     }
 
-    def on_a_full_disk(dir, prefix, suffix):
-        import os
-
-        path = dir / f"{prefix}full{suffix}"
-        path.symlink_to("/dev/full")
-        return os.open(path, os.O_WRONLY), str(path)
-
-    monkeypatch.setattr("run_folder.tempfile.mkstemp", on_a_full_disk)
-    with pytest.raises(RunError, match=f"could not write .*{name}: .*untouched"):
+    (folder / f".unfinished-{name}").symlink_to("/dev/full")
+    with pytest.raises(RunError, match=f"could not write .*{name}: .*is whole"):
         writers[name]()
     assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == before
 

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 FREE_TO_CHANGE = {"epochs", "patience", "device", "data_path"}  # between a run and its continuation
@@ -68,25 +67,22 @@ class RunFolder:
             raise RunError(f"{self.path} was trained with another vocabulary: the data have changed since")
         return (self / "last.pt").exists()
 
-    def write(self, name: str, save: Callable[[str], object]) -> None:
+    def write(self, name: str, write_to: Callable[[str], object]) -> None:
         """Writes a file by way of a temporary one, so that the file is always whole, whatever goes wrong.
 
         Raises:
             RunError: it could not be written; what stood there before is untouched.
         """
-        handle, temporary = tempfile.mkstemp(dir=self.path, prefix=f".{name}.", suffix=Path(name).suffix)
-        os.close(handle)
+        temporary = self / f".unfinished-{name}"
         try:
-            save(temporary)
-            with open(temporary, "rb") as file:
+            write_to(str(temporary))
+            with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            os.replace(temporary, self / name)
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap a full disk in their own
-            raise RunError(
-                f"could not write {self / name}: {error}. The file before it, if any, is untouched"
-            ) from error
+            temporary.replace(self / name)
+        except (OSError, RuntimeError) as error:  # torch.save makes a RuntimeError of a full disk
+            raise RunError(f"could not write {self / name}: {error}. The file before it, if any, is whole") from error
         finally:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes a JSON file."""
@@ -99,7 +95,7 @@ class RunFolder:
 
     def write_model(self, state: dict[str, Tensor]) -> None:
         """Writes the best model."""
-        self.write("best.safetensors", lambda path: save_file({k: v.contiguous() for k, v in state.items()}, path))
+        self.write("best.safetensors", lambda path: Path(path).write_bytes(save(state)))
 
     def write_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Writes what the next epoch needs."""
