@@ -1,15 +1,21 @@
-"""Writes `benchmarks/RESULTS.md` from committed CSV files: every figure in it, and in the README, is one of theirs."""
+"""Writes `benchmarks/RESULTS.md` and the README's tables from committed raw results: no figure is typed by hand.
+
+In the README, a table stands between `<!-- NAME -->` and `<!-- /NAME -->`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import math
+import re
 import sys
 from pathlib import Path
 
 from benchmarks.run import COLUMNS
 
+ROOT = Path(__file__).resolve().parent.parent
 KEYS = ("mode", "T", "B", "I", "H", "layers", "bidirectional", "lengths", "dtype", "precision")
 OURS, BASELINE = "grucore-reference", "torch"
 
@@ -76,17 +82,72 @@ def report(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def cpu_summary(rows: list[dict[str, str]]) -> str:
+    """The README's sentence and table of CPU speed."""
+    lines = [
+        f"On {rows[0]['device']}, float32, torch {rows[0]['torch']}, nn.GRU's time divided by grucore's:",
+        "",
+        "| | geometric mean | worst | best | shapes |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for mode in ("training", "inference"):
+        speedups = [theirs / ours for _, ours, theirs in ratios(rows, mode)]
+        mean, worst, best = geometric_mean(speedups), min(speedups), max(speedups)
+        lines.append(f"| {mode} | {mean:.2f} | {worst:.2f} | {best:.2f} | {len(speedups)} |")
+    return "\n".join(lines)
+
+
+def imdb_summary(folder: Path) -> str:
+    """The README's table of IMDB runs, from the example's results."""
+    lines = [
+        "| preset | layer | test accuracy | epoch | training | on | file |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for file in sorted(folder.glob("*.json")):
+        run = json.loads(file.read_text())
+        config, summary = run["config"], run["summary"]
+        layer = {"grucore": "grucore.GRU", "torch": "torch.nn.GRU"}[config["gru"]]
+        cells = [config["preset"], layer, f"{summary['test_accuracy']:.4f}", f"{summary['best_epoch']}"]
+        cells += [f"{summary['seconds'] / 60:.0f} min, {summary['epochs']} epochs", summary["device"]]
+        lines.append(f"| {' | '.join(cells)} | [{file.name}](examples/imdb/results/{file.name}) |")
+    return "\n".join(lines)
+
+
+def with_block(page: str, name: str, block: str) -> str:
+    """The page with the text between a name's two marks replaced.
+
+    Raises:
+        ValueError: the page has no such marks.
+    """
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    if not pattern.search(page):
+        raise ValueError(f"the page must hold <!-- {name} --> and <!-- /{name} -->")
+    return pattern.sub(lambda marks: f"{marks[1]}{block}\n{marks[2]}", page)
+
+
+def readme(page: str, rows: list[dict[str, str]]) -> str:
+    """The README with its tables made anew."""
+    page = with_block(page, "cpu-speed", cpu_summary(rows))
+    return with_block(page, "imdb-results", imdb_summary(ROOT / "examples" / "imdb" / "results"))
+
+
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "RESULTS.md")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", type=Path, default=[ROOT / "benchmarks" / "results"])
+    parser.add_argument("--output", type=Path, help="write this page alone, not RESULTS.md and the README")
     options = parser.parse_args()
     try:
-        options.output.write_text(report(read(options.folders)))
+        rows = read(options.folders)
     except ValueError as error:
-        sys.exit(str(error))
-    print(options.output)
+        sys.exit(f"error: {error}")
+    pages = {options.output: report(rows)}
+    if options.output is None:
+        page = ROOT / "README.md"
+        pages = {ROOT / "benchmarks" / "RESULTS.md": report(rows), page: readme(page.read_text(), rows)}
+    for path, text in pages.items():
+        path.write_text(text)
+        print(path)
 
 
 if __name__ == "__main__":

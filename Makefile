@@ -1,0 +1,38 @@
+# Every target makes .venv and installs what it needs; nothing has to be installed before but Python 3.10 or newer.
+PYTHON ?= python3
+DATA ?= sample
+BIN := .venv/bin
+THREADS := $(shell nproc 2>/dev/null || echo 2)
+
+.PHONY: help imdb test test-gpu bench check clean
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+# One stamp for each extra: `pip` runs again only when the requirements change.
+.venv/installed-%: pyproject.toml setup.py constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$*]'
+	touch $@
+
+imdb: .venv/installed-imdb  ## train the IMDB example; DATA=sample (synthetic, no network), hub, or a folder
+	$(BIN)/python examples/imdb/train.py --preset book-masked --data $(DATA) \
+		$(if $(filter sample,$(DATA)),--epochs 6) --output runs/imdb-$(if $(filter sample hub,$(DATA)),$(DATA),folder)
+
+test: .venv/installed-test  ## all tests that need no GPU
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS)
+
+test-gpu: .venv/installed-test  ## the tests that need a GPU; fails without one
+	$(BIN)/python -c "import torch, sys; torch.cuda.is_available() or sys.exit('no GPU that PyTorch can use')"
+	$(BIN)/python -m pytest -m gpu
+
+bench: .venv/installed-bench  ## time grucore and torch.nn.GRU side by side on the CPU; OUT=folder
+	$(BIN)/python -m benchmarks.run --device cpu --suite quick --out $(or $(OUT),runs/bench-$(shell date +%Y%m%d-%H%M%S))
+
+check: .venv/installed-test  ## ruff, type check, doctests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --doctest-modules grucore
+
+clean:  ## remove .venv and what tools left behind (runs/ stays)
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

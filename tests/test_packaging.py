@@ -1,0 +1,79 @@
+"""The package as it is installed: a wheel built from these sources, away from the checkout."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A wheel of a copy of the sources, so that nothing is left in the checkout."""
+    copy, target = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("wheel")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    for name in ("grucore", "kernels"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", target, copy]
+    subprocess.run(command, check=True)
+    (built,) = target.iterdir()
+    return built
+
+
+def test_wheel_claims_grucore_alone(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"grucore"}
+    for folder, package in (("grucore", "grucore"), ("kernels", "grucore/kernels")):
+        for path in (ROOT / folder).glob("*.py"):
+            assert f"{package}/{path.name}" in names
+
+
+def run_installed(target, code):
+    """Runs code where grucore is only what the wheel brought."""
+    flags = ["-c", f"import sys; sys.path.insert(0, {str(target)!r})\n" + code]
+    result = subprocess.run([sys.executable, "-I", *flags], cwd=target, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    target = tmp_path_factory.mktemp("site")
+    zipfile.ZipFile(wheel).extractall(target)
+    return target
+
+
+def test_wheel_runs_forward_and_backward(installed):
+    code = """
+import grucore, torch
+assert grucore.__file__.startswith(sys.path[0]) and grucore.kernels.__file__.startswith(sys.path[0])
+layer, x = grucore.GRU(3, 4), torch.randn(5, 2, 3, requires_grad=True)
+layer(x)[0].sum().backward()
+print(x.grad.abs().sum() > 0, sys.modules.get("kernels"))
+"""
+    assert run_installed(installed, code).split() == ["tensor(True)", "None"]
+
+
+def test_import_brings_torch_and_numpy_alone(installed):
+    code = """
+import torch, numpy
+before = set(sys.modules)
+import grucore
+roots = {name.split(".")[0] for name in set(sys.modules) - before}
+print(sorted(root for root in roots if root not in sys.stdlib_module_names and root not in ("torch", "numpy")))
+"""
+    assert run_installed(installed, code).strip() == "['grucore']"
+
+
+def test_a_checkout_runs_uninstalled(tmp_path):
+    """As on a machine without a network: the folders as they are, with the checkout's root on the path."""
+    for name in ("grucore", "kernels"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    code = "import grucore, torch; print(grucore.GRU(3, 4)(torch.ones(2, 1, 3))[0].shape, grucore.kernels.__file__)"
+    printed = run_installed(tmp_path, code)
+    assert "torch.Size([2, 1, 4])" in printed and str(tmp_path / "kernels") in printed

@@ -1,0 +1,29 @@
+"""Published figures are those of the committed raw results."""
+
+import pytest
+
+from benchmarks import report
+
+RESULTS = report.ROOT / "benchmarks" / "results"
+
+
+def test_pages_are_what_the_report_writes():
+    rows = report.read([RESULTS])
+    page = (report.ROOT / "README.md").read_text()
+    assert report.readme(page, rows) == page
+    assert (report.ROOT / "benchmarks" / "RESULTS.md").read_text() == report.report(rows)
+
+
+def test_other_columns_are_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("provider,speed\ngrucore,fast\n")
+    with pytest.raises(ValueError, match=r"has columns \['provider', 'speed'\], expected"):
+        report.read([tmp_path])
+    with pytest.raises(ValueError, match=r"holds no \.csv file"):
+        report.read([tmp_path / "nothing"])
+
+
+def test_readme_example_runs():
+    code = (report.ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    names = {}
+    exec(code, names)
+    assert names["y"].shape == (50, 8, 512) and names["h_n"].shape == (4, 8, 256)
