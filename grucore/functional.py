@@ -62,6 +62,8 @@ def gru(
         return_gates: also return the gates of all layers; runs step by step in PyTorch.
         backend: "auto", "triton" or "reference".
 
+    Under torch.autocast everything is cast to its dtype, as linear layers are; state and sums stay float32 inside.
+
     Returns:
         y, shape (T, B, D*H); h_n, shape (K*D, B, H): the state after each row's last real step; and, if asked,
         Gates(r, z, n), each (K*D, T, B, H), 0 where a step is not real.
@@ -81,10 +83,14 @@ def gru(
     steps, batch, hidden_size = _check_sequence(input, hx, weights, directions)
     chosen = backends.choose(backend, input)
     per_step = flags(steps, batch, input.device, lengths, mask, reset)
+    x = input
+    if (dtype := _autocast_dtype(x.device)) is not None:
+        x, weights = x.to(dtype), [[w.to(dtype) for w in group] for group in weights]
+        hx = None if hx is None else hx.to(dtype)
     if hx is None:
-        hx = input.new_zeros(len(weights), batch, hidden_size)
+        hx = x.new_zeros(len(weights), batch, hidden_size)
 
-    x, h_n, gates = input, [], []
+    h_n, gates = [], []
     for layer in range(len(weights) // directions):
         if layer > 0 and training and dropout > 0:
             x = apply_dropout(x, dropout, training=True)
@@ -182,7 +188,7 @@ def _check_sequence(
     for name, tensor in (("input", input), ("hx", hx)):
         if tensor is None:
             continue
-        if tensor.dtype != dtype:
+        if tensor.dtype != dtype and _autocast_dtype(device) is None:
             raise InputError(
                 f"{name} dtype ({tensor.dtype}) does not match weight dtype ({dtype}). "
                 f"Convert it: {name}.to({dtype}), or convert the model: model.to({tensor.dtype})"
@@ -199,6 +205,12 @@ def _check_sequence(
             "hx is (num_layers * directions, batch, hidden_size)"
         )
     return steps, batch, hidden_size
+
+
+def _autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The dtype of torch.autocast on this device, None where it is off."""
+    on = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if on else None
 
 
 def _check_weights(weights: Weights, input_size: int, hidden_size: int) -> None:

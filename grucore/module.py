@@ -67,6 +67,9 @@ class GRU(nn.Module):
         (torch.Size([5, 3, 20]), torch.Size([2, 3, 20]))
     """
 
+    mode = "GRU"  # with proj_size, for code that asks a recurrent layer of torch.nn what it is
+    proj_size = 0
+
     def __init__(
         self,
         input_size: int,

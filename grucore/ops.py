@@ -7,6 +7,8 @@ while the first order stays hand-written. The arguments are those of the contrac
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,12 +24,25 @@ def _pack(real: Tensor | None, start: Tensor | None, reverse: bool) -> Packing |
     return None if real is None and start is None else pack(real, start, reverse)
 
 
+def _without_autocast(operator: Callable) -> Callable:
+    """Products inside have the dtype that was chosen for them, whatever torch.autocast holds outside."""
+
+    @functools.wraps(operator)
+    def run(*args: Any) -> tuple[Tensor, ...]:
+        device = next(arg for arg in args if isinstance(arg, Tensor)).device
+        with torch.autocast(device.type, enabled=False):
+            return operator(*args)
+
+    return run
+
+
 def _schedule(x: Tensor, packing: Packing | None, reverse: bool) -> Schedule:
     steps, batch, _ = x.shape
     return Schedule([batch] * steps, reverse) if packing is None else Schedule(packing.sizes)
 
 
 @torch.library.custom_op("grucore::gru_layer", mutates_args=())
+@_without_autocast
 def gru_layer(
     x: Tensor,  # (T, B, I)
     h0: Tensor,  # (B, H)
@@ -59,6 +74,7 @@ def _(x, h0, w_ih, w_hh, *_):  # type: ignore[no-untyped-def]
 
 
 @torch.library.custom_op("grucore::gru_layer_backward", mutates_args=())
+@_without_autocast
 def gru_layer_backward(
     dy: Tensor | None,  # (T, B, H)
     dh_n: Tensor | None,  # (B, H)
@@ -79,27 +95,26 @@ def gru_layer_backward(
     steps, batch, _ = x.shape
     packing = _pack(real, start, reverse)
     schedule = _schedule(x, packing, reverse)
-    flat_dy, flat_x, flat_y = (None if t is None else t.flatten(0, 1) for t in (dy, x, y))
+    x_rows, y = x.flatten(0, 1), y.flatten(0, 1)
+    dy = None if dy is None else dy.flatten(0, 1)
     weights = (w_ih, w_hh, b_ih, b_hh)
     if packing is None:
-        dx, dh0, *d_weights = gru_backward(flat_dy, dh_n, flat_x, h0, flat_y, *weights, schedule, reset_after, need_dx)
+        dx, dh0, *d_weights = gru_backward(dy, dh_n, x_rows, h0, y, *weights, schedule, reset_after, need_dx)
     else:
-        packed_dy, packed_x, packed_y = (None if t is None else t[packing.position] for t in (flat_dy, flat_x, flat_y))
-        packed_dh_n = None
+        x_rows, y = x_rows[packing.position], y[packing.position]
+        dy = None if dy is None else dy[packing.position]
+        d_last = None
         if dh_n is not None:
-            packed_dh_n = dh_n.new_zeros(len(packing.row), dh_n.shape[1])
-            packed_dh_n[packing.last_segment] = dh_n[packing.ended]
-        packed_dx, packed_dh0, *d_weights = gru_backward(
-            packed_dy, packed_dh_n, packed_x, h0[packing.row], packed_y, *weights, schedule, reset_after, need_dx
-        )
-        dx = (
-            None
-            if packed_dx is None
-            else x.new_zeros(steps * batch, x.shape[2]).index_copy_(0, packing.position, packed_dx)
+            d_last = dh_n.new_zeros(len(packing.row), dh_n.shape[1])
+            d_last[packing.last_segment] = dh_n[packing.ended]
+        dx, d_first, *d_weights = gru_backward(
+            dy, d_last, x_rows, h0[packing.row], y, *weights, schedule, reset_after, need_dx
         )
         # A row without a real step ends where it began.
         dh0 = torch.zeros_like(h0) if dh_n is None else dh_n.to(h0.dtype).index_fill(0, packing.ended, 0)
-        dh0 = dh0.index_add(0, packing.row, packed_dh0)
+        dh0 = dh0.index_add(0, packing.row, d_first)
+        if dx is not None:
+            dx = x.new_zeros(steps * batch, x.shape[2]).index_copy_(0, packing.position, dx)
     dx = x.new_empty(0) if dx is None else dx.view(x.shape)
     return dx, dh0, *d_weights
 

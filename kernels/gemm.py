@@ -3,7 +3,7 @@
 PyTorch sends float32 products on CPU to MKL or whichever BLAS it was built with. oneDNN, which every Linux build of
 PyTorch also carries, was 1.6 to 2.2 times as fast on an AMD EPYC (Zen 5) wherever its fixed cost of about 10 us a call
 is paid for: from M * N * K of about 2^20 on, with the weight laid out once for all calls. Below that, and for other
-dtypes and devices, the plain product is used. `benchmarks/cpu.py --gemm` measures the crossing.
+dtypes and devices, the plain product is used. `python -m benchmarks.gemm` measures the crossing.
 """
 
 from __future__ import annotations

@@ -326,3 +326,18 @@ def test_parameters_are_read_at_every_call():
         zeros = {name: torch.zeros_like(p) for name, p in GRU(4, 4).named_parameters()}
         assert torch.func.functional_call(GRU(4, 4), zeros, (x,))[0].count_nonzero() == 0
         layer.flatten_parameters()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast(dtype):
+    """As after a linear layer: an input in the autocast dtype, float32 parameters with float32 gradients."""
+    layer = GRU(8, 64, num_layers=2, bidirectional=True)
+    x, hx = torch.randn(12, 5, 8), torch.randn(4, 5, 64)
+    with torch.autocast("cpu", dtype):
+        y, h_n = layer(x.to(dtype), hx, lengths=[12, 3, 0, 7, 1])
+        y.float().sum().backward()
+    assert y.dtype is h_n.dtype is dtype
+    want = copy.deepcopy(layer).double()(x.to(dtype).double(), hx.double(), lengths=[12, 3, 0, 7, 1])
+    assert_near("output", y, want[0])
+    assert_near("output", h_n, want[1])
+    assert all(p.grad.dtype is torch.float32 and p.grad.isfinite().all() for p in layer.parameters())

@@ -14,13 +14,13 @@ class Classifier(nn.Module):
 
     With `masked=False` the state is read behind the padding and dropout does nothing, as in the published pipeline,
     which computes `self.dropout(h_t)` and does not use it. With `masked=True` it is the state after each review's last
-    token, and dropout acts on it.
+    token, and dropout acts on it and on the embedded words.
 
     Args:
         vocabulary_size: rows of the embedding; `<pad>` has a learned row too.
         embedding_size: E.
         hidden_size: H.
-        dropout: probability of zeroing an element of the state in training, where `masked`.
+        dropout: probability of zeroing an element of the embedded words and of the state in training, where `masked`.
         masked: see above.
         gru: "grucore" or "torch", for torch.nn.GRU. The same seed gives both the same weights.
     """
@@ -41,6 +41,7 @@ class Classifier(nn.Module):
         if not self.masked:
             y, _ = self.gru(x)
             return self.out(y[:, -1])
+        x = self.dropout(x)
         if isinstance(self.gru, nn.GRU):
             _, h_n = self.gru(pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False))
         else:
