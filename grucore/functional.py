@@ -35,6 +35,7 @@ def gru(
     reset: Tensor | None = None,
     reset_after: bool = True,
     return_gates: bool = False,
+    precision: str | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Gates]:
     r"""A stack of GRU layers over a time-major batch.
@@ -60,6 +61,7 @@ def gru(
         reset: shape (T, B), bool: before such a step the state goes back to hx, for both directions.
         reset_after: False for the paper's form, n = tanh(W_in x + b_in + W_hn (r * h) + b_hn).
         return_gates: also return the gates of all layers; runs step by step in PyTorch.
+        precision: of float32 products on a GPU: "ieee", "tf32", or None for what torch.backends.cudnn.allow_tf32 says.
         backend: "auto", "triton" or "reference".
 
     Under torch.autocast everything is cast to its dtype, as linear layers are; state and sums stay float32 inside.
@@ -81,7 +83,8 @@ def gru(
     """
     directions = 2 if bidirectional else 1
     steps, batch, hidden_size = _check_sequence(input, hx, weights, directions)
-    chosen = backends.choose(backend, input)
+    if precision not in (None, "ieee", "tf32"):
+        raise ValueError(f"precision must be 'ieee', 'tf32' or None, got {precision!r}")
     per_step = flags(steps, batch, input.device, lengths, mask, reset)
     x = input
     if (dtype := _autocast_dtype(x.device)) is not None:
@@ -89,24 +92,23 @@ def gru(
         hx = None if hx is None else hx.to(dtype)
     if hx is None:
         hx = x.new_zeros(len(weights), batch, hidden_size)
+    chosen = backends.choose(backend, x.device, x.dtype, hidden_size, reset_after)
+    precision = precision or _torch_precision()
 
     h_n, gates = [], []
     for layer in range(len(weights) // directions):
         if layer > 0 and training and dropout > 0:
             x = apply_dropout(x, dropout, training=True)
-        outputs = []
-        for direction in range(directions):
-            i = layer * directions + direction
-            y, h, layer_gates = _gru_layer(
-                x, hx[i], weights[i], per_step, direction == 1, reset_after, return_gates, chosen.name
-            )
-            outputs.append(y)
-            h_n.append(h)
-            gates.append(layer_gates)
-        x = outputs[0] if directions == 1 else torch.cat(outputs, -1)
+        these = slice(layer * directions, (layer + 1) * directions)
+        x, h, layer_gates = _gru_layer(
+            x, hx[these], weights[these], per_step, reset_after, precision, return_gates, chosen.name
+        )
+        h_n.append(h)
+        gates.append(layer_gates)
+    last = h_n[0] if len(h_n) == 1 else torch.cat(h_n)
     if not return_gates:
-        return x, torch.stack(h_n)
-    return x, torch.stack(h_n), Gates(*(torch.stack(gate) for gate in zip(*gates, strict=True)))
+        return x, last
+    return x, last, Gates(*(torch.cat(gate) for gate in zip(*gates, strict=True)))
 
 
 def gru_cell(
@@ -150,21 +152,28 @@ def gru_cell(
 def _gru_layer(
     x: Tensor,
     h0: Tensor,
-    weights: Weights,
+    weights: Sequence[Weights],
     per_step: Flags,
-    reverse: bool,
     reset_after: bool,
+    precision: str,
     return_gates: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Gates | None]:
-    """One layer in one direction on the chosen backend."""
-    w_ih, w_hh, b_ih, b_hh = weights if len(weights) == 4 else (*weights, None, None)
-    arguments = (x, h0, w_ih, w_hh, b_ih, b_hh, *per_step, reverse, reset_after)
-    # The operator reads flags on the host; on a device that would make the host wait, and the reference does not.
-    flags_on_device = x.device.type != "cpu" and per_step != Flags()
-    if return_gates or flags_on_device:
-        return reference.gru_layer(*arguments)
-    return *ops.gru_layer(*arguments), None
+    """All directions of one layer on the chosen backend."""
+    # One tensor a kind: with one direction a view, with two a copy, small beside the layer's work.
+    stacked = [kind[0].unsqueeze(0) if len(kind) == 1 else torch.stack(kind) for kind in zip(*weights, strict=True)]
+    arguments = (x, h0, *stacked, *[None] * (4 - len(stacked)), *per_step, reset_after)
+    # Without fused kernels flags are read on the host; on a device that would make the host wait: the reference does
+    # not.
+    waits = backend == "reference" and x.device.type != "cpu" and per_step != Flags()
+    if return_gates or waits:
+        return reference.gru_layers(*arguments)
+    return *ops.gru_layer(*arguments, precision, backend), None
+
+
+def _torch_precision() -> str:
+    """What torch's own switch allows for float32 in a recurrent layer of cuDNN."""
+    return "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
 
 
 def _check_sequence(

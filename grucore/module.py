@@ -47,6 +47,7 @@ class GRU(nn.Module):
         device: of the parameters.
         dtype: of the parameters.
         reset_after: where the reset gate acts, see above.
+        precision: of float32 products on a GPU: "ieee", "tf32", or None for what torch.backends.cudnn.allow_tf32 says.
         backend: "auto", "triton" or "reference"; an explicit one that cannot run raises.
 
     Attributes:
@@ -58,7 +59,7 @@ class GRU(nn.Module):
 
     Raises:
         TypeError: a size that is no int, a flag that is no bool.
-        ValueError: a size below 1, a probability outside [0, 1], an unknown backend.
+        ValueError: a size below 1, a probability outside [0, 1], an unknown precision or backend.
 
     Example:
         >>> gru = GRU(10, 20, num_layers=2)
@@ -83,6 +84,7 @@ class GRU(nn.Module):
         dtype: torch.dtype | None = None,
         *,
         reset_after: bool = True,
+        precision: str | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -110,6 +112,9 @@ class GRU(nn.Module):
         self.dropout = float(dropout)
         self.bidirectional = bool(bidirectional)
         self.reset_after = reset_after
+        if precision not in (None, "ieee", "tf32"):
+            raise ValueError(f"precision must be 'ieee', 'tf32' or None, got {precision!r}")
+        self.precision = precision
         self.backend = backends.check(backend)
 
         for layer in range(num_layers):
@@ -219,6 +224,7 @@ class GRU(nn.Module):
             dropout=self.dropout,
             training=self.training,
             reset_after=self.reset_after,
+            precision=self.precision,
             backend=self.backend,
             **call,
         )
@@ -296,7 +302,7 @@ class GRU(nn.Module):
 
     def backend_for(self, input: Tensor) -> backends.Choice:
         """The implementation that a call on this input runs, `.name` "triton" or "reference", and the `.reason`."""
-        return backends.choose(self.backend, input)
+        return backends.choose(self.backend, input.device, input.dtype, self.hidden_size, self.reset_after)
 
     @classmethod
     def from_torch(cls, module: nn.GRU, *, backend: str = "auto") -> GRU:
@@ -325,6 +331,7 @@ class GRU(nn.Module):
             "dropout": 0,
             "bidirectional": False,
             "reset_after": True,
+            "precision": None,
             "backend": "auto",
         }
         for name, default in defaults.items():

@@ -1,26 +1,35 @@
 """The GRU recurrence itself, one concept a file. Installed as `grucore.kernels`.
 
     reference.py   the four equations in plain PyTorch: read this first; every other file computes the same thing
-    bptt.py        forward and hand-written backward through time from PyTorch operators: what training on CPU runs
-    packing.py     lengths, masks and resets as an index: only real steps are computed
+
+    unfused.py     a layer from PyTorch operators, any device: what runs on CPU
+    bptt.py        its forward and hand-written backward through time, on the steps that are real
+    packing.py     lengths, masks and resets as an index of the real steps
     schedule.py    which rows each step of a packed or dense sequence reads, and chunks of time
     gemm.py        matrix products with a weight that is used many times
 
-The contract every implementation of one layer in one direction keeps:
+    fused.py       a layer from Triton kernels: the recurrent weights stay on chip for a whole chunk of time
+    forward.py     the forward recurrence
+    backward.py    the backward recurrence
+    derivatives.py what backward computes for all steps at once
+    flags.py       lengths, masks and resets as one byte a step
+    activations.py sigmoid and tanh in Triton
 
-    y, h_n = gru_layer(x, h0, w_ih, w_hh, b_ih, b_hh, real, start, reverse, reset_after)
+The contract that `unfused.py` and `fused.py` keep, for one layer and its D directions:
 
-    x      (T, B, I)   input, time-major, any strides
-    h0     (B, H)      initial state
-    w_ih   (3H, I)     input weights, gates in the order r, z, n
-    w_hh   (3H, H)     hidden weights
-    b_ih   (3H,)       input bias, or None
-    b_hh   (3H,)       hidden bias, or None (both or neither)
-    real   (T, B)      bool or None: False holds the state, outputs 0, passes no gradient, whatever x holds there
-    start  (T, B)      bool or None: True cuts the row's sequence before step t; both sides begin from h0
-    y      (T, B, H)   the state after each real step, 0 elsewhere
-    h_n    (B, H)      the state after each row's last real step in the direction of travel; h0 where there is none
+    y, h_n = gru_forward(x, h0, w_ih, w_hh, b_ih, b_hh, real, start, reset_after, precision)
 
-Gradients of x, h0 and the four parameters need x, h0, y and the flags, nothing else: gates are computed again.
-Nothing here imports `grucore`.
+    x      (T, B, I)     input, time-major, any strides
+    h0     (D, B, H)     initial states; the second direction runs from the end
+    w_ih   (D, 3H, I)    input weights, gates in the order r, z, n
+    w_hh   (D, 3H, H)    hidden weights
+    b_ih   (D, 3H)       input biases, or None
+    b_hh   (D, 3H)       hidden biases, or None (both or neither)
+    real   (T, B)        bool or None: False holds the state, outputs 0, passes no gradient, whatever x holds there
+    start  (T, B)        bool or None: True cuts the row's sequence before step t; both sides begin from h0
+    y      (T, B, D*H)   the states after each real step, 0 elsewhere
+    h_n    (D, B, H)     the state after each row's last real step in the direction of travel; h0 where there is none
+
+`gru_backward` takes the gradients of y and h_n (either may be None) with x, h0, y and the weights, and nothing else:
+gates are computed again. precision is "ieee" or "tf32", for float32 products on a GPU. Nothing here imports `grucore`.
 """

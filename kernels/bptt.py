@@ -196,7 +196,7 @@ def gru_backward(
     schedule: Schedule,
     reset_after: bool = True,
     need_dx: bool = True,
-) -> tuple[Tensor | None, ...]:
+) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dx (None unless needed), dh0, dw_ih, dw_hh, db_ih and db_hh."""
     dtype, given_dtype = _compute_dtype(x), x.dtype
     h0, w_ih, w_hh = (t.to(dtype) for t in (h0, w_ih, w_hh))
@@ -228,4 +228,5 @@ def gru_backward(
             dx[chunk.rows] = input_weight_t.apply(dgx, None)
     dh0 = dh if len(dh) == len(dh_n) else dh_n.clone()  # no steps at all
     dw_ih, dw_hh = dw_ih_t.t().contiguous(), dw_hh_t.t().contiguous()
-    return dx, *(grad.to(given_dtype) for grad in (dh0, dw_ih, dw_hh, db_ih, db_hh))
+    dh0, dw_ih, dw_hh, db_ih, db_hh = (grad.to(given_dtype) for grad in (dh0, dw_ih, dw_hh, db_ih, db_hh))
+    return dx, dh0, dw_ih, dw_hh, db_ih, db_hh

@@ -106,6 +106,26 @@ def gru_layer(
     return torch.stack(outputs), h, Gates(*(torch.stack(gate) for gate in zip(*gates, strict=True)))
 
 
+def gru_layers(
+    x: Tensor,  # (T, B, I)
+    h0: Tensor,  # (D, B, H)
+    w_ih: Tensor,  # (D, 3H, I)
+    w_hh: Tensor,  # (D, 3H, H)
+    b_ih: Tensor | None = None,  # (D, 3H)
+    b_hh: Tensor | None = None,  # (D, 3H)
+    real: Tensor | None = None,  # (T, B) bool
+    start: Tensor | None = None,  # (T, B) bool
+    reset_after: bool = True,
+) -> tuple[Tensor, Tensor, Gates]:
+    """All D directions of a layer: y (T, B, D*H), h_n (D, B, H) and the gates, each (D, T, B, H)."""
+    results = []
+    for d in range(len(h0)):
+        b_ih_d, b_hh_d = None if b_ih is None else b_ih[d], None if b_hh is None else b_hh[d]
+        results.append(gru_layer(x, h0[d], w_ih[d], w_hh[d], b_ih_d, b_hh_d, real, start, d == 1, reset_after))
+    ys, h_ns, gates = zip(*results, strict=True)
+    return torch.cat(ys, -1), torch.stack(h_ns), Gates(*(torch.stack(gate) for gate in zip(*gates, strict=True)))
+
+
 def cuts(start: Tensor, real: Tensor | None, reverse: bool) -> Tensor:
     """Where the state goes back to h0 in the direction of travel: (T, B) bool, True only at real steps.
 

@@ -4,6 +4,7 @@ import copy
 import inspect
 import io
 import pickle
+import re
 import warnings
 
 import pytest
@@ -12,6 +13,7 @@ from oracle import assert_near
 from torch import nn
 
 from grucore import GRU, GRUCell, InputError, gru, gru_cell
+from grucore import backend as backends
 
 CONFIGURATIONS = [
     {},
@@ -231,11 +233,41 @@ def test_functional_forms_are_the_layers():
     assert torch.equal(gru_cell(x[0], h, *cell.parameters()), cell(x[0], h))
 
 
-def test_backend_for_names_what_runs_and_why():
-    assert GRU(3, 4).backend_for(torch.randn(1, 1, 3)) == ("reference", "the implementation for cpu tensors")
-    assert GRU(3, 4, backend="reference").backend_for(torch.randn(1, 1, 3)).reason == "asked for"
-    with pytest.raises(RuntimeError, match=r"backend='triton' needs .* input is on cpu"):
-        GRU(3, 4, backend="triton")(torch.randn(2, 1, 3))
+def test_backend_for_names_what_runs_and_why(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    x = torch.randn(2, 1, 3)
+    assert GRU(3, 4).backend_for(x) == ("reference", "the implementation for cpu tensors")
+    assert GRU(3, 4, backend="reference").backend_for(x).reason == "asked for"
+    with pytest.raises(RuntimeError, match="need a CUDA device, and the tensors are on cpu"):
+        GRU(3, 4, backend="triton")(x)
+
+
+CHOICES = [
+    ("auto", "cuda", torch.bfloat16, 128, True, "triton", "the implementation for cuda tensors"),
+    ("auto", "cuda", torch.bfloat16, 129, True, "reference", "hold up to 128 hidden units .* hidden_size is 129"),
+    ("auto", "cuda", torch.float32, 65, True, "reference", "hold up to 64 hidden units"),
+    ("auto", "cuda", torch.float64, 4, True, "reference", "the dtype is torch.float64"),
+    ("auto", "cuda", torch.float32, 4, False, "reference", "no reset_after=False"),
+    ("auto", "mps", torch.float32, 4, True, "reference", "the implementation for mps tensors"),
+    ("reference", "cuda", torch.float32, 4, True, "reference", "asked for"),
+    ("triton", "cuda", torch.float16, 1, True, "triton", "asked for"),
+]
+
+
+@pytest.mark.parametrize("backend, device, dtype, hidden_size, reset_after, name, reason", CHOICES)
+def test_choice_of_backend(backend, device, dtype, hidden_size, reset_after, name, reason):
+    choice = backends.choose(backend, torch.device(device), dtype, hidden_size, reset_after)
+    assert choice.name == name and re.search(reason, choice.reason)
+
+
+def test_an_explicit_backend_never_falls_back():
+    for dtype, hidden_size, reset_after, message in (
+        (torch.float64, 4, True, "dtype is torch.float64"),
+        (torch.float32, 4, False, "no reset_after=False"),
+        (torch.bfloat16, 500, True, "hidden_size is 500"),
+    ):
+        with pytest.raises(RuntimeError, match=f"backend='triton' cannot run: .*{message}"):
+            backends.choose("triton", torch.device("cuda"), dtype, hidden_size, reset_after)
 
 
 BAD_ARGUMENTS = {
@@ -249,6 +281,7 @@ BAD_ARGUMENTS = {
     "dropout True": (ValueError, "dropout should be a number", (3, 4), {"dropout": True}),
     "dropout text": (ValueError, "dropout should be a number", (3, 4), {"dropout": "a"}),
     "backend": (ValueError, "one of 'auto', 'triton', 'reference', got 'cudnn'", (3, 4), {"backend": "cudnn"}),
+    "precision": (ValueError, "'ieee', 'tf32' or None, got 'half'", (3, 4), {"precision": "half"}),
     "proj_size": (TypeError, "proj_size", (3, 4), {"proj_size": 2}),
 }
 

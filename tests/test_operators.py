@@ -10,7 +10,7 @@ from grucore import GRU
 FLAGS = ["dense", "lengths", "mask and reset"]
 
 
-def arguments(flags, reverse, reset_after, T=4, B=3, I=2, H=3, bias=True):  # noqa: E741
+def arguments(flags, directions, reset_after, T=4, B=3, I=2, H=3, bias=True):  # noqa: E741
     def tensor(*shape):
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
@@ -19,31 +19,36 @@ def arguments(flags, reverse, reset_after, T=4, B=3, I=2, H=3, bias=True):  # no
         real = torch.arange(T).unsqueeze(1) < torch.tensor([T, 0, 2])
     if flags == "mask and reset":
         real, start = torch.rand(T, B) < 0.7, torch.rand(T, B) < 0.4
-    weights = tensor(3 * H, I), tensor(3 * H, H), *((tensor(3 * H), tensor(3 * H)) if bias else (None, None))
-    return tensor(T, B, I), tensor(B, H), *weights, real, start, reverse, reset_after
+    D = directions
+    weights = (
+        tensor(D, 3 * H, I),
+        tensor(D, 3 * H, H),
+        *((tensor(D, 3 * H), tensor(D, 3 * H)) if bias else (None, None)),
+    )
+    return tensor(T, B, I), tensor(D, B, H), *weights, real, start, reset_after, "ieee", "reference"
 
 
 CASES = [
-    ("dense", False, True, True),
-    ("dense", True, False, False),
-    ("lengths", False, True, True),
-    ("mask and reset", True, True, True),
-    ("mask and reset", False, False, False),
+    ("dense", 1, True, True),
+    ("dense", 2, False, False),
+    ("lengths", 2, True, True),
+    ("mask and reset", 2, True, True),
+    ("mask and reset", 1, False, False),
 ]
 
 
-@pytest.mark.parametrize("flags, reverse, reset_after, bias", CASES)
-def test_operator_contract(flags, reverse, reset_after, bias):
-    torch.library.opcheck(torch.ops.grucore.gru_layer.default, arguments(flags, reverse, reset_after, bias=bias))
+@pytest.mark.parametrize("flags, directions, reset_after, bias", CASES)
+def test_operator_contract(flags, directions, reset_after, bias):
+    torch.library.opcheck(torch.ops.grucore.gru_layer.default, arguments(flags, directions, reset_after, bias=bias))
 
 
-@pytest.mark.parametrize("flags, reverse, reset_after, bias", CASES)
-def test_first_and_second_derivatives(flags, reverse, reset_after, bias):
-    args = arguments(flags, reverse, reset_after, bias=bias)
+@pytest.mark.parametrize("flags, directions, reset_after, bias", CASES)
+def test_first_and_second_derivatives(flags, directions, reset_after, bias):
+    args = arguments(flags, directions, reset_after, bias=bias)
     tensors, fixed = [t for t in args[:6] if t is not None], args[6:]
 
     def layer(*tensors):
-        return torch.ops.grucore.gru_layer(*tensors, *([None] * (6 - len(tensors))), *fixed)
+        return torch.ops.grucore.gru_layer(*tensors, *[None] * (6 - len(tensors)), *fixed)
 
     assert torch.autograd.gradcheck(layer, tensors)
     assert torch.autograd.gradgradcheck(layer, tensors)

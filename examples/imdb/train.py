@@ -34,6 +34,20 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+import grucore
+
+
+def commit() -> str | None:
+    """The checkout's commit, None outside one."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+COMMIT = commit()  # of the code that runs, whatever is committed while it does
+
 
 def options() -> argparse.Namespace:
     """The command line; flags that are not given take the preset's values."""
@@ -234,12 +248,12 @@ def test(config: dict, corpus: dict, folder: RunFolder, processes: Processes) ->
         "tokens_per_second": round(sum(line["tokens_per_second"] for line in metrics) / len(metrics)),
         "parameters": parameter_count(model),
         "processes": processes.count,
-        "versions": {name: version(name) for name in ("grucore", "torch", "numpy", "triton")},
+        "versions": {"grucore": grucore.__version__} | {name: version(name) for name in ("torch", "numpy", "triton")},
         "python": sys.version.split()[0],
         "device": torch.cuda.get_device_name()
         if processes.device.type == "cuda"
         else f"cpu, {torch.get_num_threads()} threads",
-        "commit": commit(),
+        "commit": COMMIT,
         "command": shlex.join(["python", *sys.argv]),
     }
     folder.write_json("summary.json", summary)
@@ -251,15 +265,6 @@ def version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def commit() -> str | None:
-    """The checkout's commit, None outside one."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
         return None
 
 

@@ -1,0 +1,103 @@
+"""What the backward pass computes for all steps of a chunk at once, before and after its recurrence.
+
+Before: the gates again, as local derivatives of the new state (from gx = x W_ih^T + b_ih with b_hr and b_hz added, and
+gh = h W_hh^T, h being the state before each step):
+
+    a_z = (h - n) z (1 - z)        a_n = (1 - z) (1 - n^2)        a_r = a_n gh_n r (1 - r)
+
+kept as a = (a_r, a_z, a_n r, z), with a_n in the place of gx_n. A step that is not real gets a_r = a_z = a_n = 0 and z
+= 1.
+
+After, with dh the gradient of each new state:  dg_hidden = (a_r, a_z, a_n r) dh  and  dg_input = (a_r, a_z, a_n) dh.
+M rows, one for each (t, b); any H.
+"""
+
+import triton
+import triton.language as tl
+
+from .activations import sigmoid, tanh
+
+
+@triton.jit
+def _tile(rows, H: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_H: tl.constexpr):
+    offs_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    offs_h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
+    return offs_m, offs_h, (offs_m < rows)[:, None] & (offs_h < H)[None, :]
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _gru_derivatives_kernel(
+    gx_ptr,  # (M, 3, H); a_n takes the place of gx_n
+    gh_ptr,  # (M, 3, H)
+    b_hn_ptr,  # (H,)
+    h_ptr,  # (M, H)
+    flags_ptr,  # (M,) uint8, read if HAS_FLAGS: bit 0 set where the step is real
+    a_ptr,  # (M, 4, H) out
+    rows,  # M
+    H: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    HAS_FLAGS: tl.constexpr,
+):
+    offs_m, offs_h, mask = _tile(rows, H, BLOCK_M, BLOCK_H)
+    gx_ptrs = gx_ptr + offs_m[:, None] * (3 * H) + offs_h[None, :]
+    gh_ptrs = gh_ptr + offs_m[:, None] * (3 * H) + offs_h[None, :]
+    a_ptrs = a_ptr + offs_m[:, None] * (4 * H) + offs_h[None, :]
+
+    h = tl.load(h_ptr + offs_m[:, None] * H + offs_h[None, :], mask=mask, other=0.0).to(tl.float32)
+    b_hn = tl.load(b_hn_ptr + offs_h, mask=offs_h < H, other=0.0).to(tl.float32)
+    gh_n = tl.load(gh_ptrs + 2 * H, mask=mask, other=0.0).to(tl.float32) + b_hn[None, :]
+    gh_r = tl.load(gh_ptrs, mask=mask, other=0.0).to(tl.float32)
+    gh_z = tl.load(gh_ptrs + H, mask=mask, other=0.0).to(tl.float32)
+    r = sigmoid(tl.load(gx_ptrs, mask=mask, other=0.0).to(tl.float32) + gh_r, False)
+    z = sigmoid(tl.load(gx_ptrs + H, mask=mask, other=0.0).to(tl.float32) + gh_z, False)
+    n = tanh(tl.load(gx_ptrs + 2 * H, mask=mask, other=0.0).to(tl.float32) + r * gh_n, False)
+    a_z = (h - n) * z * (1.0 - z)
+    a_n = (1.0 - z) * (1.0 - n * n)
+    a_r = a_n * gh_n * r * (1.0 - r)
+    a_hn = a_n * r
+    if HAS_FLAGS:
+        flag = tl.load(flags_ptr + offs_m, mask=offs_m < rows, other=0)
+        real = ((flag & 1) != 0)[:, None]
+        a_r = tl.where(real, a_r, 0.0)
+        a_z = tl.where(real, a_z, 0.0)
+        a_n = tl.where(real, a_n, 0.0)
+        a_hn = tl.where(real, a_hn, 0.0)
+        z = tl.where(real, z, 1.0)
+
+    dtype = a_ptr.dtype.element_ty
+    tl.store(a_ptrs, a_r.to(dtype), mask=mask)
+    tl.store(a_ptrs + H, a_z.to(dtype), mask=mask)
+    tl.store(a_ptrs + 2 * H, a_hn.to(dtype), mask=mask)
+    tl.store(a_ptrs + 3 * H, z.to(dtype), mask=mask)
+    tl.store(gx_ptrs + 2 * H, a_n.to(dtype), mask=mask)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _gru_gate_gradients_kernel(
+    dh_ptr,  # (M, H)
+    a_ptr,  # (M, 4, H): a_r, a_z, a_n r, z
+    gx_ptr,  # (M, 3, H): a_n in the last place; dg_input out
+    gh_ptr,  # (M, 3, H): dg_hidden out
+    rows,  # M
+    H: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+):
+    offs_m, offs_h, mask = _tile(rows, H, BLOCK_M, BLOCK_H)
+    gx_ptrs = gx_ptr + offs_m[:, None] * (3 * H) + offs_h[None, :]
+    gh_ptrs = gh_ptr + offs_m[:, None] * (3 * H) + offs_h[None, :]
+    a_ptrs = a_ptr + offs_m[:, None] * (4 * H) + offs_h[None, :]
+    dtype = gx_ptr.dtype.element_ty
+
+    dh = tl.load(dh_ptr + offs_m[:, None] * H + offs_h[None, :], mask=mask, other=0.0).to(tl.float32)
+    dg_r = (dh * tl.load(a_ptrs, mask=mask, other=0.0).to(tl.float32)).to(dtype)
+    dg_z = (dh * tl.load(a_ptrs + H, mask=mask, other=0.0).to(tl.float32)).to(dtype)
+    dg_hn = (dh * tl.load(a_ptrs + 2 * H, mask=mask, other=0.0).to(tl.float32)).to(dtype)
+    dg_n = (dh * tl.load(gx_ptrs + 2 * H, mask=mask, other=0.0).to(tl.float32)).to(dtype)
+    tl.store(gx_ptrs, dg_r, mask=mask)
+    tl.store(gx_ptrs + H, dg_z, mask=mask)
+    tl.store(gx_ptrs + 2 * H, dg_n, mask=mask)
+    tl.store(gh_ptrs, dg_r, mask=mask)
+    tl.store(gh_ptrs + H, dg_z, mask=mask)
+    tl.store(gh_ptrs + 2 * H, dg_hn, mask=mask)

@@ -1,0 +1,276 @@
+"""The fused GRU layer: Triton recurrences between matrix products, all directions in one grid, chunk by chunk of time.
+
+    gru_forward   one product for the input side of a chunk, then `_gru_forward_kernel`
+    gru_backward  chunks from the end: two products for the gates, `_gru_derivatives_kernel`, `_gru_backward_kernel`,
+                  `_gru_gate_gradients_kernel`, then one product for each gradient
+
+Kept for backward: x and y. Beyond them the memory is that of one chunk, CHUNK_BYTES for each of a dozen buffers at
+most. No atomics: results are bitwise repeatable. Nothing waits for the device. T time, B batch, I input, H hidden, D
+directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .backward import _gru_backward_kernel
+from .derivatives import _gru_derivatives_kernel, _gru_gate_gradients_kernel
+from .flags import states_before, step_flags, tile_spans
+from .forward import _gru_forward_kernel
+
+CHUNK_BYTES = 2**25  # of one value a unit and step; a chunk of T = 512 steps at B = 64, H = 512 in bfloat16
+INTERPRETED = triton.knobs.runtime.interpret
+
+
+class Chunk(NamedTuple):
+    """C steps: for each direction the earliest in time. The second direction travels from the end."""
+
+    steps: int
+    first: tuple[int, int]
+
+
+class _Layer:
+    """What forward and backward share: sizes, padded weights, flags, and the grid."""
+
+    def __init__(
+        self,
+        x: Tensor,  # (T, B, I)
+        h0: Tensor,  # (D, B, H)
+        w_ih: Tensor,  # (D, 3H, I)
+        w_hh: Tensor,  # (D, 3H, H)
+        b_ih: Tensor | None,  # (D, 3H)
+        b_hh: Tensor | None,  # (D, 3H)
+        real: Tensor | None,  # (T, B) bool
+        start: Tensor | None,  # (T, B) bool
+        precision: str,
+    ):
+        self.steps, self.batch, self.input_size = x.shape
+        self.directions, _, self.hidden_size = h0.shape
+        self.H = -(-self.hidden_size // 16) * 16  # zero weights keep the units beyond hidden_size at 0
+        self.block_b, self.block_h = 16, max(16, triton.next_power_of_2(self.H))
+        self.warps = 4 if self.block_h <= 64 else 8
+        self.tiles = triton.cdiv(self.batch, self.block_b)
+        low_precision = x.dtype in (torch.float16, torch.bfloat16)
+        self.fast = (low_precision or precision == "tf32") and not INTERPRETED
+        self.precision = "ieee" if low_precision else precision
+        # The interpreter multiplies the bits of bfloat16 operands as if they were integers.
+        self.upcast = INTERPRETED and x.dtype is torch.bfloat16
+
+        self.x, self.h0 = x, self.widened(h0)
+        self.w_ih = self.widened(w_ih.unflatten(1, (3, -1)), dim=2).flatten(1, 2)  # (D, 3H, I)
+        w_hh = self.widened(w_hh.unflatten(1, (3, -1)))
+        self.w_hh = self.widened(w_hh, dim=2).flatten(1, 2)  # (D, 3H, H)
+        bias = x.new_zeros(self.directions, 3, self.H)
+        self.b_hn = x.new_zeros(self.directions, self.H)
+        if b_ih is not None and b_hh is not None:
+            b_ih, b_hh = (self.widened(b.unflatten(1, (3, -1))) for b in (b_ih, b_hh))
+            bias = b_ih.clone()
+            bias[:, :2] += b_hh[:, :2]
+            self.b_hn = b_hh[:, 2].contiguous()
+        self.bias = bias.flatten(1, 2)  # (D, 3H): all of b_ih, and what of b_hh no reset gate multiplies
+        self.flags = None if real is None and start is None else step_flags(real, start, self.directions)
+        if self.flags is not None and real is not None:
+            self.x = x.masked_fill(~real.unsqueeze(-1), 0)  # what stands in the padding, NaN included, takes no part
+
+    def widened(self, tensor: Tensor, dim: int = -1) -> Tensor:
+        """The tensor with zeros up to H units in one dimension."""
+        missing = self.H - tensor.shape[dim]
+        if missing == 0:
+            return tensor.contiguous()
+        after = len(tensor.shape) - 1 - dim % tensor.dim()
+        return pad(tensor, [0, 0] * after + [0, missing])
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Chunks of time in the direction of travel."""
+        size = self.directions * self.batch * self.H * self.x.element_size()
+        longest = max(1, CHUNK_BYTES // max(1, size))
+        for begin in range(0, self.steps, longest):
+            steps = min(longest, self.steps - begin)
+            yield Chunk(steps, (begin, self.steps - begin - steps))
+
+    def buffer(self, chunk: Chunk, values: int) -> Tensor:
+        """Memory for some values a unit and step of a chunk: (D, C*B, values*H)."""
+        return self.x.new_empty(self.directions, chunk.steps * self.batch, values * self.H)
+
+    def rows(self, tensor: Tensor, chunk: Chunk, d: int) -> Tensor:
+        """A direction's steps of the chunk out of a (T, B, ...) tensor, as (C*B, ...)."""
+        return tensor[chunk.first[d] : chunk.first[d] + chunk.steps].flatten(0, 1)
+
+    def input_side(self, chunk: Chunk) -> Tensor:
+        """gx (D, C*B, 3H) of a chunk."""
+        gx = self.buffer(chunk, 3)
+        for d in range(self.directions):
+            torch.addmm(self.bias[d], self.rows(self.x, chunk, d), self.w_ih[d].t(), out=gx[d])
+        return gx
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """Compile-time arguments of both recurrences."""
+        return {
+            "D": self.directions,
+            "H": self.H,
+            "BLOCK_B": self.block_b,
+            "BLOCK_H": self.block_h,
+            "HAS_FLAGS": self.flags is not None,
+            "PRECISION": self.precision,
+            "UPCAST": self.upcast,
+            "num_warps": self.warps,
+        }
+
+
+def gru_forward(
+    x: Tensor,
+    h0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    real: Tensor | None,
+    start: Tensor | None,
+    reset_after: bool,
+    precision: str,
+) -> tuple[Tensor, Tensor]:
+    """y (T, B, D*H) and h_n (D, B, H) of one layer; the arguments are those of `_Layer`."""
+    if not reset_after:
+        raise ValueError("the fused kernels have no reset_after=False")
+    layer = _Layer(x, h0, w_ih, w_hh, b_ih, b_hh, real, start, precision)
+    shape = (layer.steps, layer.batch, layer.directions, layer.H)
+    y = x.new_empty(shape) if layer.flags is None else x.new_zeros(shape)
+    h = layer.h0.to(torch.float32, copy=True)
+    spans = h if layer.flags is None else tile_spans(layer.flags, layer.block_b)
+    with _on(x):
+        for chunk in layer.chunks() if layer.batch else ():
+            _gru_forward_kernel[(layer.tiles * layer.directions,)](
+                layer.input_side(chunk),
+                h,
+                layer.h0,
+                layer.w_hh,
+                layer.b_hn,
+                y if layer.flags is None else layer.flags,
+                spans,
+                y,
+                chunk.steps,
+                layer.batch,
+                *chunk.first,
+                FAST=layer.fast,
+                **layer.sizes,
+            )
+    narrow = layer.hidden_size
+    return y[..., :narrow].flatten(2), h[..., :narrow].to(x.dtype, memory_format=torch.contiguous_format)
+
+
+def gru_backward(
+    dy: Tensor | None,  # (T, B, D*H)
+    dh_n: Tensor | None,  # (D, B, H)
+    x: Tensor,
+    h0: Tensor,
+    y: Tensor,  # (T, B, D*H)
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    real: Tensor | None,
+    start: Tensor | None,
+    reset_after: bool,
+    precision: str,
+    need_dx: bool,
+) -> tuple[Tensor | None, ...]:
+    """dx (None unless needed), dh0, dw_ih, dw_hh, db_ih, db_hh; the other arguments are those of `_Layer`."""
+    layer = _Layer(x, h0, w_ih, w_hh, b_ih, b_hh, real, start, precision)
+    D, H, batch = layer.directions, layer.H, layer.batch
+    y = layer.widened(y.unflatten(2, (D, -1)))  # (T, B, D, H)
+    if dy is not None:
+        dy = layer.widened(dy.unflatten(2, (D, -1)))
+    dh = torch.zeros_like(layer.h0, dtype=torch.float32) if dh_n is None else layer.widened(dh_n).float()
+    dh = dh.clone()
+    dh0 = torch.zeros_like(dh)
+    dx = torch.zeros(layer.steps * batch, layer.input_size, dtype=torch.float32, device=x.device) if need_dx else None
+    d_weights = [torch.zeros_like(w, dtype=torch.float32) for w in (layer.w_ih, layer.w_hh)]
+    d_biases = [torch.zeros(D, 3 * H, dtype=torch.float32, device=x.device) for _ in range(2)]
+    with _on(x):
+        for chunk in reversed(list(layer.chunks())) if batch else ():
+            states = [_states_before(layer, y, chunk, d) for d in range(D)]
+            gx, gh, a = layer.input_side(chunk), layer.buffer(chunk, 3), layer.buffer(chunk, 4)
+            d_states = layer.buffer(chunk, 1)
+            for d in range(D):
+                torch.mm(states[d], layer.w_hh[d].t(), out=gh[d])
+                flags = gx if layer.flags is None else layer.rows(layer.flags, chunk, d)
+                _over_rows(
+                    _gru_derivatives_kernel,
+                    H,
+                    gx[d],
+                    gh[d],
+                    layer.b_hn[d],
+                    states[d],
+                    flags,
+                    a[d],
+                    HAS_FLAGS=layer.flags is not None,
+                )
+                if dy is not None:
+                    d_states[d] = layer.rows(dy[:, :, d], chunk, d)
+                    if layer.flags is not None:
+                        d_states[d].masked_fill_((flags.unsqueeze(1) & 1) == 0, 0)
+            _gru_backward_kernel[(layer.tiles * D,)](
+                d_states,
+                a,
+                layer.w_hh,
+                a if layer.flags is None else layer.flags,
+                dh,
+                dh0,
+                chunk.steps,
+                batch,
+                *chunk.first,
+                HAS_DY=dy is not None,
+                **layer.sizes,
+            )
+            for d in range(D):
+                _over_rows(_gru_gate_gradients_kernel, H, d_states[d], a[d], gx[d], gh[d])
+                x_rows = layer.rows(layer.x, chunk, d)
+                d_weights[0][d] += torch.mm(gx[d].t(), x_rows)
+                d_weights[1][d] += torch.mm(gh[d].t(), states[d])
+                d_biases[0][d] += gx[d].sum(0, dtype=torch.float32)
+                d_biases[1][d] += gh[d].sum(0, dtype=torch.float32)
+                if dx is not None:
+                    begin = chunk.first[d] * batch
+                    dx[begin : begin + len(x_rows)] += torch.mm(gx[d], layer.w_ih[d])
+    narrow = layer.hidden_size
+    grads = [(dh + dh0)[..., :narrow]]
+    grads += [g.unflatten(1, (3, H))[:, :, :narrow].flatten(1, 2) for g in (*d_weights, *d_biases)]
+    grads[2] = grads[2][..., :narrow]
+    dx = None if dx is None else dx.view(x.shape).to(x.dtype)
+    if dx is not None and real is not None:
+        dx.masked_fill_(~real.unsqueeze(-1), 0)
+    return dx, *(g.to(x.dtype, memory_format=torch.contiguous_format) for g in grads)
+
+
+def _states_before(layer: _Layer, y: Tensor, chunk: Chunk, d: int) -> Tensor:
+    """The state before each step of the chunk in one direction, (C*B, H)."""
+    y = y[:, :, d]
+    first, end = chunk.first[d], chunk.first[d] + chunk.steps
+    if layer.flags is not None:
+        return states_before(y, layer.h0[d], layer.flags, d)[first:end].flatten(0, 1)
+    if d == 0:
+        before = layer.h0[d].unsqueeze(0) if first == 0 else y[first - 1 : first]
+        return torch.cat([before, y[first : end - 1]]).flatten(0, 1)
+    after = layer.h0[d].unsqueeze(0) if end == layer.steps else y[end : end + 1]
+    return torch.cat([y[first + 1 : end], after]).flatten(0, 1)
+
+
+def _over_rows(kernel: Any, H: int, *tensors: Tensor, **options: Any) -> None:
+    """Launches a pointwise kernel over the rows of its first tensor."""
+    rows, block_m, block_h = len(tensors[0]), 8, min(256, triton.next_power_of_2(H))
+    kernel[(triton.cdiv(rows, block_m), triton.cdiv(H, block_h))](
+        *tensors, rows, H=H, BLOCK_M=block_m, BLOCK_H=block_h, **options
+    )
+
+
+def _on(x: Tensor) -> AbstractContextManager:
+    """The device of x as the current one, as a launch needs it."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
