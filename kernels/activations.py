@@ -1,4 +1,4 @@
-"""sigmoid and tanh inside Triton kernels, in a fast and an exact form."""
+"""What Triton kernels share: sigmoid and tanh, in a fast and an exact form, and rounding."""
 
 import triton
 import triton.language as tl
@@ -26,3 +26,15 @@ def tanh(x, FAST: tl.constexpr):
         return tanh_approx(x)
     else:
         return 2.0 / (1.0 + tl.exp(-2.0 * x)) - 1.0
+
+
+@triton.jit
+def rounded(x, dtype: tl.constexpr, EMULATE: tl.constexpr):
+    """float32 x rounded to the nearest of dtype.
+
+    Triton's interpreter (3.6, 3.7) truncates to bfloat16 instead; with EMULATE the nearest is made from bits before.
+    """
+    if EMULATE:
+        bits = x.to(tl.int32, bitcast=True)
+        x = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -65536).to(tl.float32, bitcast=True)
+    return x.to(dtype)

@@ -14,6 +14,8 @@ Where a step began from h0, dh goes there and begins anew. Shapes and flags as i
 import triton
 import triton.language as tl
 
+from .activations import rounded
+
 
 @triton.jit(do_not_specialize=["C", "B", "first_step_0", "first_step_1"])
 def _gru_backward_kernel(
@@ -73,10 +75,10 @@ def _gru_backward_kernel(
         a_z = tl.load(a_ptrs + H, mask=mask, other=0.0)
         a_n = tl.load(a_ptrs + 2 * H, mask=mask, other=0.0)
         z = tl.load(a_ptrs + 3 * H, mask=mask, other=0.0)
-        tl.store(dy_ptrs, dh.to(dy_ptr.dtype.element_ty), mask=mask)
-        dg_r = (dh * a_r.to(tl.float32)).to(w_hh_ptr.dtype.element_ty)
-        dg_z = (dh * a_z.to(tl.float32)).to(w_hh_ptr.dtype.element_ty)
-        dg_n = (dh * a_n.to(tl.float32)).to(w_hh_ptr.dtype.element_ty)
+        tl.store(dy_ptrs, rounded(dh, dy_ptr.dtype.element_ty, UPCAST), mask=mask)
+        dg_r = rounded(dh * a_r.to(tl.float32), w_hh_ptr.dtype.element_ty, UPCAST)
+        dg_z = rounded(dh * a_z.to(tl.float32), w_hh_ptr.dtype.element_ty, UPCAST)
+        dg_n = rounded(dh * a_n.to(tl.float32), w_hh_ptr.dtype.element_ty, UPCAST)
         if UPCAST:
             dg_r, dg_z, dg_n = dg_r.to(tl.float32), dg_z.to(tl.float32), dg_n.to(tl.float32)
         dh = dh * z.to(tl.float32)

@@ -15,7 +15,7 @@ M rows, one for each (t, b); any H.
 import triton
 import triton.language as tl
 
-from .activations import sigmoid, tanh
+from .activations import rounded, sigmoid, tanh
 
 
 @triton.jit
@@ -38,6 +38,7 @@ def _gru_derivatives_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_H: tl.constexpr,
     HAS_FLAGS: tl.constexpr,
+    UPCAST: tl.constexpr,
 ):
     offs_m, offs_h, mask = _tile(rows, H, BLOCK_M, BLOCK_H)
     gx_ptrs = gx_ptr + offs_m[:, None] * (3 * H) + offs_h[None, :]
@@ -70,7 +71,7 @@ def _gru_derivatives_kernel(
     tl.store(a_ptrs + H, a_z.to(dtype), mask=mask)
     tl.store(a_ptrs + 2 * H, a_hn.to(dtype), mask=mask)
     tl.store(a_ptrs + 3 * H, z.to(dtype), mask=mask)
-    tl.store(gx_ptrs + 2 * H, a_n.to(dtype), mask=mask)
+    tl.store(gx_ptrs + 2 * H, rounded(a_n, gx_ptr.dtype.element_ty, UPCAST), mask=mask)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -83,6 +84,7 @@ def _gru_gate_gradients_kernel(
     H: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_H: tl.constexpr,
+    UPCAST: tl.constexpr,
 ):
     offs_m, offs_h, mask = _tile(rows, H, BLOCK_M, BLOCK_H)
     gx_ptrs = gx_ptr + offs_m[:, None] * (3 * H) + offs_h[None, :]
@@ -91,10 +93,10 @@ def _gru_gate_gradients_kernel(
     dtype = gx_ptr.dtype.element_ty
 
     dh = tl.load(dh_ptr + offs_m[:, None] * H + offs_h[None, :], mask=mask, other=0.0).to(tl.float32)
-    dg_r = (dh * tl.load(a_ptrs, mask=mask, other=0.0).to(tl.float32)).to(dtype)
-    dg_z = (dh * tl.load(a_ptrs + H, mask=mask, other=0.0).to(tl.float32)).to(dtype)
-    dg_hn = (dh * tl.load(a_ptrs + 2 * H, mask=mask, other=0.0).to(tl.float32)).to(dtype)
-    dg_n = (dh * tl.load(gx_ptrs + 2 * H, mask=mask, other=0.0).to(tl.float32)).to(dtype)
+    dg_r = rounded(dh * tl.load(a_ptrs, mask=mask, other=0.0).to(tl.float32), dtype, UPCAST)
+    dg_z = rounded(dh * tl.load(a_ptrs + H, mask=mask, other=0.0).to(tl.float32), dtype, UPCAST)
+    dg_hn = rounded(dh * tl.load(a_ptrs + 2 * H, mask=mask, other=0.0).to(tl.float32), dtype, UPCAST)
+    dg_n = rounded(dh * tl.load(gx_ptrs + 2 * H, mask=mask, other=0.0).to(tl.float32), dtype, UPCAST)
     tl.store(gx_ptrs, dg_r, mask=mask)
     tl.store(gx_ptrs + H, dg_z, mask=mask)
     tl.store(gx_ptrs + 2 * H, dg_n, mask=mask)

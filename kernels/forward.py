@@ -17,7 +17,7 @@ launcher pads it), BLOCK_H the next power of two. Flags per (t, b) are those of 
 import triton
 import triton.language as tl
 
-from .activations import sigmoid, tanh
+from .activations import rounded, sigmoid, tanh
 
 
 @triton.jit(do_not_specialize=["C", "B", "first_step_0", "first_step_1"])
@@ -82,7 +82,7 @@ def _gru_forward_kernel(
         gx_r = tl.load(gx_ptrs, mask=mask, other=0.0)
         gx_z = tl.load(gx_ptrs + H, mask=mask, other=0.0)
         gx_n = tl.load(gx_ptrs + 2 * H, mask=mask, other=0.0)
-        operand = h.to(w_hh_ptr.dtype.element_ty)
+        operand = rounded(h, w_hh_ptr.dtype.element_ty, UPCAST)
         if UPCAST:
             operand = operand.to(tl.float32)
         r = sigmoid(tl.dot(operand, w_r, acc=gx_r.to(tl.float32), input_precision=PRECISION), FAST)
@@ -96,12 +96,12 @@ def _gru_forward_kernel(
             flag = tl.load(flag_ptrs, mask=mask_b, other=0)
             real = (flag & 1) != 0
             restart = ((flag >> (1 + d)) & 1) != 0
-            tl.store(y_ptrs, h_new.to(y_ptr.dtype.element_ty), mask=mask & real[:, None])
+            tl.store(y_ptrs, rounded(h_new, y_ptr.dtype.element_ty, UPCAST), mask=mask & real[:, None])
             h = tl.where(real[:, None], h_new, h)
             h = tl.where(restart[:, None], h0, h)
             flag_ptrs += sign * batch
         else:
-            tl.store(y_ptrs, h_new.to(y_ptr.dtype.element_ty), mask=mask)
+            tl.store(y_ptrs, rounded(h_new, y_ptr.dtype.element_ty, UPCAST), mask=mask)
             h = h_new
         gx_ptrs += 3 * step
         y_ptrs += D * step

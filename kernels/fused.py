@@ -60,7 +60,7 @@ class _Layer:
         low_precision = x.dtype in (torch.float16, torch.bfloat16)
         self.fast = (low_precision or precision == "tf32") and not INTERPRETED
         self.precision = "ieee" if low_precision else precision
-        # The interpreter multiplies the bits of bfloat16 operands as if they were integers.
+        # The interpreter multiplies the bits of bfloat16 operands as if they were integers, and truncates to bfloat16.
         self.upcast = INTERPRETED and x.dtype is torch.bfloat16
 
         self.x, self.h0 = x, self.widened(h0)
@@ -95,9 +95,9 @@ class _Layer:
             steps = min(longest, self.steps - begin)
             yield Chunk(steps, (begin, self.steps - begin - steps))
 
-    def buffer(self, chunk: Chunk, values: int) -> Tensor:
+    def buffer(self, chunk: Chunk, values: int, dtype: torch.dtype | None = None) -> Tensor:
         """Memory for some values a unit and step of a chunk: (D, C*B, values*H)."""
-        return self.x.new_empty(self.directions, chunk.steps * self.batch, values * self.H)
+        return self.x.new_empty(self.directions, chunk.steps * self.batch, values * self.H, dtype=dtype)
 
     def rows(self, tensor: Tensor, chunk: Chunk, d: int) -> Tensor:
         """A direction's steps of the chunk out of a (T, B, ...) tensor, as (C*B, ...)."""
@@ -197,7 +197,9 @@ def gru_backward(
     with _on(x):
         for chunk in reversed(list(layer.chunks())) if batch else ():
             states = [_states_before(layer, y, chunk, d) for d in range(D)]
-            gx, gh, a = layer.input_side(chunk), layer.buffer(chunk, 3), layer.buffer(chunk, 4)
+            gx, gh = layer.input_side(chunk), layer.buffer(chunk, 3)
+            # The derivatives lie between -1 and 1, where float16 is eight times as fine as bfloat16.
+            a = layer.buffer(chunk, 4, torch.float32 if x.dtype is torch.float32 else torch.float16)
             d_states = layer.buffer(chunk, 1)
             for d in range(D):
                 torch.mm(states[d], layer.w_hh[d].t(), out=gh[d])
@@ -212,6 +214,7 @@ def gru_backward(
                     flags,
                     a[d],
                     HAS_FLAGS=layer.flags is not None,
+                    UPCAST=layer.upcast,
                 )
                 if dy is not None:
                     d_states[d] = layer.rows(dy[:, :, d], chunk, d)
@@ -231,7 +234,7 @@ def gru_backward(
                 **layer.sizes,
             )
             for d in range(D):
-                _over_rows(_gru_gate_gradients_kernel, H, d_states[d], a[d], gx[d], gh[d])
+                _over_rows(_gru_gate_gradients_kernel, H, d_states[d], a[d], gx[d], gh[d], UPCAST=layer.upcast)
                 x_rows = layer.rows(layer.x, chunk, d)
                 d_weights[0][d] += torch.mm(gx[d].t(), x_rows)
                 d_weights[1][d] += torch.mm(gh[d].t(), states[d])

@@ -1,0 +1,170 @@
+"""The Triton kernels against torch.nn.GRU in float64: natively on a GPU, in Triton's interpreter everywhere else."""
+
+import pytest
+import torch
+from grucore.kernels import flags, fused
+from oracle import FUSED_LIMITS, assert_near, compare, to_oracle
+
+from grucore import GRU
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+pytestmark = pytest.mark.gpu if DEVICE == "cuda" else []
+
+
+def fused_layer(I, H, dtype, **options):  # noqa: E741
+    return GRU(I, H, device=DEVICE, dtype=dtype, precision="ieee", backend="triton", **options)
+
+
+def randn(*shape, dtype):
+    return torch.randn(*shape, device=DEVICE, dtype=dtype)
+
+
+SHAPES = {  # T, B, I, H, layers, two-way, bias
+    "one step, one row": (1, 1, 3, 16, 1, False, True),
+    "one unit": (20, 9, 1, 1, 1, False, True),
+    "odd sizes, two tiles, two-way": (5, 17, 3, 33, 1, True, True),
+    "two layers, two-way, no bias": (4, 2, 5, 20, 2, True, False),
+    "no power of two": (3, 2, 3, 60, 1, False, True),
+    "long": (101, 1, 3, 8, 1, False, True),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_equals_nn_gru(shape, dtype):
+    T, B, I, H, layers, two_way, bias = shape  # noqa: E741
+    layer = fused_layer(I, H, dtype, num_layers=layers, bidirectional=two_way, bias=bias)
+    hx = randn(layers * layer.num_directions, B, H, dtype=dtype)
+    compare(layer, to_oracle(layer), randn(T, B, I, dtype=dtype), hx, limits=FUSED_LIMITS)
+
+
+def test_a_single_number():
+    """In float32 alone: the error of one number relative to itself is its rounding, wherever it happens to lie."""
+    layer = fused_layer(1, 1, torch.float32)
+    compare(layer, to_oracle(layer), randn(1, 1, 1, dtype=torch.float32), limits=FUSED_LIMITS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("H", [100, 128])
+def test_largest_hidden_sizes(H, dtype):
+    layer = fused_layer(8, H, dtype)
+    compare(layer, to_oracle(layer), randn(4, 3, 8, dtype=dtype), limits=FUSED_LIMITS)
+
+
+def random_flags(kind, T, B):
+    generator = torch.Generator().manual_seed(1)
+    options = {}
+    if "lengths" in kind:
+        options["lengths"] = torch.randint(0, T, (B,), generator=generator)
+    if "mask" in kind:
+        options["mask"] = torch.rand(T, B, generator=generator) < 0.6
+        options["mask"][:, 0] = False
+    if "reset" in kind:
+        options["reset"] = torch.rand(T, B, generator=generator) < 0.3
+        options["reset"][:, -1] = True
+    return {name: value.to(DEVICE) for name, value in options.items()}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", ["lengths", "reset", "mask and reset"])
+def test_flags_equal_the_unfused_layer(kind, dtype):
+    """That one is held against nn.GRU on packed and cut sequences in test_sequence.py."""
+    T, B = 7, 19
+    layer = fused_layer(3, 10, dtype, bidirectional=True)
+    unfused = GRU.from_torch(layer.to_torch(), backend="reference").double()
+    options = random_flags(kind, T, B)
+    real = options.get("mask")
+    if "lengths" in options:
+        real = torch.arange(T, device=DEVICE).unsqueeze(1) < options["lengths"]
+    x = randn(T, B, 3, dtype=dtype)
+    if real is not None:
+        x = x.masked_fill(~real.unsqueeze(-1), float("nan"))
+    call = lambda m, x, h: m(x, h, **options)  # noqa: E731
+    compare(layer, unfused, x, randn(2, B, 10, dtype=dtype), call, call, limits=FUSED_LIMITS)
+
+
+@pytest.mark.parametrize("kind", ["dense", "mask and reset"])
+def test_chunks_do_not_change_the_result(kind, monkeypatch):
+    """Chunks of 1, 4 and all steps; products of other heights may round in another order, so not bit for bit."""
+    layer = fused_layer(3, 10, torch.float32, bidirectional=True)
+    x, hx = randn(9, 3, 3, dtype=torch.float32).requires_grad_(), randn(2, 3, 10, dtype=torch.float32)
+    options = random_flags(kind, 9, 3)
+    states = []
+    for steps in (1, 4, 9):
+        monkeypatch.setattr(fused, "CHUNK_BYTES", steps * 2 * 3 * 16 * 4)
+        y, h_n = layer(x, hx, **options)
+        (dx,) = torch.autograd.grad(y.square().sum() + h_n.sum(), x)
+        states.append((y, h_n, dx))
+    for got in states[:-1]:
+        for a, b in zip(got, states[-1], strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=2e-6)  # 5e-7 measured
+
+
+@pytest.mark.parametrize("loss", ["h_n", "y", "strided"])
+def test_partial_and_strided_gradients(loss):
+    layer = fused_layer(3, 8, torch.float32, batch_first=True)
+    oracle = to_oracle(layer)
+    wide = randn(3, 5, 7, dtype=torch.float32)
+    grads = []
+    for module, dtype in ((layer, torch.float32), (oracle, torch.float64)):
+        base = wide.to(dtype).requires_grad_()
+        y, h_n = module(base[:, :, 1::2])
+        value = {"h_n": h_n.square().sum(), "y": y.square().sum(), "strided": (y.transpose(0, 2)[1::2] * 3).sum()}[loss]
+        grads.append(torch.autograd.grad(value, [base, *module.parameters()]))
+    for got, want in zip(*grads, strict=True):
+        assert_near("dx", got, want, FUSED_LIMITS)
+
+
+@pytest.mark.parametrize("T, B", [(0, 3), (4, 0), (0, 0)])
+def test_empty(T, B):
+    layer = fused_layer(3, 4, torch.float32, bidirectional=True)
+    x, h = randn(T, B, 3, dtype=torch.float32).requires_grad_(), randn(2, B, 4, dtype=torch.float32).requires_grad_()
+    y, h_n = layer(x, h)
+    assert y.shape == (T, B, 8) and torch.equal(h_n, h)
+    (y.sum() + h_n.sum()).backward()
+    assert x.grad.shape == x.shape and torch.equal(h.grad, torch.ones_like(h))
+
+
+def test_inputs_are_not_written_to():
+    """float32 and H = 16: nothing is padded or cast, so that kernels could reach the caller's memory."""
+    layer = fused_layer(16, 16, torch.float32)
+    x, hx = randn(5, 16, 16, dtype=torch.float32), randn(1, 16, 16, dtype=torch.float32)
+    kept = [t.clone() for t in (x, hx, *layer.parameters())]
+    x.requires_grad_()
+    y, h_n = layer(x, hx)
+    dy, dh_n = torch.ones_like(y), torch.ones_like(h_n)
+    torch.autograd.grad([y, h_n], [x, *layer.parameters()], [dy, dh_n])
+    assert all(torch.equal(a, b) for a, b in zip(kept, (x, hx, *layer.parameters()), strict=True))
+    assert dy.eq(1).all() and dh_n.eq(1).all()
+
+
+def test_saved_for_backward_is_x_and_y_alone():
+    layer, x = fused_layer(32, 32, torch.float32), randn(40, 8, 32, dtype=torch.float32).requires_grad_()
+    seen = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.setdefault((t.data_ptr(), t.numel()), t), lambda t: t):
+        layer(x)
+    needed = 4 * (2 * x.numel() + 8 * 32 + sum(p.numel() for p in layer.parameters()))
+    assert sum(t.numel() * t.element_size() for t in seen.values()) <= needed * 1.02
+
+
+def test_second_derivatives():
+    layer = fused_layer(2, 3, torch.float32)
+    oracle = to_oracle(layer)
+    x = randn(4, 2, 2, dtype=torch.float32)
+    results = []
+    for module, dtype in ((layer, torch.float32), (oracle, torch.float64)):
+        x_ = x.to(dtype).requires_grad_()
+        with torch.backends.cudnn.flags(enabled=False):
+            (dx,) = torch.autograd.grad(module(x_)[0].sin().sum(), x_, create_graph=True)
+        results.append(torch.autograd.grad(dx.square().sum(), [x_, *module.parameters()]))
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5)
+
+
+def test_spans_of_tiles():
+    """Tiles of 2 rows: the second is empty, the third has one row."""
+    real = torch.tensor([[0, 0, 0, 0, 1], [0, 1, 0, 0, 0], [1, 0, 0, 0, 1], [0, 0, 0, 0, 0]], dtype=torch.bool)
+    spans = flags.tile_spans(flags.step_flags(real, None, 1), 2)
+    assert spans.tolist() == [[1, 3], [0, 0], [0, 3]]
