@@ -18,6 +18,8 @@ from benchmarks.run import COLUMNS
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = ("mode", "T", "B", "I", "H", "layers", "bidirectional", "lengths", "dtype", "precision")
 OURS, BASELINE = "grucore-reference", "torch"
+LENGTHS = {"full": "all rows of one length", "uniform": "lengths from 1 to T (nn.GRU on a PackedSequence)"}
+PARTS = [(mode, lengths) for lengths in LENGTHS for mode in ("training", "inference")]
 
 
 def read(folders: list[Path]) -> list[dict[str, str]]:
@@ -40,11 +42,11 @@ def read(folders: list[Path]) -> list[dict[str, str]]:
     return rows
 
 
-def ratios(rows: list[dict[str, str]], mode: str) -> list[tuple[dict[str, str], float, float]]:
-    """(row, our ms, the baseline's ms) for each cell of a mode that both have."""
+def ratios(rows: list[dict[str, str]], mode: str, lengths: str) -> list[tuple[dict[str, str], float, float]]:
+    """(row, our ms, the baseline's ms) for each cell of a mode and kind of lengths that both have."""
     cells: dict[tuple, dict[str, dict[str, str]]] = {}
     for row in rows:
-        if row["mode"] == mode and row["ms_p50"]:
+        if row["mode"] == mode and row["lengths"] == lengths and row["ms_p50"]:
             cells.setdefault(tuple(row[key] for key in KEYS), {})[row["provider"]] = row
     pairs = [cell for cell in cells.values() if OURS in cell and BASELINE in cell]
     return [(cell[OURS], float(cell[OURS]["ms_p50"]), float(cell[BASELINE]["ms_p50"])) for cell in pairs]
@@ -65,16 +67,11 @@ def report(rows: list[dict[str, str]]) -> str:
         "Medians of alternating runs in one process; training is forward and backward. A ratio above 1 means that "
         "grucore is faster. Made by `python -m benchmarks.report` from the CSV files beside it.",
     ]
-    for mode in ("training", "inference"):
-        cells = ratios(rows, mode)
+    for mode, lengths in PARTS:
+        cells = ratios(rows, mode, lengths)
         speedups = [theirs / ours for _, ours, theirs in cells]
-        lines += [
-            "",
-            f"## CPU, {mode}",
-            "",
-            "| T | B | I | H | nn.GRU ms | grucore ms | ratio |",
-            "|--|--|--|--|--|--|--|",
-        ]
+        lines += ["", f"## CPU, {mode}, {LENGTHS[lengths]}", ""]
+        lines += ["| T | B | I | H | nn.GRU ms | grucore ms | ratio |", "|--|--|--|--|--|--|--|"]
         for (row, ours, theirs), speedup in zip(cells, speedups, strict=True):
             shape = " | ".join(row[key] for key in "TBIH")
             lines.append(f"| {shape} | {theirs:.1f} | {ours:.1f} | {speedup:.2f} |")
@@ -90,10 +87,10 @@ def cpu_summary(rows: list[dict[str, str]]) -> str:
         "| | geometric mean | worst | best | shapes |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for mode in ("training", "inference"):
-        speedups = [theirs / ours for _, ours, theirs in ratios(rows, mode)]
+    for mode, kind in PARTS:
+        speedups = [theirs / ours for _, ours, theirs in ratios(rows, mode, kind)]
         mean, worst, best = geometric_mean(speedups), min(speedups), max(speedups)
-        lines.append(f"| {mode} | {mean:.2f} | {worst:.2f} | {best:.2f} | {len(speedups)} |")
+        lines.append(f"| {mode}, {LENGTHS[kind]} | {mean:.2f} | {worst:.2f} | {best:.2f} | {len(speedups)} |")
     return "\n".join(lines)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.providers import PROVIDERS, error_rms
+from benchmarks.providers import PROVIDERS, error_rms, outputs
 
 COLUMNS = [
     # what was measured
@@ -54,16 +54,18 @@ COLUMNS = [
     "note",
 ]
 
-# (T, B, I, H)
+# (T, B, I, H, lengths): every row T long, or lengths drawn evenly from 1 to T
 SUITES = {
     "quick": [
-        (250, 64, 128, 256),
-        (100, 1, 128, 256),
-        (250, 16, 64, 128),
-        (100, 32, 512, 512),
-        (500, 128, 128, 128),
-        (1000, 1, 16, 16),
-        (50, 256, 64, 64),
+        (250, 64, 128, 256, "full"),
+        (100, 1, 128, 256, "full"),
+        (250, 16, 64, 128, "full"),
+        (100, 32, 512, 512, "full"),
+        (500, 128, 128, 128, "full"),
+        (1000, 1, 16, 16, "full"),
+        (50, 256, 64, 64, "full"),
+        (250, 64, 128, 256, "uniform"),
+        (250, 16, 64, 128, "uniform"),
     ],
 }
 MAX_ERROR = 1e-4  # float32; a provider above it computes something else
@@ -81,23 +83,24 @@ def timed(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[
     return samples
 
 
-def measure(shape: tuple[int, int, int, int], mode: str, providers: list[str], rounds: int) -> list[dict]:
+def measure(shape: tuple[int, int, int, int, str], mode: str, providers: list[str], rounds: int) -> list[dict]:
     """A row for each provider on one shape."""
-    steps, batch, input_size, hidden_size = shape
+    steps, batch, input_size, hidden_size, kind = shape
     torch.manual_seed(0)
     oracle = nn.GRU(input_size, hidden_size)
     x = torch.randn(steps, batch, input_size, requires_grad=mode == "training")
     dy = torch.randn(steps, batch, hidden_size)
+    lengths = torch.randint(1, steps + 1, (batch,)) if kind == "uniform" else None
     layers = {name: PROVIDERS[name](copy.deepcopy(oracle)) for name in providers}
     oracle = oracle.double()
-    errors = {name: error_rms(layer, oracle, x, mode == "training") for name, layer in layers.items()}
+    errors = {name: error_rms(layer, oracle, x, lengths, mode == "training") for name, layer in layers.items()}
 
     def run(layer: nn.Module) -> None:
         if mode == "inference":
             with torch.inference_mode():
-                layer(x)
+                outputs(layer, x, lengths)
         else:
-            torch.autograd.grad(layer(x)[0], [x, *layer.parameters()], dy)
+            torch.autograd.grad(outputs(layer, x, lengths)[0], [x, *layer.parameters()], dy)
 
     right = {name: lambda layer=layer: run(layer) for name, layer in layers.items() if errors[name] <= MAX_ERROR}
     samples = timed(right, rounds)
@@ -105,7 +108,7 @@ def measure(shape: tuple[int, int, int, int], mode: str, providers: list[str], r
     for name in providers:
         row = dict.fromkeys(COLUMNS, "") | environment()
         row |= {"provider": name, "mode": mode, "T": steps, "B": batch, "I": input_size, "H": hidden_size}
-        row |= {"layers": 1, "bidirectional": False, "dtype": "float32", "precision": "ieee"}
+        row |= {"layers": 1, "bidirectional": False, "lengths": kind, "dtype": "float32", "precision": "ieee"}
         row["error_rms"] = f"{errors[name]:.2e}"
         if name in samples:
             p20, p50, p80 = (statistics.quantiles(samples[name], n=10, method="inclusive")[i] for i in (1, 4, 7))
