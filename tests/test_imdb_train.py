@@ -269,7 +269,8 @@ def test_predict_refuses(finished, tmp_path):
 
 def test_the_sample_is_learned(tmp_path):
     """The whole road with the flags that `make imdb` gives."""
-    result = imdb.run("train.py", "--data", "sample", "--epochs", 6, "--output", tmp_path / "run", "--device", "cpu")
+    flags = ["--data", "sample", "--dropout", 0.2, "--epochs", 8, "--device", "cpu"]
+    result = imdb.run("train.py", *flags, "--output", tmp_path / "run")
     assert result.returncode == 0, result.stderr
     assert "synthetic" in result.stdout
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["test_accuracy"] > 0.95
