@@ -2,4 +2,8 @@
 
 from setuptools import setup
 
-setup(packages=["grucore", "grucore.kernels"], package_dir={"grucore.kernels": "kernels"})
+setup(
+    packages=["grucore", "grucore.kernels"],
+    package_dir={"grucore.kernels": "kernels"},
+    package_data={"grucore.kernels": ["*.json"]},
+)

@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 import torch
 
-BACKENDS = ("auto", "triton", "reference")
+from grucore.kernels import plan
 
-# The largest hidden size whose recurrent weights stay on one multiprocessor, by bytes of an element.
-MAX_FUSED_HIDDEN_SIZE = {2: 128, 4: 64}
+BACKENDS = ("auto", "triton", "reference")
 
 
 class Choice(NamedTuple):
@@ -32,8 +31,21 @@ def check(backend: str) -> str:
     return backend
 
 
-def choose(backend: str, device: torch.device, dtype: torch.dtype, hidden_size: int, reset_after: bool) -> Choice:
-    """The implementation for tensors of a device and dtype under the user's `backend`.
+def resolve_precision(precision: str | None) -> str:
+    """The precision of float32 products: what is asked for, or what torch's own switch for cuDNN's layers allows.
+
+    Raises:
+        ValueError: it is not "ieee", "tf32" or None.
+    """
+    if precision not in (None, "ieee", "tf32"):
+        raise ValueError(f"precision must be 'ieee', 'tf32' or None, got {precision!r}")
+    return precision or ("tf32" if torch.backends.cudnn.allow_tf32 else "ieee")
+
+
+def choose(
+    backend: str, device: torch.device, dtype: torch.dtype, hidden_size: int, reset_after: bool, precision: str
+) -> Choice:
+    """The implementation for tensors of a device and dtype under the user's `backend`; precision "ieee" or "tf32".
 
     Raises:
         ValueError: the name is unknown.
@@ -42,17 +54,19 @@ def choose(backend: str, device: torch.device, dtype: torch.dtype, hidden_size: 
     check(backend)
     if backend == "reference":
         return Choice("reference", "asked for")
-    obstacle = _obstacle_to_triton(device, dtype, hidden_size, reset_after)
+    if backend == "auto" and device.type != "cuda":
+        return Choice("reference", f"the implementation for {device.type} tensors")
+    obstacle = _obstacle_to_triton(device, dtype, hidden_size, reset_after, precision)
     if backend == "triton":
         if obstacle:
             raise RuntimeError(f"backend='triton' cannot run: {obstacle}. backend='auto' runs what can")
         return Choice("triton", "asked for")
-    if device.type != "cuda":
-        return Choice("reference", f"the implementation for {device.type} tensors")
     return Choice("reference", obstacle) if obstacle else Choice("triton", "the implementation for cuda tensors")
 
 
-def _obstacle_to_triton(device: torch.device, dtype: torch.dtype, hidden_size: int, reset_after: bool) -> str | None:
+def _obstacle_to_triton(
+    device: torch.device, dtype: torch.dtype, hidden_size: int, reset_after: bool, precision: str
+) -> str | None:
     if find_spec("triton") is None:
         return "Triton is not installed"
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
@@ -61,7 +75,9 @@ def _obstacle_to_triton(device: torch.device, dtype: torch.dtype, hidden_size: i
         return f"the fused kernels take float16, bfloat16 and float32, and the dtype is {dtype}"
     if not reset_after:
         return "the fused kernels have no reset_after=False"
-    largest = MAX_FUSED_HIDDEN_SIZE[dtype.itemsize]
+    arithmetic = plan.kind(dtype, precision)
+    largest = plan.largest_hidden_size(arithmetic, plan.shared_memory(device))
     if hidden_size > largest:
-        return f"the fused kernels hold up to {largest} hidden units in {dtype}, and hidden_size is {hidden_size}"
+        kind = dtype if arithmetic == "half" else f"{dtype} with precision {arithmetic!r}"
+        return f"the fused kernels hold up to {largest} hidden units here in {kind}, and hidden_size is {hidden_size}"
     return None

@@ -83,8 +83,7 @@ def gru(
     """
     directions = 2 if bidirectional else 1
     steps, batch, hidden_size = _check_sequence(input, hx, weights, directions)
-    if precision not in (None, "ieee", "tf32"):
-        raise ValueError(f"precision must be 'ieee', 'tf32' or None, got {precision!r}")
+    precision = backends.resolve_precision(precision)
     per_step = flags(steps, batch, input.device, lengths, mask, reset)
     x = input
     if (dtype := _autocast_dtype(x.device)) is not None:
@@ -92,8 +91,7 @@ def gru(
         hx = None if hx is None else hx.to(dtype)
     if hx is None:
         hx = x.new_zeros(len(weights), batch, hidden_size)
-    chosen = backends.choose(backend, x.device, x.dtype, hidden_size, reset_after)
-    precision = precision or _torch_precision()
+    chosen = backends.choose(backend, x.device, x.dtype, hidden_size, reset_after, precision)
 
     h_n, gates = [], []
     for layer in range(len(weights) // directions):
@@ -169,11 +167,6 @@ def _gru_layer(
     if return_gates or waits:
         return reference.gru_layers(*arguments)
     return *ops.gru_layer(*arguments, precision, backend), None
-
-
-def _torch_precision() -> str:
-    """What torch's own switch allows for float32 in a recurrent layer of cuDNN."""
-    return "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
 
 
 def _check_sequence(

@@ -112,8 +112,7 @@ class GRU(nn.Module):
         self.dropout = float(dropout)
         self.bidirectional = bool(bidirectional)
         self.reset_after = reset_after
-        if precision not in (None, "ieee", "tf32"):
-            raise ValueError(f"precision must be 'ieee', 'tf32' or None, got {precision!r}")
+        backends.resolve_precision(precision)
         self.precision = precision
         self.backend = backends.check(backend)
 
@@ -302,7 +301,8 @@ class GRU(nn.Module):
 
     def backend_for(self, input: Tensor) -> backends.Choice:
         """The implementation that a call on this input runs, `.name` "triton" or "reference", and the `.reason`."""
-        return backends.choose(self.backend, input.device, input.dtype, self.hidden_size, self.reset_after)
+        precision = backends.resolve_precision(self.precision)
+        return backends.choose(self.backend, input.device, input.dtype, self.hidden_size, self.reset_after, precision)
 
     @classmethod
     def from_torch(cls, module: nn.GRU, *, backend: str = "auto") -> GRU:

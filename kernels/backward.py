@@ -33,6 +33,7 @@ def _gru_backward_kernel(
     H: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_H: tl.constexpr,
+    STAGES: tl.constexpr,
     HAS_DY: tl.constexpr,
     HAS_FLAGS: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -68,7 +69,7 @@ def _gru_backward_kernel(
     first_step = first_step_0 + d * (first_step_1 - first_step_0)
     flag_ptrs = flags_ptr + (first_step + c).to(tl.int64) * B + offs_b
     step = sign * batch * H
-    for _ in tl.range(0, C, num_stages=3):
+    for _ in tl.range(0, C, num_stages=STAGES):
         if HAS_DY:
             dh += tl.load(dy_ptrs, mask=mask, other=0.0).to(tl.float32)
         a_r = tl.load(a_ptrs, mask=mask, other=0.0)

@@ -38,6 +38,7 @@ def _gru_forward_kernel(
     H: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_H: tl.constexpr,
+    STAGES: tl.constexpr,
     HAS_FLAGS: tl.constexpr,
     FAST: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -78,7 +79,7 @@ def _gru_forward_kernel(
     y_ptrs = y_ptr + (all_rows * D + d)[:, None] * H + offs_h[None, :]
     flag_ptrs = flags_ptr + all_rows
     step = sign * batch * H
-    for _ in tl.range(begin, end, num_stages=3):
+    for _ in tl.range(begin, end, num_stages=STAGES):
         gx_r = tl.load(gx_ptrs, mask=mask, other=0.0)
         gx_z = tl.load(gx_ptrs + H, mask=mask, other=0.0)
         gx_n = tl.load(gx_ptrs + 2 * H, mask=mask, other=0.0)

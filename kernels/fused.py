@@ -24,6 +24,7 @@ from .backward import _gru_backward_kernel
 from .derivatives import _gru_derivatives_kernel, _gru_gate_gradients_kernel
 from .flags import states_before, step_flags, tile_spans
 from .forward import _gru_forward_kernel
+from .plan import kind, plan, shared_memory
 
 CHUNK_BYTES = 2**25  # of one value a unit and step; a chunk of T = 512 steps at B = 64, H = 512 in bfloat16
 INTERPRETED = triton.knobs.runtime.interpret
@@ -54,12 +55,11 @@ class _Layer:
         self.steps, self.batch, self.input_size = x.shape
         self.directions, _, self.hidden_size = h0.shape
         self.H = -(-self.hidden_size // 16) * 16  # zero weights keep the units beyond hidden_size at 0
-        self.block_b, self.block_h = 16, max(16, triton.next_power_of_2(self.H))
-        self.warps = 4 if self.block_h <= 64 else 8
-        self.tiles = triton.cdiv(self.batch, self.block_b)
-        low_precision = x.dtype in (torch.float16, torch.bfloat16)
-        self.fast = (low_precision or precision == "tf32") and not INTERPRETED
-        self.precision = "ieee" if low_precision else precision
+        arithmetic = kind(x.dtype, precision)
+        self.plan = plan(self.H, arithmetic, shared_memory(x.device))
+        self.tiles = triton.cdiv(self.batch, self.plan.block_b)
+        self.fast = arithmetic != "ieee" and not INTERPRETED
+        self.precision = "tf32" if arithmetic == "tf32" else "ieee"
         # The interpreter multiplies the bits of bfloat16 operands as if they were integers, and truncates to bfloat16.
         self.upcast = INTERPRETED and x.dtype is torch.bfloat16
 
@@ -116,12 +116,13 @@ class _Layer:
         return {
             "D": self.directions,
             "H": self.H,
-            "BLOCK_B": self.block_b,
-            "BLOCK_H": self.block_h,
+            "BLOCK_B": self.plan.block_b,
+            "BLOCK_H": self.plan.block_h,
+            "STAGES": self.plan.stages,
             "HAS_FLAGS": self.flags is not None,
             "PRECISION": self.precision,
             "UPCAST": self.upcast,
-            "num_warps": self.warps,
+            "num_warps": self.plan.warps,
         }
 
 
@@ -144,7 +145,7 @@ def gru_forward(
     shape = (layer.steps, layer.batch, layer.directions, layer.H)
     y = x.new_empty(shape) if layer.flags is None else x.new_zeros(shape)
     h = layer.h0.to(torch.float32, copy=True)
-    spans = h if layer.flags is None else tile_spans(layer.flags, layer.block_b)
+    spans = h if layer.flags is None else tile_spans(layer.flags, layer.plan.block_b)
     with _on(x):
         for chunk in layer.chunks() if layer.batch else ():
             _gru_forward_kernel[(layer.tiles * layer.directions,)](

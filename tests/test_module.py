@@ -242,21 +242,26 @@ def test_backend_for_names_what_runs_and_why(monkeypatch):
         GRU(3, 4, backend="triton")(x)
 
 
+H100 = 232_448  # bytes of shared memory a block may take
 CHOICES = [
-    ("auto", "cuda", torch.bfloat16, 128, True, "triton", "the implementation for cuda tensors"),
-    ("auto", "cuda", torch.bfloat16, 129, True, "reference", "hold up to 128 hidden units .* hidden_size is 129"),
-    ("auto", "cuda", torch.float32, 65, True, "reference", "hold up to 64 hidden units"),
-    ("auto", "cuda", torch.float64, 4, True, "reference", "the dtype is torch.float64"),
-    ("auto", "cuda", torch.float32, 4, False, "reference", "no reset_after=False"),
-    ("auto", "mps", torch.float32, 4, True, "reference", "the implementation for mps tensors"),
-    ("reference", "cuda", torch.float32, 4, True, "reference", "asked for"),
-    ("triton", "cuda", torch.float16, 1, True, "triton", "asked for"),
+    ("auto", "cuda", torch.bfloat16, 128, True, "tf32", H100, "triton", "the implementation for cuda tensors"),
+    ("auto", "cuda", torch.float16, 129, True, "tf32", H100, "reference", "up to 128 hidden .* hidden_size is 129"),
+    ("auto", "cuda", torch.float32, 128, True, "tf32", H100, "triton", "the implementation for cuda tensors"),
+    ("auto", "cuda", torch.float32, 65, True, "ieee", H100, "reference", "up to 64 hidden .* precision 'ieee'"),
+    ("auto", "cuda", torch.bfloat16, 65, True, "tf32", 101_376, "reference", "up to 64 hidden units here"),
+    ("auto", "cuda", torch.float64, 4, True, "tf32", H100, "reference", "the dtype is torch.float64"),
+    ("auto", "cuda", torch.float32, 4, False, "tf32", H100, "reference", "no reset_after=False"),
+    ("auto", "mps", torch.float32, 4, True, "tf32", H100, "reference", "the implementation for mps tensors"),
+    ("reference", "cuda", torch.float32, 4, True, "tf32", H100, "reference", "asked for"),
+    ("triton", "cuda", torch.float16, 1, True, "tf32", H100, "triton", "asked for"),
 ]
 
 
-@pytest.mark.parametrize("backend, device, dtype, hidden_size, reset_after, name, reason", CHOICES)
-def test_choice_of_backend(backend, device, dtype, hidden_size, reset_after, name, reason):
-    choice = backends.choose(backend, torch.device(device), dtype, hidden_size, reset_after)
+@pytest.mark.parametrize("case", CHOICES, ids=str)
+def test_choice_of_backend(case, monkeypatch):
+    backend, device, dtype, hidden_size, reset_after, precision, shared_memory, name, reason = case
+    monkeypatch.setattr(backends.plan, "shared_memory", lambda device: shared_memory)
+    choice = backends.choose(backend, torch.device(device), dtype, hidden_size, reset_after, precision)
     assert choice.name == name and re.search(reason, choice.reason)
 
 
@@ -267,7 +272,14 @@ def test_an_explicit_backend_never_falls_back():
         (torch.bfloat16, 500, True, "hidden_size is 500"),
     ):
         with pytest.raises(RuntimeError, match=f"backend='triton' cannot run: .*{message}"):
-            backends.choose("triton", torch.device("cuda"), dtype, hidden_size, reset_after)
+            backends.choose("triton", torch.device("cuda"), dtype, hidden_size, reset_after, "tf32")
+
+
+def test_precision_follows_torch_unless_given(monkeypatch):
+    for allowed, resolved in ((True, "tf32"), (False, "ieee")):
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
+        assert backends.resolve_precision(None) == resolved
+        assert backends.resolve_precision("ieee") == "ieee"
 
 
 BAD_ARGUMENTS = {

@@ -1,0 +1,134 @@
+"""Compiles every plan of the fused kernels ahead of time, without a GPU, and holds what comes out to a budget.
+
+    python -m benchmarks.compile_report --arch 90 [--json FILE]
+
+Prints registers, spilled bytes, shared memory and the instructions of the step loop (per warp, from the machine code),
+and exits with 1 where a kernel spills, takes more shared memory than the architecture has or than plans.json says, or
+has more instructions in its loop than benchmarks/compile_budget.json allows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import triton
+from grucore.kernels.backward import _gru_backward_kernel
+from grucore.kernels.forward import _gru_forward_kernel
+from grucore.kernels.plan import TABLE
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+import grucore  # makes grucore.kernels importable from a checkout
+
+SHARED_MEMORY = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes a block may take (CUDA programming guide)
+BUDGET = Path(__file__).parent / "compile_budget.json"
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"  # ptxas, cuobjdump
+DTYPES = {"half": ("bf16", "fp16"), "tf32": ("tf32",), "ieee": ("fp32",)}
+
+
+def arguments(kernel: Any, dtype: str) -> dict[str, str]:
+    """The kernel's run-time arguments and their types."""
+    element = "fp32" if dtype == "tf32" else dtype
+    derivative = "fp32" if element == "fp32" else "fp16"
+    fixed = {"h_ptr": "*fp32", "dh_ptr": "*fp32", "dh0_ptr": "*fp32", "flags_ptr": "*u8", "span_ptr": "*i32"}
+    fixed["a_ptr"] = f"*{derivative}"
+    names = [name for name in kernel.arg_names if not name.isupper() or name in ("B", "C")]
+    return {name: fixed.get(name, f"*{element}") if name.endswith("_ptr") else "i32" for name in names}
+
+
+def compiled(kernel: Any, dtype: str, row: dict[str, int], flags: bool, arch: int) -> dict[str, Any]:
+    """What comes out of compiling a kernel for one row of the table."""
+    constants = {"D": 1, "H": row["block_h"], "BLOCK_B": row["block_b"], "BLOCK_H": row["block_h"], "HAS_FLAGS": flags}
+    constants |= {"STAGES": row["stages"], "PRECISION": "tf32" if dtype == "tf32" else "ieee", "UPCAST": False}
+    constants |= {"FAST": dtype != "fp32"} if "FAST" in kernel.arg_names else {"HAS_DY": True}
+    types = arguments(kernel, dtype)
+    signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if name.endswith("_ptr")}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    binary = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": row["warps"]})
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(binary.asm["cubin"])
+        usage = subprocess.run([TOOLS / "cuobjdump", "--dump-resource-usage", cubin], capture_output=True, text=True)
+        code = subprocess.run([TOOLS / "cuobjdump", "--dump-sass", cubin], capture_output=True, text=True)
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage.stdout).groups()
+    return {
+        "kernel": "forward" if kernel is _gru_forward_kernel else "backward",
+        "arch": arch,
+        "dtype": dtype,
+        "H": row["block_h"],
+        "flags": flags,
+        "block_b": row["block_b"],
+        "warps": row["warps"],
+        "registers": int(registers),
+        "spill_bytes": int(stack),  # spills are all that these kernels would put on the stack
+        "shared_bytes": binary.metadata.shared,
+        "loop_instructions": loop_instructions(code.stdout),
+    }
+
+
+def loop_instructions(sass: str) -> int:
+    """Instructions of the widest backward branch in the machine code: the step loop."""
+    addresses, widest = [], (0, -1)
+    for line in sass.splitlines():
+        if found := re.match(r"\s*/\*([0-9a-f]{4,5})\*/", line):
+            addresses.append(int(found[1], 16))
+            target = re.search(r"BRA.*? (0x[0-9a-f]+)", line)
+            if target and int(target[1], 16) < addresses[-1]:
+                widest = max(widest, (int(target[1], 16), addresses[-1]), key=lambda span: span[1] - span[0])
+    return sum(widest[0] <= address <= widest[1] for address in addresses)
+
+
+def faults(result: dict[str, Any], row: dict[str, int], budget: dict[str, int]) -> list[str]:
+    """What a kernel does that it may not."""
+    key = f"{result['kernel']} {result['dtype']} H={result['H']}{' flags' if result['flags'] else ''}"
+    found = []
+    if result["spill_bytes"]:
+        found.append(f"spills {result['spill_bytes']} bytes")
+    if result["shared_bytes"] > row["shared_bytes"]:
+        found.append(f"takes {result['shared_bytes']} bytes of shared memory, plans.json says {row['shared_bytes']}")
+    if result["arch"] == 90 and result["loop_instructions"] > budget.get(key, 0):
+        found.append(f"has {result['loop_instructions']} instructions in its loop, the budget is {budget.get(key, 0)}")
+    return [f"sm_{result['arch']} {key}: {fault}" for fault in found]
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", type=int, choices=list(SHARED_MEMORY), default=90)
+    parser.add_argument("--json", type=Path, help="also write the rows there")
+    options = parser.parse_args()
+    budget = json.loads(BUDGET.read_text())
+    results, wrong = [], []
+    print(f"grucore {grucore.__version__}, triton {triton.__version__}, sm_{options.arch}")
+    print("kernel    dtype   H  flags  warps  registers  spills  shared  loop instructions")
+    for row in TABLE:
+        if row["shared_bytes"] > SHARED_MEMORY[options.arch]:
+            continue  # a plan that is never chosen there
+        for dtype in DTYPES[row["kind"]]:
+            for kernel in (_gru_forward_kernel, _gru_backward_kernel):
+                for flags in (False, True):
+                    result = compiled(kernel, dtype, row, flags, options.arch)
+                    results.append(result)
+                    wrong += faults(result, row, budget)
+                    print(
+                        f"{result['kernel']:9} {dtype} {result['H']:3}  {'yes' if flags else 'no':5}  {row['warps']:5}"
+                        f"  {result['registers']:9}  {result['spill_bytes']:6}  {result['shared_bytes']:6}  "
+                        f"{result['loop_instructions']:6}",
+                        flush=True,
+                    )
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    if wrong:
+        sys.exit("\n".join(wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Which tile a fused layer runs with: a pure function of sizes, dtype and the device's shared memory.
+
+The table, `plans.json`, has a row for each kind of arithmetic and largest hidden size: rows of a tile, warps, steps
+loaded ahead, and the shared memory that the kernels take, as `python -m benchmarks.compile_report` finds by compiling
+them. Nothing in it was timed yet.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+
+class Plan(NamedTuple):
+    """How a layer's recurrences are launched."""
+
+    block_b: int  # rows of a tile
+    block_h: int  # hidden units, a power of two
+    warps: int
+    stages: int  # steps whose operands are on their way
+    shared_bytes: int  # of the larger of the two recurrences, on the architecture that takes most
+
+
+# The rows of plans.json, smallest hidden size first.
+TABLE: list[dict] = sorted(
+    json.loads((Path(__file__).parent / "plans.json").read_text()), key=lambda row: row["block_h"]
+)
+
+
+def kind(dtype: torch.dtype, precision: str) -> str:
+    """The kind of arithmetic: "half" for float16 and bfloat16, else the precision of float32, "tf32" or "ieee"."""
+    return precision if dtype is torch.float32 else "half"
+
+
+def largest_hidden_size(kind: str, shared_memory: int) -> int:
+    """The largest H that has a plan with that much shared memory a block; 0 if none has."""
+    return max((row["block_h"] for row in TABLE if _fits(row, kind, 1, shared_memory)), default=0)
+
+
+def plan(hidden_size: int, kind: str, shared_memory: int) -> Plan:
+    """The plan for H units in a kind of arithmetic on a device with that much shared memory a block.
+
+    Args:
+        hidden_size: H.
+        kind: see `kind`.
+        shared_memory: bytes that a block may take, `shared_memory_per_block_optin` of the device's properties.
+
+    Raises:
+        ValueError: none fits.
+    """
+    for row in TABLE:
+        if _fits(row, kind, hidden_size, shared_memory):
+            return Plan(*(row[name] for name in Plan._fields))
+    raise ValueError(
+        f"no plan for {hidden_size} hidden units in {kind} arithmetic with {shared_memory} bytes of shared memory; "
+        f"the largest is {largest_hidden_size(kind, shared_memory)}"
+    )
+
+
+def _fits(row: dict, kind: str, hidden_size: int, shared_memory: int) -> bool:
+    return row["kind"] == kind and row["block_h"] >= hidden_size and row["shared_bytes"] <= shared_memory
+
+
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a block may take on a device; where there is no GPU, those of an H100."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return 232_448
+    properties = torch.cuda.get_device_properties(device)
+    return getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block)
