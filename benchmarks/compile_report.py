@@ -10,6 +10,7 @@ has more instructions in its loop than benchmarks/compile_budget.json allows.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import subprocess
@@ -22,6 +23,7 @@ import triton
 from grucore.kernels.backward import _gru_backward_kernel
 from grucore.kernels.forward import _gru_forward_kernel
 from grucore.kernels.plan import TABLE
+from grucore.kernels.split import _gru_backward_split_kernel, _gru_forward_split_kernel
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -30,6 +32,12 @@ import grucore  # makes grucore.kernels importable from a checkout
 SHARED_MEMORY = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes a block may take (CUDA programming guide)
 BUDGET = Path(__file__).parent / "compile_budget.json"
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"  # ptxas, cuobjdump
+KERNELS = {
+    ("forward", False): _gru_forward_kernel,
+    ("forward", True): _gru_forward_split_kernel,
+    ("backward", False): _gru_backward_kernel,
+    ("backward", True): _gru_backward_split_kernel,
+}
 DTYPES = {"half": ("bf16", "fp16"), "tf32": ("tf32",), "ieee": ("fp32",)}
 
 
@@ -38,16 +46,20 @@ def arguments(kernel: Any, dtype: str) -> dict[str, str]:
     element = "fp32" if dtype == "tf32" else dtype
     derivative = "fp32" if element == "fp32" else "fp16"
     fixed = {"h_ptr": "*fp32", "dh_ptr": "*fp32", "dh0_ptr": "*fp32", "flags_ptr": "*u8", "span_ptr": "*i32"}
-    fixed["a_ptr"] = f"*{derivative}"
+    fixed |= {"a_ptr": f"*{derivative}", "slots_ptr": "*u32" if element == "fp32" else "*u16"}
     names = [name for name in kernel.arg_names if not name.isupper() or name in ("B", "C")]
     return {name: fixed.get(name, f"*{element}") if name.endswith("_ptr") else "i32" for name in names}
 
 
 def compiled(kernel: Any, dtype: str, row: dict[str, int], flags: bool, arch: int) -> dict[str, Any]:
     """What comes out of compiling a kernel for one row of the table."""
-    constants = {"D": 1, "H": row["block_h"], "BLOCK_B": row["block_b"], "BLOCK_H": row["block_h"], "HAS_FLAGS": flags}
-    constants |= {"STAGES": row["stages"], "PRECISION": "tf32" if dtype == "tf32" else "ieee", "UPCAST": False}
+    constants = {"D": 1, "H": row["max_hidden"], "BLOCK_B": row["block_b"], "HAS_FLAGS": flags, "UPCAST": False}
+    constants["PRECISION"] = "tf32" if dtype == "tf32" else "ieee"
     constants |= {"FAST": dtype != "fp32"} if "FAST" in kernel.arg_names else {"HAS_DY": True}
+    if row["block_j"]:
+        constants |= {"J": row["block_j"], "BLOCK_K": row["block_k"]}
+    else:
+        constants |= {"BLOCK_H": row["block_k"], "STAGES": row["stages"]}
     types = arguments(kernel, dtype)
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if name.endswith("_ptr")}
@@ -60,11 +72,12 @@ def compiled(kernel: Any, dtype: str, row: dict[str, int], flags: bool, arch: in
         code = subprocess.run([TOOLS / "cuobjdump", "--dump-sass", cubin], capture_output=True, text=True)
     registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage.stdout).groups()
     return {
-        "kernel": "forward" if kernel is _gru_forward_kernel else "backward",
+        "kernel": row["recurrence"],
         "arch": arch,
         "dtype": dtype,
-        "H": row["block_h"],
+        "H": row["max_hidden"],
         "flags": flags,
+        "block_j": row["block_j"] or row["max_hidden"],
         "block_b": row["block_b"],
         "warps": row["warps"],
         "registers": int(registers),
@@ -112,18 +125,17 @@ def main() -> None:
     for row in TABLE:
         if row["shared_bytes"] > SHARED_MEMORY[options.arch]:
             continue  # a plan that is never chosen there
-        for dtype in DTYPES[row["kind"]]:
-            for kernel in (_gru_forward_kernel, _gru_backward_kernel):
-                for flags in (False, True):
-                    result = compiled(kernel, dtype, row, flags, options.arch)
-                    results.append(result)
-                    wrong += faults(result, row, budget)
-                    print(
-                        f"{result['kernel']:9} {dtype} {result['H']:3}  {'yes' if flags else 'no':5}  {row['warps']:5}"
-                        f"  {result['registers']:9}  {result['spill_bytes']:6}  {result['shared_bytes']:6}  "
-                        f"{result['loop_instructions']:6}",
-                        flush=True,
-                    )
+        kernel = KERNELS[row["recurrence"], bool(row["block_j"])]
+        for dtype, flags in itertools.product(DTYPES[row["kind"]], (False, True)):
+            result = compiled(kernel, dtype, row, flags, options.arch)
+            results.append(result)
+            wrong += faults(result, row, budget)
+            print(
+                f"{result['kernel']:9} {dtype} {result['H']:4}  {'yes' if flags else 'no':5}  {row['warps']:5}"
+                f"  {result['registers']:9}  {result['spill_bytes']:6}  {result['shared_bytes']:6}"
+                f"  {result['loop_instructions']:6}",
+                flush=True,
+            )
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
     if wrong:

@@ -22,9 +22,10 @@ from torch.nn.functional import pad
 
 from .backward import _gru_backward_kernel
 from .derivatives import _gru_derivatives_kernel, _gru_gate_gradients_kernel
-from .flags import states_before, step_flags, tile_spans
+from .flags import BEGAN, states_before, step_flags, tile_spans
 from .forward import _gru_forward_kernel
-from .plan import kind, plan, shared_memory
+from .plan import kind, plan, processors, shared_memory
+from .split import _gru_backward_split_kernel, _gru_forward_split_kernel
 
 CHUNK_BYTES = 2**25  # of one value a unit and step; a chunk of T = 512 steps at B = 64, H = 512 in bfloat16
 INTERPRETED = triton.knobs.runtime.interpret
@@ -51,12 +52,14 @@ class _Layer:
         real: Tensor | None,  # (T, B) bool
         start: Tensor | None,  # (T, B) bool
         precision: str,
+        recurrence: str,  # "forward" or "backward"
     ):
         self.steps, self.batch, self.input_size = x.shape
         self.directions, _, self.hidden_size = h0.shape
-        self.H = -(-self.hidden_size // 16) * 16  # zero weights keep the units beyond hidden_size at 0
         arithmetic = kind(x.dtype, precision)
-        self.plan = plan(self.H, arithmetic, shared_memory(x.device))
+        self.plan = plan(recurrence, self.hidden_size, arithmetic, shared_memory(x.device))
+        width = self.plan.block_j or 16
+        self.H = -(-self.hidden_size // width) * width  # zero weights keep the units beyond hidden_size at 0
         self.tiles = triton.cdiv(self.batch, self.plan.block_b)
         self.fast = arithmetic != "ieee" and not INTERPRETED
         self.precision = "tf32" if arithmetic == "tf32" else "ieee"
@@ -112,18 +115,49 @@ class _Layer:
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """Compile-time arguments of both recurrences."""
+        """Compile-time arguments of all recurrences."""
         return {
             "D": self.directions,
             "H": self.H,
             "BLOCK_B": self.plan.block_b,
-            "BLOCK_H": self.plan.block_h,
-            "STAGES": self.plan.stages,
             "HAS_FLAGS": self.flags is not None,
             "PRECISION": self.precision,
             "UPCAST": self.upcast,
             "num_warps": self.plan.warps,
         }
+
+    def launch(
+        self, chunk: Chunk, whole: Any, split: Any, tensors: tuple, slots: Tensor | None, **options: Any
+    ) -> None:
+        """Runs a recurrence over a chunk: `whole` where a program has all units, else `split` with its slots."""
+        options |= self.sizes
+        if slots is None:
+            options |= {"BLOCK_H": self.plan.block_k, "STAGES": self.plan.stages}
+            whole[(self.tiles * self.directions,)](*tensors, chunk.steps, self.batch, *chunk.first, **options)
+            return
+        group = self.directions * self.H // self.plan.block_j  # programs that wait for one another
+        tiles = self.tiles if INTERPRETED else max(1, processors(self.x.device) // group)
+        spans = [(i, i + 1) for i in range(chunk.steps)] if INTERPRETED else [(0, chunk.steps)]
+        options |= {"J": self.plan.block_j, "BLOCK_K": self.plan.block_k}
+        if not INTERPRETED:
+            options["launch_cooperative_grid"] = True  # refused, rather than hanging, where it does not fit
+        for first_tile in range(0, self.tiles, tiles):
+            for first, last in spans:
+                split[(min(tiles, self.tiles - first_tile) * group,)](
+                    *tensors, slots, chunk.steps, self.batch, first_tile, *chunk.first, first, last, **options
+                )
+
+    def slots(self, chunk: Chunk, first: Tensor) -> Tensor | None:
+        """The exchange buffer of a chunk, its first slot given, the rest filling; None where nothing is exchanged."""
+        if not self.plan.block_j:
+            return None
+        signed, unsigned = {2: (torch.int16, torch.uint16), 4: (torch.int32, torch.uint32)}[self.x.element_size()]
+        slots = torch.full((chunk.steps + 1, *first.shape), -1, dtype=signed, device=self.x.device)
+        bits = first.to(self.x.dtype).view(signed)
+        # A NaN may have the bits of the filling (PyTorch's own conversion to bfloat16 on CPU makes it so): 0x7FFF...
+        # is one too.
+        slots[0] = bits.masked_fill(bits == -1, torch.iinfo(signed).max)
+        return slots.view(unsigned)
 
 
 def gru_forward(
@@ -141,28 +175,17 @@ def gru_forward(
     """y (T, B, D*H) and h_n (D, B, H) of one layer; the arguments are those of `_Layer`."""
     if not reset_after:
         raise ValueError("the fused kernels have no reset_after=False")
-    layer = _Layer(x, h0, w_ih, w_hh, b_ih, b_hh, real, start, precision)
+    layer = _Layer(x, h0, w_ih, w_hh, b_ih, b_hh, real, start, precision, "forward")
     shape = (layer.steps, layer.batch, layer.directions, layer.H)
     y = x.new_empty(shape) if layer.flags is None else x.new_zeros(shape)
     h = layer.h0.to(torch.float32, copy=True)
     spans = h if layer.flags is None else tile_spans(layer.flags, layer.plan.block_b)
     with _on(x):
         for chunk in layer.chunks() if layer.batch else ():
-            _gru_forward_kernel[(layer.tiles * layer.directions,)](
-                layer.input_side(chunk),
-                h,
-                layer.h0,
-                layer.w_hh,
-                layer.b_hn,
-                y if layer.flags is None else layer.flags,
-                spans,
-                y,
-                chunk.steps,
-                layer.batch,
-                *chunk.first,
-                FAST=layer.fast,
-                **layer.sizes,
-            )
+            flags = y if layer.flags is None else layer.flags
+            tensors = (layer.input_side(chunk), h, layer.h0, layer.w_hh, layer.b_hn, flags, spans, y)
+            slots = layer.slots(chunk, h)
+            layer.launch(chunk, _gru_forward_kernel, _gru_forward_split_kernel, tensors, slots, FAST=layer.fast)
     narrow = layer.hidden_size
     return y[..., :narrow].flatten(2), h[..., :narrow].to(x.dtype, memory_format=torch.contiguous_format)
 
@@ -184,7 +207,7 @@ def gru_backward(
     need_dx: bool,
 ) -> tuple[Tensor | None, ...]:
     """dx (None unless needed), dh0, dw_ih, dw_hh, db_ih, db_hh; the other arguments are those of `_Layer`."""
-    layer = _Layer(x, h0, w_ih, w_hh, b_ih, b_hh, real, start, precision)
+    layer = _Layer(x, h0, w_ih, w_hh, b_ih, b_hh, real, start, precision, "backward")
     D, H, batch = layer.directions, layer.H, layer.batch
     y = layer.widened(y.unflatten(2, (D, -1)))  # (T, B, D, H)
     if dy is not None:
@@ -221,19 +244,12 @@ def gru_backward(
                     d_states[d] = layer.rows(dy[:, :, d], chunk, d)
                     if layer.flags is not None:
                         d_states[d].masked_fill_((flags.unsqueeze(1) & 1) == 0, 0)
-            _gru_backward_kernel[(layer.tiles * D,)](
-                d_states,
-                a,
-                layer.w_hh,
-                a if layer.flags is None else layer.flags,
-                dh,
-                dh0,
-                chunk.steps,
-                batch,
-                *chunk.first,
-                HAS_DY=dy is not None,
-                **layer.sizes,
-            )
+            flags = a if layer.flags is None else layer.flags
+            slots = layer.slots(chunk, dh.new_zeros(D, batch, 3 * H))
+            tensors = (d_states, a, layer.w_hh, flags, dh, dh0)
+            layer.launch(chunk, _gru_backward_kernel, _gru_backward_split_kernel, tensors, slots, HAS_DY=dy is not None)
+            if slots is not None:
+                _finish_chunk(layer, chunk, slots, dh, dh0)
             for d in range(D):
                 _over_rows(_gru_gate_gradients_kernel, H, d_states[d], a[d], gx[d], gh[d], UPCAST=layer.upcast)
                 x_rows = layer.rows(layer.x, chunk, d)
@@ -252,6 +268,18 @@ def gru_backward(
     if dx is not None and real is not None:
         dx.masked_fill_(~real.unsqueeze(-1), 0)
     return dx, *(g.to(x.dtype, memory_format=torch.contiguous_format) for g in grads)
+
+
+def _finish_chunk(layer: _Layer, chunk: Chunk, slots: Tensor, dh: Tensor, dh0: Tensor) -> None:
+    """The last product that the split recurrence leaves: dh becomes the gradient of the state before the chunk."""
+    for d in range(layer.directions):
+        last = slots[chunk.steps, d].view(layer.x.dtype)  # (B, 3H)
+        dh[d] += torch.mm(last.float(), layer.w_hh[d].float())
+        if layer.flags is not None:
+            step = chunk.first[d] if d == 0 else chunk.first[d] + chunk.steps - 1
+            began = ((layer.flags[step] & BEGAN[d]) != 0).unsqueeze(1)
+            dh0[d] += dh[d].masked_fill(~began, 0)
+            dh[d].masked_fill_(began, 0)
 
 
 def _states_before(layer: _Layer, y: Tensor, chunk: Chunk, d: int) -> Tensor:

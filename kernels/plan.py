@@ -1,8 +1,8 @@
 """Which tile a fused layer runs with: a pure function of sizes, dtype and the device's shared memory.
 
-The table, `plans.json`, has a row for each kind of arithmetic and largest hidden size: rows of a tile, warps, steps
-loaded ahead, and the shared memory that the kernels take, as `python -m benchmarks.compile_report` finds by compiling
-them. Nothing in it was timed yet.
+The table, `plans.json`, has a row for each recurrence, kind of arithmetic and largest hidden size: rows of a tile,
+warps, steps loaded ahead, and the shared memory that the kernels take, as `python -m benchmarks.compile_report` finds
+by compiling them. Nothing in it was timed yet.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ class Plan(NamedTuple):
     """How a layer's recurrences are launched."""
 
     block_b: int  # rows of a tile
-    block_h: int  # hidden units, a power of two
+    block_j: int  # hidden units of a program, where a group of programs shares a tile; 0 where one has them all
+    block_k: int  # hidden units that a product takes at once, a power of two
     warps: int
     stages: int  # steps whose operands are on their way
-    shared_bytes: int  # of the larger of the two recurrences, on the architecture that takes most
+    shared_bytes: int  # on the architecture that takes most
 
 
 # The rows of plans.json, smallest hidden size first.
 TABLE: list[dict] = sorted(
-    json.loads((Path(__file__).parent / "plans.json").read_text()), key=lambda row: row["block_h"]
+    json.loads((Path(__file__).parent / "plans.json").read_text()), key=lambda row: row["max_hidden"]
 )
 
 
@@ -37,13 +38,17 @@ def kind(dtype: torch.dtype, precision: str) -> str:
 
 def largest_hidden_size(kind: str, shared_memory: int) -> int:
     """The largest H that has a plan with that much shared memory a block; 0 if none has."""
-    return max((row["block_h"] for row in TABLE if _fits(row, kind, 1, shared_memory)), default=0)
+    return min(
+        max((row["max_hidden"] for row in TABLE if _fits(row, recurrence, kind, 1, shared_memory)), default=0)
+        for recurrence in ("forward", "backward")
+    )
 
 
-def plan(hidden_size: int, kind: str, shared_memory: int) -> Plan:
-    """The plan for H units in a kind of arithmetic on a device with that much shared memory a block.
+def plan(recurrence: str, hidden_size: int, kind: str, shared_memory: int) -> Plan:
+    """The plan of a recurrence for H units in a kind of arithmetic on a device with that much shared memory a block.
 
     Args:
+        recurrence: "forward" or "backward".
         hidden_size: H.
         kind: see `kind`.
         shared_memory: bytes that a block may take, `shared_memory_per_block_optin` of the device's properties.
@@ -52,7 +57,7 @@ def plan(hidden_size: int, kind: str, shared_memory: int) -> Plan:
         ValueError: none fits.
     """
     for row in TABLE:
-        if _fits(row, kind, hidden_size, shared_memory):
+        if _fits(row, recurrence, kind, hidden_size, shared_memory):
             return Plan(*(row[name] for name in Plan._fields))
     raise ValueError(
         f"no plan for {hidden_size} hidden units in {kind} arithmetic with {shared_memory} bytes of shared memory; "
@@ -60,8 +65,9 @@ def plan(hidden_size: int, kind: str, shared_memory: int) -> Plan:
     )
 
 
-def _fits(row: dict, kind: str, hidden_size: int, shared_memory: int) -> bool:
-    return row["kind"] == kind and row["block_h"] >= hidden_size and row["shared_bytes"] <= shared_memory
+def _fits(row: dict, recurrence: str, kind: str, hidden_size: int, shared_memory: int) -> bool:
+    same = row["recurrence"] == recurrence and row["kind"] == kind
+    return same and row["max_hidden"] >= hidden_size and row["shared_bytes"] <= shared_memory
 
 
 def shared_memory(device: torch.device) -> int:
@@ -70,3 +76,8 @@ def shared_memory(device: torch.device) -> int:
         return 232_448
     properties = torch.cuda.get_device_properties(device)
     return getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block)
+
+
+def processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU."""
+    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -22,7 +22,7 @@ def test_every_plan_is_within_its_budget(arch, tmp_path):
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "rows").read_text())
     chosen = [row for row in plan.TABLE if row["shared_bytes"] <= compile_report.SHARED_MEMORY[arch]]
-    assert {(row["H"], row["warps"]) for row in rows} == {(row["block_h"], row["warps"]) for row in chosen}
+    assert {(row["kernel"], row["H"]) for row in rows} == {(row["recurrence"], row["max_hidden"]) for row in chosen}
 
 
 def test_faults_are_found():
@@ -56,12 +56,16 @@ def test_loop_is_the_widest_backward_branch():
     assert compile_report.loop_instructions(sass) == 4
 
 
-@pytest.mark.parametrize("kind, hidden_size, block_h", [("half", 1, 16), ("half", 65, 128), ("ieee", 33, 64)])
-def test_plan_is_the_smallest_that_fits(kind, hidden_size, block_h):
-    assert plan.plan(hidden_size, kind, 232_448).block_h == block_h
+@pytest.mark.parametrize(
+    "kind, hidden_size, block_k, block_j",
+    [("half", 1, 16, 0), ("half", 65, 128, 0), ("ieee", 33, 64, 0), ("half", 129, 256, 64)],
+)
+def test_plan_is_the_smallest_that_fits(kind, hidden_size, block_k, block_j):
+    chosen = plan.plan("forward", hidden_size, kind, 232_448)
+    assert (chosen.block_k, chosen.block_j) == (block_k, block_j)
 
 
 def test_no_plan_says_what_is_the_largest():
-    assert plan.largest_hidden_size("half", 101_376) == 64
-    with pytest.raises(ValueError, match=r"no plan for 129 hidden units in half .*; the largest is 128"):
-        plan.plan(129, "half", 232_448)
+    assert plan.largest_hidden_size("ieee", 232_448) == 64
+    with pytest.raises(ValueError, match=r"no plan for 1025 hidden units in half .*; the largest is 1024"):
+        plan.plan("backward", 1025, "half", 232_448)

@@ -102,6 +102,52 @@ def test_chunks_do_not_change_the_result(kind, monkeypatch):
             torch.testing.assert_close(a, b, rtol=0, atol=2e-6)  # 5e-7 measured
 
 
+SPLIT = {  # T, B, I, H, two-way, dtype: hidden units shared by groups of programs
+    "two tiles, two-way": (3, 17, 3, 130, True, torch.float16),
+    "whole width": (3, 2, 3, 256, False, torch.bfloat16),
+    "several products": (2, 2, 3, 300, False, torch.float16),
+}
+
+
+@pytest.mark.parametrize("shape", SPLIT.values(), ids=SPLIT)
+def test_split_equals_nn_gru(shape):
+    T, B, I, H, two_way, dtype = shape  # noqa: E741
+    layer = fused_layer(I, H, dtype, bidirectional=two_way)
+    assert fused.plan("forward", H, "half", 232_448).block_j > 0
+    hx = randn(layer.num_directions, B, H, dtype=dtype)
+    compare(layer, to_oracle(layer), randn(T, B, I, dtype=dtype), hx, limits=FUSED_LIMITS)
+
+
+@pytest.mark.parametrize("kind", ["lengths", "mask and reset"])
+def test_split_flags_and_chunks(kind, monkeypatch):
+    """Chunks of two steps, so that states and gradients cross them."""
+    T, B = 5, 3
+    monkeypatch.setattr(fused, "CHUNK_BYTES", 2 * 2 * B * 192 * 2)
+    layer = fused_layer(3, 130, torch.float16, bidirectional=True)
+    unfused = GRU.from_torch(layer.to_torch(), backend="reference").double()
+    options = random_flags(kind, T, B)
+    call = lambda m, x, h: m(x, h, **options)  # noqa: E731
+    x, hx = randn(T, B, 3, dtype=torch.float16), randn(2, B, 130, dtype=torch.float16)
+    compare(layer, unfused, x, hx, call, call, limits=FUSED_LIMITS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_nan_with_the_bits_of_the_filling_does_not_stop_a_group(dtype):
+    """Held from step to step in one row, beside rows that go on."""
+    layer = fused_layer(3, 130, dtype)
+    hx = randn(1, 3, 130, dtype=dtype)
+    filling = torch.full((130,), -1, dtype=torch.int16, device=DEVICE).view(dtype)
+    assert filling.isnan().all()
+    hx[0, 1] = filling
+    mask = torch.tensor([[True, False, True]], device=DEVICE).expand(3, 3)
+    x = randn(3, 3, 3, dtype=dtype)
+    y, h_n = layer(x, hx, mask=mask)
+    assert h_n[0, 1].isnan().all() and y[:, 1].count_nonzero() == 0
+    others = [0, 2]
+    want, _ = layer(x[:, others], hx[:, others])
+    torch.testing.assert_close(y[:, others], want, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("loss", ["h_n", "y", "strided"])
 def test_partial_and_strided_gradients(loss):
     layer = fused_layer(3, 8, torch.float32, batch_first=True)
