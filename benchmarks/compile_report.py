@@ -123,7 +123,7 @@ def main() -> None:
     print(f"grucore {grucore.__version__}, triton {triton.__version__}, sm_{options.arch}")
     print("kernel    dtype   H  flags  warps  registers  spills  shared  loop instructions")
     for row in TABLE:
-        if row["shared_bytes"] > SHARED_MEMORY[options.arch]:
+        if row["shared_bytes"] > SHARED_MEMORY[options.arch] or row["capability"] > options.arch:
             continue  # a plan that is never chosen there
         kernel = KERNELS[row["recurrence"], bool(row["block_j"])]
         for dtype, flags in itertools.product(DTYPES[row["kind"]], (False, True)):

@@ -76,7 +76,7 @@ def _obstacle_to_triton(
     if not reset_after:
         return "the fused kernels have no reset_after=False"
     arithmetic = plan.kind(dtype, precision)
-    largest = plan.largest_hidden_size(arithmetic, plan.shared_memory(device))
+    largest = plan.largest_hidden_size(arithmetic, plan.shared_memory(device), plan.capability(device))
     if hidden_size > largest:
         kind = dtype if arithmetic == "half" else f"{dtype} with precision {arithmetic!r}"
         return f"the fused kernels hold up to {largest} hidden units here in {kind}, and hidden_size is {hidden_size}"

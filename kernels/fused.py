@@ -24,7 +24,7 @@ from .backward import _gru_backward_kernel
 from .derivatives import _gru_derivatives_kernel, _gru_gate_gradients_kernel
 from .flags import BEGAN, states_before, step_flags, tile_spans
 from .forward import _gru_forward_kernel
-from .plan import kind, plan, processors, shared_memory
+from .plan import capability, kind, plan, processors, shared_memory
 from .split import _gru_backward_split_kernel, _gru_forward_split_kernel
 
 CHUNK_BYTES = 2**25  # of one value a unit and step; a chunk of T = 512 steps at B = 64, H = 512 in bfloat16
@@ -57,7 +57,7 @@ class _Layer:
         self.steps, self.batch, self.input_size = x.shape
         self.directions, _, self.hidden_size = h0.shape
         arithmetic = kind(x.dtype, precision)
-        self.plan = plan(recurrence, self.hidden_size, arithmetic, shared_memory(x.device))
+        self.plan = plan(recurrence, self.hidden_size, arithmetic, shared_memory(x.device), capability(x.device))
         width = self.plan.block_j or 16
         self.H = -(-self.hidden_size // width) * width  # zero weights keep the units beyond hidden_size at 0
         self.tiles = triton.cdiv(self.batch, self.plan.block_b)

@@ -36,15 +36,18 @@ def kind(dtype: torch.dtype, precision: str) -> str:
     return precision if dtype is torch.float32 else "half"
 
 
-def largest_hidden_size(kind: str, shared_memory: int) -> int:
+def largest_hidden_size(kind: str, shared_memory: int, capability: int) -> int:
     """The largest H that has a plan with that much shared memory a block; 0 if none has."""
     return min(
-        max((row["max_hidden"] for row in TABLE if _fits(row, recurrence, kind, 1, shared_memory)), default=0)
+        max(
+            (row["max_hidden"] for row in TABLE if _fits(row, recurrence, kind, 1, shared_memory, capability)),
+            default=0,
+        )
         for recurrence in ("forward", "backward")
     )
 
 
-def plan(recurrence: str, hidden_size: int, kind: str, shared_memory: int) -> Plan:
+def plan(recurrence: str, hidden_size: int, kind: str, shared_memory: int, capability: int) -> Plan:
     """The plan of a recurrence for H units in a kind of arithmetic on a device with that much shared memory a block.
 
     Args:
@@ -52,21 +55,22 @@ def plan(recurrence: str, hidden_size: int, kind: str, shared_memory: int) -> Pl
         hidden_size: H.
         kind: see `kind`.
         shared_memory: bytes that a block may take, `shared_memory_per_block_optin` of the device's properties.
+        capability: the device's compute capability, 90 for 9.0.
 
     Raises:
         ValueError: none fits.
     """
     for row in TABLE:
-        if _fits(row, recurrence, kind, hidden_size, shared_memory):
+        if _fits(row, recurrence, kind, hidden_size, shared_memory, capability):
             return Plan(*(row[name] for name in Plan._fields))
     raise ValueError(
         f"no plan for {hidden_size} hidden units in {kind} arithmetic with {shared_memory} bytes of shared memory; "
-        f"the largest is {largest_hidden_size(kind, shared_memory)}"
+        f"the largest is {largest_hidden_size(kind, shared_memory, capability)}"
     )
 
 
-def _fits(row: dict, recurrence: str, kind: str, hidden_size: int, shared_memory: int) -> bool:
-    same = row["recurrence"] == recurrence and row["kind"] == kind
+def _fits(row: dict, recurrence: str, kind: str, hidden_size: int, shared_memory: int, capability: int) -> bool:
+    same = row["recurrence"] == recurrence and row["kind"] == kind and row["capability"] <= capability
     return same and row["max_hidden"] >= hidden_size and row["shared_bytes"] <= shared_memory
 
 
@@ -76,6 +80,14 @@ def shared_memory(device: torch.device) -> int:
         return 232_448
     properties = torch.cuda.get_device_properties(device)
     return getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block)
+
+
+def capability(device: torch.device) -> int:
+    """The compute capability of a GPU, 90 for 9.0; where there is none, that of an H100."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def processors(device: torch.device) -> int:

@@ -22,6 +22,7 @@ def test_every_plan_is_within_its_budget(arch, tmp_path):
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "rows").read_text())
     chosen = [row for row in plan.TABLE if row["shared_bytes"] <= compile_report.SHARED_MEMORY[arch]]
+    chosen = [row for row in chosen if row["capability"] <= arch]
     assert {(row["kernel"], row["H"]) for row in rows} == {(row["recurrence"], row["max_hidden"]) for row in chosen}
 
 
@@ -61,11 +62,13 @@ def test_loop_is_the_widest_backward_branch():
     [("half", 1, 16, 0), ("half", 65, 128, 0), ("ieee", 33, 64, 0), ("half", 129, 256, 64)],
 )
 def test_plan_is_the_smallest_that_fits(kind, hidden_size, block_k, block_j):
-    chosen = plan.plan("forward", hidden_size, kind, 232_448)
+    chosen = plan.plan("forward", hidden_size, kind, 232_448, 90)
     assert (chosen.block_k, chosen.block_j) == (block_k, block_j)
 
 
 def test_no_plan_says_what_is_the_largest():
-    assert plan.largest_hidden_size("ieee", 232_448) == 64
+    assert plan.largest_hidden_size("ieee", 232_448, 90) == 64
+    assert plan.largest_hidden_size("half", 166_912, 80) == 128
+    assert plan.largest_hidden_size("half", 101_376, 89) == 64
     with pytest.raises(ValueError, match=r"no plan for 1025 hidden units in half .*; the largest is 1024"):
-        plan.plan("backward", 1025, "half", 232_448)
+        plan.plan("backward", 1025, "half", 232_448, 90)

@@ -113,7 +113,7 @@ SPLIT = {  # T, B, I, H, two-way, dtype: hidden units shared by groups of progra
 def test_split_equals_nn_gru(shape):
     T, B, I, H, two_way, dtype = shape  # noqa: E741
     layer = fused_layer(I, H, dtype, bidirectional=two_way)
-    assert fused.plan("forward", H, "half", 232_448).block_j > 0
+    assert fused.plan("forward", H, "half", 232_448, 90).block_j > 0
     hx = randn(layer.num_directions, B, H, dtype=dtype)
     compare(layer, to_oracle(layer), randn(T, B, I, dtype=dtype), hx, limits=FUSED_LIMITS)
 

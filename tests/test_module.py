@@ -245,7 +245,7 @@ def test_backend_for_names_what_runs_and_why(monkeypatch):
 H100 = 232_448  # bytes of shared memory a block may take
 CHOICES = [
     ("auto", "cuda", torch.bfloat16, 128, True, "tf32", H100, "triton", "the implementation for cuda tensors"),
-    ("auto", "cuda", torch.float16, 129, True, "tf32", H100, "reference", "up to 128 hidden .* hidden_size is 129"),
+    ("auto", "cuda", torch.float16, 1025, True, "tf32", H100, "reference", "up to 1024 hidden .* size is 1025"),
     ("auto", "cuda", torch.float32, 128, True, "tf32", H100, "triton", "the implementation for cuda tensors"),
     ("auto", "cuda", torch.float32, 65, True, "ieee", H100, "reference", "up to 64 hidden .* precision 'ieee'"),
     ("auto", "cuda", torch.bfloat16, 65, True, "tf32", 101_376, "reference", "up to 64 hidden units here"),
@@ -269,7 +269,7 @@ def test_an_explicit_backend_never_falls_back():
     for dtype, hidden_size, reset_after, message in (
         (torch.float64, 4, True, "dtype is torch.float64"),
         (torch.float32, 4, False, "no reset_after=False"),
-        (torch.bfloat16, 500, True, "hidden_size is 500"),
+        (torch.bfloat16, 5000, True, "hidden_size is 5000"),
     ):
         with pytest.raises(RuntimeError, match=f"backend='triton' cannot run: .*{message}"):
             backends.choose("triton", torch.device("cuda"), dtype, hidden_size, reset_after, "tf32")
