@@ -245,7 +245,7 @@ def test_backend_for_names_what_runs_and_why(monkeypatch):
 H100 = 232_448  # bytes of shared memory a block may take
 CHOICES = [
     ("auto", "cuda", torch.bfloat16, 128, True, "tf32", H100, "triton", "the implementation for cuda tensors"),
-    ("auto", "cuda", torch.float16, 1025, True, "tf32", H100, "reference", "up to 1024 hidden .* size is 1025"),
+    ("auto", "cuda", torch.float16, 1025, True, "tf32", H100, "reference", "up to 1024 hidden .* hidden_size is 1025"),
     ("auto", "cuda", torch.float32, 128, True, "tf32", H100, "triton", "the implementation for cuda tensors"),
     ("auto", "cuda", torch.float32, 65, True, "ieee", H100, "reference", "up to 64 hidden .* precision 'ieee'"),
     ("auto", "cuda", torch.bfloat16, 65, True, "tf32", 101_376, "reference", "up to 64 hidden units here"),
