@@ -1,4 +1,4 @@
-"""The error for arguments of a wrong size, shape or value."""
+"""The error for arguments of a wrong size, shape or value, and the check that layers share."""
 
 
 class InputError(ValueError, RuntimeError):
@@ -6,3 +6,16 @@ class InputError(ValueError, RuntimeError):
 
     torch.nn.GRU raises RuntimeError for some of these and ValueError for others: code that catches either still does.
     """
+
+
+def check_size(name: str, size: int) -> None:
+    """A layer's size is a positive int.
+
+    Raises:
+        TypeError: it is no int.
+        ValueError: it is below 1.
+    """
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise TypeError(f"{name} should be of type int, got: {type(size).__name__}")
+    if size <= 0:
+        raise ValueError(f"{name} must be greater than zero, got {size}")
