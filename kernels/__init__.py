@@ -9,11 +9,13 @@
     gemm.py        matrix products with a weight that is used many times
 
     fused.py       a layer from Triton kernels: the recurrent weights stay on chip for a whole chunk of time
-    forward.py     the forward recurrence
-    backward.py    the backward recurrence
+    forward.py     the forward recurrence, a program having all hidden units
+    backward.py    the backward recurrence, likewise
+    split.py       both with the hidden units split across programs, which exchange states through memory
     derivatives.py what backward computes for all steps at once
     flags.py       lengths, masks and resets as one byte a step
-    activations.py sigmoid and tanh in Triton
+    activations.py sigmoid, tanh and rounding in Triton
+    plan.py        tiles, warps and splits for a hidden size, dtype and device, from plans.json
 
 The contract that `unfused.py` and `fused.py` keep, for one layer and its D directions:
 

@@ -1,0 +1,25 @@
+"""`python -m grucore.selftest`: right here, and able to say wrong."""
+
+import torch
+
+from grucore import selftest
+
+
+def test_this_machine_is_right(monkeypatch, capsys):
+    monkeypatch.setattr(selftest, "SHAPES", [(3, 2, 4, 5)])
+    assert selftest.main() == 0
+    printed = capsys.readouterr().out
+    assert "cpu    float32" in printed and "reference" in printed and "all results are right" in printed
+
+
+def test_a_wrong_result_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(selftest, "SHAPES", [(3, 2, 4, 5)])
+    right = selftest.GRU.forward
+    monkeypatch.setattr(selftest.GRU, "forward", lambda self, x: tuple(t * (1 + 1e-3) for t in right(self, x)))
+    assert selftest.main() == 1
+    assert "WRONG" in capsys.readouterr().out
+
+
+def test_error_is_relative():
+    want = torch.ones(4, dtype=torch.float64)
+    assert abs(selftest.rms_error(want * 1.5, want) - 0.5) < 1e-12
