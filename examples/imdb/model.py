@@ -42,8 +42,8 @@ class Classifier(nn.Module):
             return self.out(y[:, -1])
         x = self.dropout(x)
         if isinstance(self.gru, nn.GRU):
-            # Not a PackedSequence: on CPU its backward was ten times as slow and more. In one direction the state after
-            # the last token is the same without it.
+            # Not a PackedSequence, whose backward on CPU is several times as slow (benchmarks/RESULTS.md). In one
+            # direction the state after the last token is the same without it.
             y, _ = self.gru(x)
             h = y[torch.arange(len(y), device=y.device), lengths - 1]
         else:
