@@ -22,14 +22,16 @@ from typing import Any
 import triton
 from grucore.kernels.backward import _gru_backward_kernel
 from grucore.kernels.forward import _gru_forward_kernel
-from grucore.kernels.plan import TABLE
+from grucore.kernels.plan import TABLE, Device, Plan, plan
 from grucore.kernels.split import _gru_backward_split_kernel, _gru_forward_split_kernel
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 import grucore  # makes grucore.kernels importable from a checkout
 
-SHARED_MEMORY = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes a block may take (CUDA programming guide)
+# An A100, an H100 and a B200: processors, and bytes of shared memory that a block may take (CUDA programming guide).
+DEVICES = {arch: Device(arch, *limits) for arch, *limits in ((80, 108, 166_912), (90, 132, 232_448), (100, 148, 232_448))}
+LARGE = 2048  # the hidden size that a row without an upper limit is compiled for
 BUDGET = Path(__file__).parent / "compile_budget.json"
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"  # ptxas, cuobjdump
 KERNELS = {
@@ -47,24 +49,28 @@ def arguments(kernel: Any, dtype: str) -> dict[str, str]:
     derivative = "fp32" if element == "fp32" else "fp16"
     fixed = {"h_ptr": "*fp32", "dh_ptr": "*fp32", "dh0_ptr": "*fp32", "flags_ptr": "*u8", "span_ptr": "*i32"}
     fixed |= {"a_ptr": f"*{derivative}", "slots_ptr": "*u32" if element == "fp32" else "*u16"}
+    fixed["counters_ptr"] = "*i32"
     names = [name for name in kernel.arg_names if not name.isupper() or name in ("B", "C")]
     return {name: fixed.get(name, f"*{element}") if name.endswith("_ptr") else "i32" for name in names}
 
 
 def compiled(kernel: Any, dtype: str, row: dict[str, int], flags: bool, arch: int) -> dict[str, Any]:
     """What comes out of compiling a kernel for one row of the table."""
-    constants = {"D": 1, "H": row["max_hidden"], "BLOCK_B": row["block_b"], "HAS_FLAGS": flags, "UPCAST": False}
+    hidden_size = row["max_hidden"] or LARGE
+    constants = {"D": 1, "H": hidden_size, "BLOCK_B": row["block_b"], "HAS_FLAGS": flags, "UPCAST": False}
     constants["PRECISION"] = "tf32" if dtype == "tf32" else "ieee"
     constants |= {"FAST": dtype != "fp32"} if "FAST" in kernel.arg_names else {"HAS_DY": True}
     if row["block_j"]:
-        constants |= {"J": row["block_j"], "BLOCK_K": row["block_k"]}
+        constants |= {name.upper(): row[name] for name in ("block_k", "streamed", "exchange")} | {"J": row["block_j"]}
     else:
-        constants |= {"BLOCK_H": row["block_k"], "STAGES": row["stages"]}
+        constants |= {"BLOCK_H": row["block_k"]}
+    constants["STAGES"] = row["stages"]
     types = arguments(kernel, dtype)
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if name.endswith("_ptr")}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
-    binary = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": row["warps"]})
+    options = {"num_warps": row["warps"]} | ({"maxnreg": 255} if row["block_j"] else {})
+    binary = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(binary.asm["cubin"])
@@ -75,9 +81,10 @@ def compiled(kernel: Any, dtype: str, row: dict[str, int], flags: bool, arch: in
         "kernel": row["recurrence"],
         "arch": arch,
         "dtype": dtype,
-        "H": row["max_hidden"],
+        "H": hidden_size,
+        "max_batch": row["max_batch"],
         "flags": flags,
-        "block_j": row["block_j"] or row["max_hidden"],
+        "block_j": row["block_j"] or hidden_size,
         "block_b": row["block_b"],
         "warps": row["warps"],
         "registers": int(registers),
@@ -99,9 +106,17 @@ def loop_instructions(sass: str) -> int:
     return sum(widest[0] <= address <= widest[1] for address in addresses)
 
 
+def is_chosen(row: dict[str, Any], device: Device) -> bool:
+    """Whether a device runs that row of the table, rather than one before it, for the largest sizes it serves."""
+    sizes = (row["max_batch"] or 2**20, row["max_hidden"] or LARGE)
+    return plan(row["recurrence"], *sizes, 1, row["kind"], device) == Plan(*(row[name] for name in Plan._fields))
+
+
 def faults(result: dict[str, Any], row: dict[str, int], budget: dict[str, int]) -> list[str]:
     """What a kernel does that it may not."""
-    key = f"{result['kernel']} {result['dtype']} H={result['H']}{' flags' if result['flags'] else ''}"
+    key = f"{result['kernel']} {result['dtype']} H={result['H']}"
+    key += f" B<={result['max_batch']}" if result["max_batch"] else ""
+    key += " flags" if result["flags"] else ""
     found = []
     if result["spill_bytes"]:
         found.append(f"spills {result['spill_bytes']} bytes")
@@ -115,23 +130,24 @@ def faults(result: dict[str, Any], row: dict[str, int], budget: dict[str, int]) 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", type=int, choices=list(SHARED_MEMORY), default=90)
+    parser.add_argument("--arch", type=int, choices=list(DEVICES), default=90)
     parser.add_argument("--json", type=Path, help="also write the rows there")
     options = parser.parse_args()
     budget = json.loads(BUDGET.read_text())
     results, wrong = [], []
     print(f"grucore {grucore.__version__}, triton {triton.__version__}, sm_{options.arch}")
-    print("kernel    dtype   H  flags  warps  registers  spills  shared  loop instructions")
+    print("kernel    dtype   H  batch  flags  warps  registers  spills  shared  loop instructions")
     for row in TABLE:
-        if row["shared_bytes"] > SHARED_MEMORY[options.arch] or row["capability"] > options.arch:
-            continue  # a plan that is never chosen there
+        if not is_chosen(row, DEVICES[options.arch]):
+            continue
         kernel = KERNELS[row["recurrence"], bool(row["block_j"])]
         for dtype, flags in itertools.product(DTYPES[row["kind"]], (False, True)):
             result = compiled(kernel, dtype, row, flags, options.arch)
             results.append(result)
             wrong += faults(result, row, budget)
             print(
-                f"{result['kernel']:9} {dtype} {result['H']:4}  {'yes' if flags else 'no':5}  {row['warps']:5}"
+                f"{result['kernel']:9} {dtype} {result['H']:4}  {row['max_batch'] or 'any':>5}"
+                f"  {'yes' if flags else 'no':5}  {row['warps']:5}"
                 f"  {result['registers']:9}  {result['spill_bytes']:6}  {result['shared_bytes']:6}"
                 f"  {result['loop_instructions']:6}",
                 flush=True,

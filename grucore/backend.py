@@ -75,9 +75,9 @@ def _obstacle_to_triton(
         return f"the fused kernels take float16, bfloat16 and float32, and the dtype is {dtype}"
     if not reset_after:
         return "the fused kernels have no reset_after=False"
-    arithmetic = plan.kind(dtype, precision)
-    largest = plan.largest_hidden_size(arithmetic, plan.shared_memory(device), plan.capability(device))
-    if hidden_size > largest:
-        kind = dtype if arithmetic == "half" else f"{dtype} with precision {arithmetic!r}"
-        return f"the fused kernels hold up to {largest} hidden units here in {kind}, and hidden_size is {hidden_size}"
+    try:
+        for recurrence in ("forward", "backward"):
+            plan.plan(recurrence, 1, hidden_size, 1, plan.kind(dtype, precision), plan.device(device))
+    except ValueError as error:
+        return str(error)
     return None

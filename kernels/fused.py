@@ -24,11 +24,11 @@ from .backward import _gru_backward_kernel
 from .derivatives import _gru_derivatives_kernel, _gru_gate_gradients_kernel
 from .flags import BEGAN, states_before, step_flags, tile_spans
 from .forward import _gru_forward_kernel
-from .plan import capability, kind, plan, processors, shared_memory
+from .exchange import INTERPRETED, LINE
+from .plan import device, kind, plan
 from .split import _gru_backward_split_kernel, _gru_forward_split_kernel
 
 CHUNK_BYTES = 2**25  # of one value a unit and step; a chunk of T = 512 steps at B = 64, H = 512 in bfloat16
-INTERPRETED = triton.knobs.runtime.interpret
 
 
 class Chunk(NamedTuple):
@@ -57,7 +57,7 @@ class _Layer:
         self.steps, self.batch, self.input_size = x.shape
         self.directions, _, self.hidden_size = h0.shape
         arithmetic = kind(x.dtype, precision)
-        self.plan = plan(recurrence, self.hidden_size, arithmetic, shared_memory(x.device), capability(x.device))
+        self.plan = plan(recurrence, self.batch, self.hidden_size, self.directions, arithmetic, device(x.device))
         width = self.plan.block_j or 16
         self.H = -(-self.hidden_size // width) * width  # zero weights keep the units beyond hidden_size at 0
         self.tiles = triton.cdiv(self.batch, self.plan.block_b)
@@ -123,6 +123,7 @@ class _Layer:
             "HAS_FLAGS": self.flags is not None,
             "PRECISION": self.precision,
             "UPCAST": self.upcast,
+            "STAGES": self.plan.stages,
             "num_warps": self.plan.warps,
         }
 
@@ -132,19 +133,36 @@ class _Layer:
         """Runs a recurrence over a chunk: `whole` where a program has all units, else `split` with its slots."""
         options |= self.sizes
         if slots is None:
-            options |= {"BLOCK_H": self.plan.block_k, "STAGES": self.plan.stages}
-            whole[(self.tiles * self.directions,)](*tensors, chunk.steps, self.batch, *chunk.first, **options)
+            whole[(self.tiles * self.directions,)](
+                *tensors, chunk.steps, self.batch, *chunk.first, BLOCK_H=self.plan.block_k, **options
+            )
             return
         group = self.directions * self.H // self.plan.block_j  # programs that wait for one another
-        tiles = self.tiles if INTERPRETED else max(1, processors(self.x.device) // group)
-        spans = [(i, i + 1) for i in range(chunk.steps)] if INTERPRETED else [(0, chunk.steps)]
-        options |= {"J": self.plan.block_j, "BLOCK_K": self.plan.block_k}
+        counters = slots.new_zeros(self.tiles, self.directions, LINE.value, dtype=torch.int32)
+        options |= {name.upper(): getattr(self.plan, name) for name in ("block_k", "streamed", "exchange")}
+        options |= {"J": self.plan.block_j}
+        tiles = 0  # that run at once
         if not INTERPRETED:
-            options["launch_cooperative_grid"] = True  # refused, rather than hanging, where it does not fit
-        for first_tile in range(0, self.tiles, tiles):
+            tiles = device(self.x.device).processors // group
+            options |= {"maxnreg": 255}  # one program a multiprocessor: no other needs the registers
+        spans = [(i, i + 1) for i in range(chunk.steps)]
+        if tiles:
+            spans = [(0, chunk.steps)]
+            options |= {"launch_cooperative_grid": True}  # refused, rather than hanging, where it does not fit
+        for first_tile in range(0, self.tiles, tiles or self.tiles):
+            programs = min(tiles or self.tiles, self.tiles - first_tile) * group
             for first, last in spans:
-                split[(min(tiles, self.tiles - first_tile) * group,)](
-                    *tensors, slots, chunk.steps, self.batch, first_tile, *chunk.first, first, last, **options
+                split[(programs,)](
+                    *tensors,
+                    slots,
+                    counters,
+                    chunk.steps,
+                    self.batch,
+                    first_tile,
+                    *chunk.first,
+                    first,
+                    last,
+                    **options,
                 )
 
     def slots(self, chunk: Chunk, first: Tensor) -> Tensor | None:
@@ -152,7 +170,11 @@ class _Layer:
         if not self.plan.block_j:
             return None
         signed, unsigned = {2: (torch.int16, torch.uint16), 4: (torch.int32, torch.uint32)}[self.x.element_size()]
-        slots = torch.full((chunk.steps + 1, *first.shape), -1, dtype=signed, device=self.x.device)
+        shape = (chunk.steps + 1, *first.shape)
+        if self.plan.exchange == "data":
+            slots = torch.full(shape, -1, dtype=signed, device=self.x.device)
+        else:
+            slots = torch.empty(shape, dtype=signed, device=self.x.device)
         bits = first.to(self.x.dtype).view(signed)
         # A NaN may have the bits of the filling (PyTorch's own conversion to bfloat16 on CPU makes it so): 0x7FFF...
         # is one too.

@@ -1,8 +1,8 @@
-"""Which tile a fused layer runs with: a pure function of sizes, dtype and the device's shared memory.
+"""How a layer's recurrences are launched: a pure function of its sizes, kind of arithmetic and device.
 
-The table, `plans.json`, has a row for each recurrence, kind of arithmetic and largest hidden size: rows of a tile,
-warps, steps loaded ahead, and the shared memory that the kernels take, as `python -m benchmarks.compile_report` finds
-by compiling them. Nothing in it was timed yet.
+The table is `plans.json`: the first row that serves and fits is taken. `python -m benchmarks.compile_report` holds every row
+to a budget of registers, shared memory and instructions; `python -m benchmarks.tune` times the candidates on a GPU and
+writes the table. Nothing in it was timed yet.
 """
 
 from __future__ import annotations
@@ -15,20 +15,30 @@ import torch
 
 
 class Plan(NamedTuple):
-    """How a layer's recurrences are launched."""
+    """How a recurrence is launched."""
 
     block_b: int  # rows of a tile
     block_j: int  # hidden units of a program, where a group of programs shares a tile; 0 where one has them all
     block_k: int  # hidden units that a product takes at once, a power of two
+    streamed: bool  # weights come from the L2 cache in each step, instead of staying on chip
+    exchange: str  # the protocol of a group, "data" or "counter" (`exchange.py`)
     warps: int
-    stages: int  # steps whose operands are on their way
+    stages: int  # steps, or, where streamed, products whose operands are on their way
     shared_bytes: int  # on the architecture that takes most
 
 
-# The rows of plans.json, smallest hidden size first.
-TABLE: list[dict] = sorted(
-    json.loads((Path(__file__).parent / "plans.json").read_text()), key=lambda row: row["max_hidden"]
-)
+class Device(NamedTuple):
+    """What a plan depends on."""
+
+    capability: int  # 90 for compute capability 9.0
+    processors: int
+    shared_memory: int  # bytes that a block may take, `shared_memory_per_block_optin` of the device's properties
+
+
+H100 = Device(90, 132, 232_448)
+
+# The rows of plans.json. max_hidden and max_batch are None where there is no limit.
+TABLE: list[dict] = json.loads((Path(__file__).parent / "plans.json").read_text())
 
 
 def kind(dtype: torch.dtype, precision: str) -> str:
@@ -36,60 +46,42 @@ def kind(dtype: torch.dtype, precision: str) -> str:
     return precision if dtype is torch.float32 else "half"
 
 
-def largest_hidden_size(kind: str, shared_memory: int, capability: int) -> int:
-    """The largest H that has a plan with that much shared memory a block; 0 if none has."""
-    return min(
-        max(
-            (row["max_hidden"] for row in TABLE if _fits(row, recurrence, kind, 1, shared_memory, capability)),
-            default=0,
-        )
-        for recurrence in ("forward", "backward")
-    )
+def plan(recurrence: str, batch: int, hidden_size: int, directions: int, kind: str, device: Device) -> Plan:
+    """The plan of a recurrence.
 
-
-def plan(recurrence: str, hidden_size: int, kind: str, shared_memory: int, capability: int) -> Plan:
-    """The plan of a recurrence for H units in a kind of arithmetic on a device with that much shared memory a block.
+    A group whose weights stay on chip must run at once, so such a plan needs a multiprocessor for each program. Where
+    the weights are streamed, a group that does not fit is launched step by step.
 
     Args:
         recurrence: "forward" or "backward".
+        batch: B.
         hidden_size: H.
+        directions: D.
         kind: see `kind`.
-        shared_memory: bytes that a block may take, `shared_memory_per_block_optin` of the device's properties.
-        capability: the device's compute capability, 90 for 9.0.
+        device: see `Device`.
 
     Raises:
-        ValueError: none fits.
+        ValueError: the device is older than any row, or has too little shared memory.
     """
     for row in TABLE:
-        if _fits(row, recurrence, kind, hidden_size, shared_memory, capability):
-            return Plan(*(row[name] for name in Plan._fields))
+        if (row["recurrence"], row["kind"]) != (recurrence, kind) or row["capability"] > device.capability:
+            continue
+        within = all(most is None or n <= most for n, most in ((hidden_size, row["max_hidden"]), (batch, row["max_batch"])))
+        if not within or row["shared_bytes"] > device.shared_memory:
+            continue
+        if row["block_j"] and not row["streamed"] and directions * -(-hidden_size // row["block_j"]) > device.processors:
+            continue
+        return Plan(*(row[name] for name in Plan._fields))
     raise ValueError(
-        f"no plan for {hidden_size} hidden units in {kind} arithmetic with {shared_memory} bytes of shared memory; "
-        f"the largest is {largest_hidden_size(kind, shared_memory, capability)}"
+        f"no plan for {hidden_size} hidden units in {kind} arithmetic on a device of compute capability "
+        f"{device.capability / 10} with {device.shared_memory} bytes of shared memory a block"
     )
 
 
-def _fits(row: dict, recurrence: str, kind: str, hidden_size: int, shared_memory: int, capability: int) -> bool:
-    same = row["recurrence"] == recurrence and row["kind"] == kind and row["capability"] <= capability
-    return same and row["max_hidden"] >= hidden_size and row["shared_bytes"] <= shared_memory
-
-
-def shared_memory(device: torch.device) -> int:
-    """Bytes of shared memory that a block may take on a device; where there is no GPU, those of an H100."""
-    if device.type != "cuda" or not torch.cuda.is_available():
-        return 232_448
-    properties = torch.cuda.get_device_properties(device)
-    return getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block)
-
-
-def capability(device: torch.device) -> int:
-    """The compute capability of a GPU, 90 for 9.0; where there is none, that of an H100."""
-    if device.type != "cuda" or not torch.cuda.is_available():
-        return 90
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
-
-
-def processors(device: torch.device) -> int:
-    """Multiprocessors of a GPU."""
-    return torch.cuda.get_device_properties(device).multi_processor_count
+def device(of: torch.device) -> Device:
+    """What plans depend on; where there is no GPU (in Triton's interpreter), an H100."""
+    if of.type != "cuda" or not torch.cuda.is_available():
+        return H100
+    properties = torch.cuda.get_device_properties(of)
+    shared = getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block)
+    return Device(10 * properties.major + properties.minor, properties.multi_processor_count, shared)

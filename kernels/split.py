@@ -1,43 +1,22 @@
-"""The recurrences with H split across the programs of a group: H over 128, all of W_hh still on chip.
+"""The recurrences with H split across the programs of a group: H over 128, or whatever no single program holds.
 
 A group of H / J programs runs one tile of rows in one direction. Each owns J hidden units: the same slice of r, z and
-n, so that all pointwise work stays with it, and the rows or columns of W_hh that the slice needs. Once a step its
-slice of the state (forward) or of the gates' gradients (backward) goes to the others through memory, and theirs come
-back.
-
-**The data is the flag.** A slot of the exchange buffer is filled with the bits 0xFF before the launch. No value
-written to it has them: arithmetic and conversions make one NaN, 0x7FFF..., and a NaN of the caller's is replaced by
-it. A reader loads its operand until no element is the filling, the largest unsigned number. No fence, no counter: each
-element says for itself that it has come. Slots are not used twice in a launch. All programs of a group must run at
-once, so the launcher asks for a cooperative grid and cuts the batch into as many launches as the device needs.
+n, so that all pointwise work stays with it, and the rows or columns of W_hh that the slice needs. Those stay on chip
+for the whole chunk of time, or, STREAMED, come from the L2 cache in each step. Once a step its slice of the state
+(forward) or of the gates' gradients (backward) goes to the others through memory, and theirs come back, by the protocol
+EXCHANGE of `exchange.py`.
 
 Both loops read slot i, compute, and write slot i + 1. So backward takes a step's product with W_hh at the beginning of
 the next one; that of a chunk's last step is left to the launcher. Steps `first` to `last` of the chunk run in one
-launch; in Triton's interpreter, which runs programs one after another, the launcher asks for one step at a time. All
-else is as in `forward.py` and `backward.py`.
+launch, for which all programs of a group must run at once, or else in a launch for each step. All else is as in
+`forward.py` and `backward.py`.
 """
 
 import triton
 import triton.language as tl
 
 from .activations import rounded, sigmoid, tanh
-
-
-@triton.jit
-def _arrived(ptrs, mask):
-    """The bits behind ptrs, once none is the filling."""
-    filling: tl.constexpr = 2**ptrs.dtype.element_ty.primitive_bitwidth - 1
-    bits = tl.load(ptrs, mask=mask, other=0, volatile=True)
-    while tl.max(bits) == filling:  # the largest unsigned number
-        bits = tl.load(ptrs, mask=mask, other=0, volatile=True)
-    return bits
-
-
-@triton.jit
-def _operand(ptrs, mask, dtype: tl.constexpr, UPCAST: tl.constexpr):
-    """What has arrived behind ptrs, integers as wide as dtype, as an operand of a product."""
-    value = _arrived(ptrs, mask).to(dtype, bitcast=True)
-    return value.to(tl.float32) if UPCAST else value
+from .exchange import LINE, await_group, receive, signal, store
 
 
 @triton.jit
@@ -58,7 +37,8 @@ def _gru_forward_split_kernel(
     flags_ptr,  # (T, B) uint8, read if HAS_FLAGS
     span_ptr,  # (tiles, 2) int32, a tile's first real step and the one after its last; read if HAS_FLAGS
     y_ptr,  # (T, B, D, H), 0 before where a step is not real
-    slots_ptr,  # (C + 1, D, B, H) integers as wide as the dtype: slot 0 the state before the chunk, the rest filling
+    slots_ptr,  # (C + 1, D, B, H) integers as wide as the dtype: slot 0 the state before the chunk
+    counters_ptr,  # (tiles, D, LINE) int32, 0 before the chunk; used where EXCHANGE is "counter"
     C,
     B,
     first_tile,
@@ -71,6 +51,9 @@ def _gru_forward_split_kernel(
     J: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    STREAMED: tl.constexpr,
+    STAGES: tl.constexpr,
+    EXCHANGE: tl.constexpr,
     HAS_FLAGS: tl.constexpr,
     FAST: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -88,13 +71,16 @@ def _gru_forward_split_kernel(
     mask_b = offs_b < B
     mask = mask_b[:, None]
 
+    w_ptr = w_hh_ptr + d * 3 * H * H
     w_r, w_z, w_n = (), (), ()
-    for c in tl.static_range(CHUNKS):
-        w_r = w_r + (_weight(w_hh_ptr + (d * 3 + 0) * H * H, c * BLOCK_K + offs_k, offs_j, H, True, UPCAST),)
-        w_z = w_z + (_weight(w_hh_ptr + (d * 3 + 1) * H * H, c * BLOCK_K + offs_k, offs_j, H, True, UPCAST),)
-        w_n = w_n + (_weight(w_hh_ptr + (d * 3 + 2) * H * H, c * BLOCK_K + offs_k, offs_j, H, True, UPCAST),)
+    if not STREAMED:
+        for c in tl.static_range(CHUNKS):
+            w_r = w_r + (_weight(w_ptr, c * BLOCK_K + offs_k, offs_j, H, True, UPCAST),)
+            w_z = w_z + (_weight(w_ptr + H * H, c * BLOCK_K + offs_k, offs_j, H, True, UPCAST),)
+            w_n = w_n + (_weight(w_ptr + 2 * H * H, c * BLOCK_K + offs_k, offs_j, H, True, UPCAST),)
     b_hn = tl.load(b_hn_ptr + d * H + offs_j).to(tl.float32)
 
+    counter_ptr = counters_ptr + (tile * D + d) * LINE
     batch = B.to(tl.int64)
     offs_state = (d * batch + offs_b)[:, None] * H + offs_j[None, :]
     h = tl.load(h_ptr + offs_state, mask=mask, other=0.0)
@@ -116,18 +102,38 @@ def _gru_forward_split_kernel(
     in_ptrs = slots_ptr + slot_rows[:, None] * H + offs_k[None, :]
     out_ptrs = slots_ptr + (slot_rows + D * batch)[:, None] * H + offs_j[None, :]
     step = sign * batch * H
-    for _ in range(first, last):
-        acc_r = tl.load(gx_ptrs, mask=mask, other=0.0).to(tl.float32)
-        acc_z = tl.load(gx_ptrs + H, mask=mask, other=0.0).to(tl.float32)
-        gx_n = tl.load(gx_ptrs + 2 * H, mask=mask, other=0.0).to(tl.float32)
+    ahead = mask & (first < last)
+    next_r = tl.load(gx_ptrs, mask=ahead, other=0.0)
+    next_z = tl.load(gx_ptrs + H, mask=ahead, other=0.0)
+    next_n = tl.load(gx_ptrs + 2 * H, mask=ahead, other=0.0)
+    for i in range(first, last):
+        acc_r, acc_z, gx_n = next_r.to(tl.float32), next_z.to(tl.float32), next_n.to(tl.float32)
         acc_n = tl.zeros([BLOCK_B, J], tl.float32)
+        gx_ptrs += 3 * step
+        ahead = mask & (i + 1 < last)  # on its way while the group is awaited
+        next_r = tl.load(gx_ptrs, mask=ahead, other=0.0)
+        next_z = tl.load(gx_ptrs + H, mask=ahead, other=0.0)
+        next_n = tl.load(gx_ptrs + 2 * H, mask=ahead, other=0.0)
         if HAS_FLAGS:
             flag = tl.load(flag_ptrs, mask=mask_b, other=0)
-        for c in tl.static_range(CHUNKS):
-            operand = _operand(in_ptrs + c * BLOCK_K, mask & (c * BLOCK_K + offs_k < H)[None, :], dtype, UPCAST)
-            acc_r = tl.dot(operand, w_r[c], acc=acc_r, input_precision=PRECISION)
-            acc_z = tl.dot(operand, w_z[c], acc=acc_z, input_precision=PRECISION)
-            acc_n = tl.dot(operand, w_n[c], acc=acc_n, input_precision=PRECISION)
+        await_group(counter_ptr, i, SPLITS, EXCHANGE)
+        if STREAMED:
+            for c in tl.range(CHUNKS, num_stages=STAGES):
+                k = c * BLOCK_K + offs_k
+                operand = receive(in_ptrs + c * BLOCK_K, mask & (k < H)[None, :], dtype, EXCHANGE, UPCAST)
+                w = _weight(w_ptr, k, offs_j, H, True, UPCAST)
+                acc_r = tl.dot(operand, w, acc=acc_r, input_precision=PRECISION)
+                w = _weight(w_ptr + H * H, k, offs_j, H, True, UPCAST)
+                acc_z = tl.dot(operand, w, acc=acc_z, input_precision=PRECISION)
+                w = _weight(w_ptr + 2 * H * H, k, offs_j, H, True, UPCAST)
+                acc_n = tl.dot(operand, w, acc=acc_n, input_precision=PRECISION)
+        else:
+            for c in tl.static_range(CHUNKS):
+                k = c * BLOCK_K + offs_k
+                operand = receive(in_ptrs + c * BLOCK_K, mask & (k < H)[None, :], dtype, EXCHANGE, UPCAST)
+                acc_r = tl.dot(operand, w_r[c], acc=acc_r, input_precision=PRECISION)
+                acc_z = tl.dot(operand, w_z[c], acc=acc_z, input_precision=PRECISION)
+                acc_n = tl.dot(operand, w_n[c], acc=acc_n, input_precision=PRECISION)
         r = sigmoid(acc_r, FAST)
         z = sigmoid(acc_z, FAST)
         n = tanh(gx_n + r * (acc_n + b_hn[None, :]), FAST)
@@ -141,14 +147,14 @@ def _gru_forward_split_kernel(
         else:
             h = h_new
         sent = tl.where(h == h, h, float("nan"))  # a NaN of the caller's, held, may have the bits of the filling
-        tl.store(out_ptrs, rounded(sent, dtype, UPCAST).to(slots_ptr.dtype.element_ty, bitcast=True), mask=mask)
+        store(out_ptrs, sent, mask, dtype, UPCAST)
+        signal(counter_ptr, EXCHANGE)
         if HAS_FLAGS:
             tl.store(y_ptrs, rounded(h_new, y_ptr.dtype.element_ty, UPCAST), mask=mask & real[:, None])
         else:
             tl.store(y_ptrs, rounded(h_new, y_ptr.dtype.element_ty, UPCAST), mask=mask)
         in_ptrs += D * batch * H
         out_ptrs += D * batch * H
-        gx_ptrs += 3 * step
         y_ptrs += D * step
     tl.store(h_ptr + offs_state, h, mask=mask)
 
@@ -161,7 +167,8 @@ def _gru_backward_split_kernel(
     flags_ptr,  # (T, B) uint8, read if HAS_FLAGS
     dh_ptr,  # (D, B, H) float32: the gradient of the state after the chunk, then z dh of its last step taken
     dh0_ptr,  # (D, B, H) float32: what resets send to h0 is added; used if HAS_FLAGS
-    slots_ptr,  # (C + 1, D, B, 3, H) integers as wide as the dtype: slot 0 zeros, the rest filling
+    slots_ptr,  # (C + 1, D, B, 3, H) integers as wide as the dtype: slot 0 zeros
+    counters_ptr,  # (tiles, D, LINE) int32, 0 before the chunk; used where EXCHANGE is "counter"
     C,
     B,
     first_tile,
@@ -174,6 +181,9 @@ def _gru_backward_split_kernel(
     J: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    STREAMED: tl.constexpr,
+    STAGES: tl.constexpr,
+    EXCHANGE: tl.constexpr,
     HAS_DY: tl.constexpr,
     HAS_FLAGS: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -185,18 +195,20 @@ def _gru_backward_split_kernel(
     d = (tl.program_id(0) // SPLITS) % D
     tile = first_tile + tl.program_id(0) // (SPLITS * D)
     dtype: tl.constexpr = w_hh_ptr.dtype.element_ty
-    bits: tl.constexpr = slots_ptr.dtype.element_ty
     offs_b = tile * BLOCK_B + tl.arange(0, BLOCK_B)
     offs_j = j * J + tl.arange(0, J)
     offs_k = tl.arange(0, BLOCK_K)
     mask_b = offs_b < B
     mask = mask_b[:, None]
 
+    w_ptr = w_hh_ptr + d * 3 * H * H
     w = ()
-    for c in tl.static_range(3 * CHUNKS):
-        gate_ptr = w_hh_ptr + (d * 3 + c // CHUNKS) * H * H
-        w = w + (_weight(gate_ptr, (c % CHUNKS) * BLOCK_K + offs_k, offs_j, H, False, UPCAST),)
+    if not STREAMED:
+        for c in tl.static_range(3 * CHUNKS):
+            gate_ptr = w_ptr + (c // CHUNKS) * H * H
+            w = w + (_weight(gate_ptr, (c % CHUNKS) * BLOCK_K + offs_k, offs_j, H, False, UPCAST),)
 
+    counter_ptr = counters_ptr + (tile * D + d) * LINE
     batch = B.to(tl.int64)
     offs_state = (d * batch + offs_b)[:, None] * H + offs_j[None, :]
     dh = tl.load(dh_ptr + offs_state, mask=mask, other=0.0)
@@ -214,16 +226,36 @@ def _gru_backward_split_kernel(
     in_ptrs = slots_ptr + slot_rows[:, None] * (3 * H) + offs_k[None, :]
     out_ptrs = slots_ptr + (slot_rows + D * batch)[:, None] * (3 * H) + offs_j[None, :]
     step = sign * batch * H
+    ahead = mask & (first < last)
+    next_r = tl.load(a_ptrs, mask=ahead, other=0.0)
+    next_z = tl.load(a_ptrs + H, mask=ahead, other=0.0)
+    next_n = tl.load(a_ptrs + 2 * H, mask=ahead, other=0.0)
+    next_keep = tl.load(a_ptrs + 3 * H, mask=ahead, other=0.0)
     for i in range(first, last):
-        a_r = tl.load(a_ptrs, mask=mask, other=0.0).to(tl.float32)
-        a_z = tl.load(a_ptrs + H, mask=mask, other=0.0).to(tl.float32)
-        a_n = tl.load(a_ptrs + 2 * H, mask=mask, other=0.0).to(tl.float32)
-        z = tl.load(a_ptrs + 3 * H, mask=mask, other=0.0).to(tl.float32)
-        for c in tl.static_range(3 * CHUNKS):  # what was left of the step taken before
-            offset = (c // CHUNKS) * H + (c % CHUNKS) * BLOCK_K
-            mask_k = ((c % CHUNKS) * BLOCK_K + offs_k < H)[None, :]
-            dg = _operand(in_ptrs + offset, mask & mask_k, dtype, UPCAST)
-            dh = tl.dot(dg, w[c], acc=dh, input_precision=PRECISION)
+        a_r, a_z, a_n = next_r.to(tl.float32), next_z.to(tl.float32), next_n.to(tl.float32)
+        z = next_keep.to(tl.float32)
+        a_ptrs += 4 * step
+        ahead = mask & (i + 1 < last)  # on its way while the group is awaited
+        next_r = tl.load(a_ptrs, mask=ahead, other=0.0)
+        next_z = tl.load(a_ptrs + H, mask=ahead, other=0.0)
+        next_n = tl.load(a_ptrs + 2 * H, mask=ahead, other=0.0)
+        next_keep = tl.load(a_ptrs + 3 * H, mask=ahead, other=0.0)
+        if HAS_DY:
+            dy = tl.load(dy_ptrs, mask=mask, other=0.0)
+        await_group(counter_ptr, i, SPLITS, EXCHANGE)
+        if STREAMED:  # what was left of the step taken before
+            for c in tl.range(3 * CHUNKS, num_stages=STAGES):
+                gate, k = c // CHUNKS, (c % CHUNKS) * BLOCK_K + offs_k
+                offset = gate * H + (c % CHUNKS) * BLOCK_K
+                dg = receive(in_ptrs + offset, mask & (k < H)[None, :], dtype, EXCHANGE, UPCAST)
+                tile_w = _weight(w_ptr + gate * H * H, k, offs_j, H, False, UPCAST)
+                dh = tl.dot(dg, tile_w, acc=dh, input_precision=PRECISION)
+        else:
+            for c in tl.static_range(3 * CHUNKS):
+                offset = (c // CHUNKS) * H + (c % CHUNKS) * BLOCK_K
+                mask_k = ((c % CHUNKS) * BLOCK_K + offs_k < H)[None, :]
+                dg = receive(in_ptrs + offset, mask & mask_k, dtype, EXCHANGE, UPCAST)
+                dh = tl.dot(dg, w[c], acc=dh, input_precision=PRECISION)
         if HAS_FLAGS:
             flag = tl.load(flag_ptrs, mask=mask_b & (i > 0), other=0)
             began = ((flag >> (3 + d)) & 1) != 0
@@ -231,15 +263,15 @@ def _gru_backward_split_kernel(
             dh = tl.where(began[:, None], 0.0, dh)
             flag_ptrs += sign * batch
         if HAS_DY:
-            dh += tl.load(dy_ptrs, mask=mask, other=0.0).to(tl.float32)
-        tl.store(out_ptrs, rounded(dh * a_r, dtype, UPCAST).to(bits, bitcast=True), mask=mask)
-        tl.store(out_ptrs + H, rounded(dh * a_z, dtype, UPCAST).to(bits, bitcast=True), mask=mask)
-        tl.store(out_ptrs + 2 * H, rounded(dh * a_n, dtype, UPCAST).to(bits, bitcast=True), mask=mask)
+            dh += dy.to(tl.float32)
+        store(out_ptrs, dh * a_r, mask, dtype, UPCAST)
+        store(out_ptrs + H, dh * a_z, mask, dtype, UPCAST)
+        store(out_ptrs + 2 * H, dh * a_n, mask, dtype, UPCAST)
+        signal(counter_ptr, EXCHANGE)
         tl.store(dy_ptrs, rounded(dh, dy_ptr.dtype.element_ty, UPCAST), mask=mask)
         dh = dh * z
         in_ptrs += D * batch * 3 * H
         out_ptrs += D * batch * 3 * H
-        a_ptrs += 4 * step
         dy_ptrs += step
     tl.store(dh_ptr + offs_state, dh, mask=mask)
     if HAS_FLAGS:

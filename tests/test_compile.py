@@ -1,5 +1,6 @@
 """Every plan of the fused kernels, compiled ahead of time (in processes where Triton does not interpret)."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -7,10 +8,12 @@ import sys
 
 import pytest
 from grucore.kernels import plan
+from grucore.kernels.plan import H100, Device
 
 from benchmarks import compile_report
 
 ROOT = compile_report.BUDGET.parent.parent
+A100 = compile_report.DEVICES[80]
 
 
 @pytest.mark.parametrize("arch", [80, 90, 100])
@@ -21,19 +24,24 @@ def test_every_plan_is_within_its_budget(arch, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "rows").read_text())
-    chosen = [row for row in plan.TABLE if row["shared_bytes"] <= compile_report.SHARED_MEMORY[arch]]
-    chosen = [row for row in chosen if row["capability"] <= arch]
-    assert {(row["kernel"], row["H"]) for row in rows} == {(row["recurrence"], row["max_hidden"]) for row in chosen}
+    covered = {(row["kernel"], row["dtype"], row["H"]) for row in rows}
+    for recurrence, hidden_size in itertools.product(("forward", "backward"), (16, 128, 512, 2048)):
+        assert (recurrence, "bf16", hidden_size) in covered, (recurrence, hidden_size)
+
+
+def test_every_row_of_the_table_is_chosen_somewhere():
+    devices = compile_report.DEVICES.values()
+    assert all(any(compile_report.is_chosen(row, device) for device in devices) for row in plan.TABLE)
 
 
 def test_faults_are_found():
     """A kernel that spills, takes more memory or has a longer loop does not pass."""
     row = {"shared_bytes": 100}
-    good = {"kernel": "forward", "arch": 90, "dtype": "bf16", "H": 64, "flags": False}
+    good = {"kernel": "forward", "arch": 90, "dtype": "bf16", "H": 64, "max_batch": None, "flags": False}
     good |= {"spill_bytes": 0, "shared_bytes": 100, "loop_instructions": 10}
     budget = {"forward bf16 H=64": 10}
     assert compile_report.faults(good, row, budget) == []
-    for wrong in ({"spill_bytes": 8}, {"shared_bytes": 101}, {"loop_instructions": 11}, {"H": 32}):
+    for wrong in ({"spill_bytes": 8}, {"shared_bytes": 101}, {"loop_instructions": 11}, {"H": 32}, {"max_batch": 16}):
         assert len(compile_report.faults(good | wrong, row, budget)) == 1
 
 
@@ -57,18 +65,31 @@ def test_loop_is_the_widest_backward_branch():
     assert compile_report.loop_instructions(sass) == 4
 
 
-@pytest.mark.parametrize(
-    "kind, hidden_size, block_k, block_j",
-    [("half", 1, 16, 0), ("half", 65, 128, 0), ("ieee", 33, 64, 0), ("half", 129, 256, 64)],
-)
-def test_plan_is_the_smallest_that_fits(kind, hidden_size, block_k, block_j):
-    chosen = plan.plan("forward", hidden_size, kind, 232_448, 90)
-    assert (chosen.block_k, chosen.block_j) == (block_k, block_j)
+PLANS = [  # recurrence, batch, H, directions, kind, device; block_b, block_j, block_k, streamed
+    (("forward", 1, 1, 1, "half", H100), (16, 0, 16, False)),
+    (("forward", 64, 65, 2, "half", H100), (16, 0, 128, False)),
+    (("forward", 64, 33, 1, "ieee", H100), (16, 0, 64, False)),
+    (("forward", 64, 129, 1, "half", H100), (16, 64, 256, False)),
+    (("backward", 64, 1024, 2, "half", H100), (16, 32, 256, False)),
+    (("backward", 64, 1024, 1, "half", A100), (16, 16, 256, False)),
+    (("forward", 32, 65, 1, "ieee", H100), (16, 32, 32, True)),  # more float32 weights than shared memory
+    (("forward", 33, 1025, 1, "half", H100), (32, 64, 64, True)),
+    (("backward", 33, 100_000, 2, "tf32", A100), (32, 64, 32, True)),
+    (("backward", 1, 1024, 2, "half", A100), (16, 32, 128, True)),  # 128 programs on 108 processors
+    (("forward", 1, 1024, 1, "half", H100._replace(processors=31)), (16, 32, 128, True)),
+    (("forward", 1, 128, 1, "half", Device(89, 142, 101_376)), (16, 32, 128, True)),
+]
 
 
-def test_no_plan_says_what_is_the_largest():
-    assert plan.largest_hidden_size("ieee", 232_448, 90) == 64
-    assert plan.largest_hidden_size("half", 166_912, 80) == 128
-    assert plan.largest_hidden_size("half", 101_376, 89) == 64
-    with pytest.raises(ValueError, match=r"no plan for 1025 hidden units in half .*; the largest is 1024"):
-        plan.plan("backward", 1025, "half", 232_448, 90)
+@pytest.mark.parametrize("case", PLANS, ids=str)
+def test_plan_is_the_first_that_serves_and_fits(case):
+    arguments, expected = case
+    chosen = plan.plan(*arguments)
+    assert (chosen.block_b, chosen.block_j, chosen.block_k, chosen.streamed) == expected
+
+
+@pytest.mark.parametrize("device", [H100._replace(capability=75), H100._replace(shared_memory=4096)], ids=str)
+def test_no_plan_says_for_what(device):
+    message = f"no plan for 64 hidden units in half arithmetic .* capability {device.capability / 10} with {device[2]} "
+    with pytest.raises(ValueError, match=message):
+        plan.plan("backward", 1, 64, 1, "half", device)

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from grucore.kernels import flags, fused
+from grucore.kernels import flags, fused, plan
+from grucore.kernels.plan import H100
 from oracle import FUSED_LIMITS, assert_near, compare, to_oracle
 
 from grucore import GRU
@@ -102,20 +103,42 @@ def test_chunks_do_not_change_the_result(kind, monkeypatch):
             torch.testing.assert_close(a, b, rtol=0, atol=2e-6)  # 5e-7 measured
 
 
-SPLIT = {  # T, B, I, H, two-way, dtype: hidden units shared by groups of programs
-    "two tiles, two-way": (3, 17, 3, 130, True, torch.float16),
-    "whole width": (3, 2, 3, 256, False, torch.bfloat16),
-    "several products": (2, 2, 3, 300, False, torch.float16),
+SPLIT = {  # T, B, I, H, two-way, dtype, weights streamed: hidden units shared by groups of programs
+    "two tiles, two-way": (3, 17, 3, 130, True, torch.float16, False),
+    "whole width": (3, 2, 3, 256, False, torch.bfloat16, False),
+    "several products": (2, 2, 3, 300, False, torch.float16, False),
+    "streamed, float32": (5, 2, 3, 65, True, torch.float32, True),
+    "streamed, wider tiles": (3, 33, 3, 100, True, torch.float32, True),
+    "streamed, wide": (2, 2, 3, 1030, False, torch.float16, True),
+    "streamed, wide, wider tiles": (2, 33, 3, 1030, False, torch.bfloat16, True),
 }
 
 
 @pytest.mark.parametrize("shape", SPLIT.values(), ids=SPLIT)
 def test_split_equals_nn_gru(shape):
-    T, B, I, H, two_way, dtype = shape  # noqa: E741
+    T, B, I, H, two_way, dtype, streamed = shape  # noqa: E741
     layer = fused_layer(I, H, dtype, bidirectional=two_way)
-    assert fused.plan("forward", H, "half", 232_448, 90).block_j > 0
+    for recurrence in ("forward", "backward"):
+        chosen = fused.plan(recurrence, B, H, 1, plan.kind(dtype, "ieee"), H100)
+        assert chosen.block_j > 0 and chosen.streamed is streamed
     hx = randn(layer.num_directions, B, H, dtype=dtype)
     compare(layer, to_oracle(layer), randn(T, B, I, dtype=dtype), hx, limits=FUSED_LIMITS)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["kept", "streamed"])
+@pytest.mark.parametrize("exchange", ["data", "counter"])
+def test_both_exchanges_with_flags_and_chunks(exchange, streamed, monkeypatch):
+    """Whatever the table chooses; chunks of two steps, so that states and gradients cross them."""
+    T, B = 5, 18
+    chosen = plan.Plan(16, 16, 16, streamed, exchange, 4, 1, 0)
+    monkeypatch.setattr(fused, "plan", lambda *_: chosen)
+    monkeypatch.setattr(fused, "CHUNK_BYTES", 2 * 2 * B * 48 * 4)
+    layer = fused_layer(3, 40, torch.float32, bidirectional=True)
+    unfused = GRU.from_torch(layer.to_torch(), backend="reference").double()
+    options = random_flags("mask and reset", T, B)
+    call = lambda m, x, h: m(x, h, **options)  # noqa: E731
+    x, hx = randn(T, B, 3, dtype=torch.float32), randn(2, B, 40, dtype=torch.float32)
+    compare(layer, unfused, x, hx, call, call, limits=FUSED_LIMITS)
 
 
 @pytest.mark.parametrize("kind", ["lengths", "mask and reset"])

@@ -12,6 +12,8 @@ import torch
 from oracle import assert_near
 from torch import nn
 
+from grucore.kernels.plan import H100
+
 from grucore import GRU, GRUCell, InputError, gru, gru_cell
 from grucore import backend as backends
 
@@ -242,37 +244,35 @@ def test_backend_for_names_what_runs_and_why(monkeypatch):
         GRU(3, 4, backend="triton")(x)
 
 
-H100 = 232_448  # bytes of shared memory a block may take
 CHOICES = [
-    ("auto", "cuda", torch.bfloat16, 128, True, "tf32", H100, "triton", "the implementation for cuda tensors"),
-    ("auto", "cuda", torch.float16, 1025, True, "tf32", H100, "reference", "up to 1024 hidden .* hidden_size is 1025"),
-    ("auto", "cuda", torch.float32, 128, True, "tf32", H100, "triton", "the implementation for cuda tensors"),
-    ("auto", "cuda", torch.float32, 65, True, "ieee", H100, "reference", "up to 64 hidden .* precision 'ieee'"),
-    ("auto", "cuda", torch.bfloat16, 65, True, "tf32", 101_376, "reference", "up to 64 hidden units here"),
-    ("auto", "cuda", torch.float64, 4, True, "tf32", H100, "reference", "the dtype is torch.float64"),
-    ("auto", "cuda", torch.float32, 4, False, "tf32", H100, "reference", "no reset_after=False"),
-    ("auto", "mps", torch.float32, 4, True, "tf32", H100, "reference", "the implementation for mps tensors"),
-    ("reference", "cuda", torch.float32, 4, True, "tf32", H100, "reference", "asked for"),
-    ("triton", "cuda", torch.float16, 1, True, "tf32", H100, "triton", "asked for"),
+    ("auto", "cuda", torch.bfloat16, True, H100, "triton", "the implementation for cuda tensors"),
+    ("auto", "cuda", torch.float32, True, H100, "triton", "the implementation for cuda tensors"),
+    ("auto", "cuda", torch.bfloat16, True, H100._replace(capability=75), "reference", "compute capability 7.5"),
+    ("auto", "cuda", torch.float64, True, H100, "reference", "the dtype is torch.float64"),
+    ("auto", "cuda", torch.float32, False, H100, "reference", "no reset_after=False"),
+    ("auto", "mps", torch.float32, True, H100, "reference", "the implementation for mps tensors"),
+    ("reference", "cuda", torch.float32, True, H100, "reference", "asked for"),
+    ("triton", "cuda", torch.float16, True, H100, "triton", "asked for"),
 ]
 
 
 @pytest.mark.parametrize("case", CHOICES, ids=str)
 def test_choice_of_backend(case, monkeypatch):
-    backend, device, dtype, hidden_size, reset_after, precision, shared_memory, name, reason = case
-    monkeypatch.setattr(backends.plan, "shared_memory", lambda device: shared_memory)
-    choice = backends.choose(backend, torch.device(device), dtype, hidden_size, reset_after, precision)
+    backend, device, dtype, reset_after, limits, name, reason = case
+    monkeypatch.setattr(backends.plan, "device", lambda _: limits)
+    choice = backends.choose(backend, torch.device(device), dtype, 100_000, reset_after, "ieee")
     assert choice.name == name and re.search(reason, choice.reason)
 
 
-def test_an_explicit_backend_never_falls_back():
-    for dtype, hidden_size, reset_after, message in (
-        (torch.float64, 4, True, "dtype is torch.float64"),
-        (torch.float32, 4, False, "no reset_after=False"),
-        (torch.bfloat16, 5000, True, "hidden_size is 5000"),
+def test_an_explicit_backend_never_falls_back(monkeypatch):
+    for dtype, reset_after, limits, message in (
+        (torch.float64, True, H100, "dtype is torch.float64"),
+        (torch.float32, False, H100, "no reset_after=False"),
+        (torch.bfloat16, True, H100._replace(capability=75), "compute capability 7.5"),
     ):
+        monkeypatch.setattr(backends.plan, "device", lambda _, limits=limits: limits)
         with pytest.raises(RuntimeError, match=f"backend='triton' cannot run: .*{message}"):
-            backends.choose("triton", torch.device("cuda"), dtype, hidden_size, reset_after, "tf32")
+            backends.choose("triton", torch.device("cuda"), dtype, 4, reset_after, "tf32")
 
 
 def test_precision_follows_torch_unless_given(monkeypatch):

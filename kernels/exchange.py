@@ -1,0 +1,79 @@
+"""How the programs of a group hand one another their parts of a step: two protocols behind three functions.
+
+Slot i of the exchange buffer holds what all programs of a group need for step i; each writes its part of slot i + 1
+once, and no slot is used twice in a launch. Before a step a program calls `await_group`, then `receive` for each tile of
+the slot; after it, `store` for its part and `signal`.
+
+EXCHANGE = "data": **the data is the flag.** A slot is filled with the bits 0xFF before the launch. No value written to
+it has them: arithmetic and conversions make one NaN, 0x7FFF..., and a NaN of the caller's is replaced by it. `receive`
+loads until no element is the filling, the largest unsigned number. No fence, no counter, one trip through memory.
+
+EXCHANGE = "counter": each program adds one to the group's counter after it has written (release), and waits until all
+have (acquire). One more trip, but nothing to fill or compare, and loads that the compiler may prefetch.
+
+Either way the programs of a group must all be running; or a launch runs one step, as in Triton's interpreter, which
+runs programs one after another.
+"""
+
+import triton
+import triton.language as tl
+
+from .activations import rounded
+
+INTERPRETED: tl.constexpr = tl.constexpr(triton.knobs.runtime.interpret)
+LINE: tl.constexpr = tl.constexpr(32)  # int32 of a counter: a cache line each
+
+
+@triton.jit
+def await_group(counter_ptr, step, PROGRAMS: tl.constexpr, EXCHANGE: tl.constexpr):
+    """Returns when all programs of the group have signalled each of `step` steps, where a counter says so."""
+    if EXCHANGE == "counter":
+        target = step * PROGRAMS
+        if INTERPRETED:
+            while tl.atomic_add(counter_ptr, 0, sem="acquire", scope="gpu") < target:
+                pass
+        else:  # every thread acquires for itself, which needs no barrier; Triton's own atomics take two a poll
+            tl.inline_asm_elementwise(
+                """
+                {
+                    .reg .pred waiting;
+                again:
+                    ld.acquire.gpu.global.s32 $0, [$1];
+                    setp.lt.s32 waiting, $0, $2;
+                    @waiting bra again;
+                }
+                """,
+                "=&r,l,r",
+                [counter_ptr.to(tl.int64), target],
+                dtype=tl.int32,
+                is_pure=False,
+                pack=1,
+            )
+
+
+@triton.jit
+def receive(ptrs, mask, dtype: tl.constexpr, EXCHANGE: tl.constexpr, UPCAST: tl.constexpr):
+    """What the group left behind ptrs (unsigned integers as wide as dtype), as an operand of a product."""
+    if EXCHANGE == "counter":
+        bits = tl.load(ptrs, mask=mask, other=0, cache_modifier=".cg")
+    else:
+        filling: tl.constexpr = 2**ptrs.dtype.element_ty.primitive_bitwidth - 1
+        bits = tl.load(ptrs, mask=mask, other=0, volatile=True)
+        while tl.max(bits) == filling:
+            bits = tl.load(ptrs, mask=mask, other=0, volatile=True)
+    value = bits.to(dtype, bitcast=True)
+    return value.to(tl.float32) if UPCAST else value
+
+
+@triton.jit
+def store(ptrs, value, mask, dtype: tl.constexpr, UPCAST: tl.constexpr):
+    """Leaves float32 value, rounded to dtype, behind ptrs."""
+    tl.store(ptrs, rounded(value, dtype, UPCAST).to(ptrs.dtype.element_ty, bitcast=True), mask=mask)
+
+
+@triton.jit
+def signal(counter_ptr, EXCHANGE: tl.constexpr):
+    """Tells the group that all of this program's part is stored."""
+    if EXCHANGE == "counter":
+        tl.debug_barrier()
+        tl.atomic_add(counter_ptr, 1, sem="release", scope="gpu")
