@@ -24,6 +24,7 @@ from grucore.kernels.backward import _gru_backward_kernel
 from grucore.kernels.forward import _gru_forward_kernel
 from grucore.kernels.plan import TABLE, Device, Plan, plan
 from grucore.kernels.split import _gru_backward_split_kernel, _gru_forward_split_kernel
+from grucore.kernels.step import _gru_step_kernel
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -39,6 +40,7 @@ KERNELS = {
     ("forward", True): _gru_forward_split_kernel,
     ("backward", False): _gru_backward_kernel,
     ("backward", True): _gru_backward_split_kernel,
+    ("step", True): _gru_step_kernel,
 }
 DTYPES = {"half": ("bf16", "fp16"), "tf32": ("tf32",), "ieee": ("fp32",)}
 
@@ -57,14 +59,11 @@ def arguments(kernel: Any, dtype: str) -> dict[str, str]:
 def compiled(kernel: Any, dtype: str, row: dict[str, int], flags: bool, arch: int) -> dict[str, Any]:
     """What comes out of compiling a kernel for one row of the table."""
     hidden_size = row["max_hidden"] or LARGE
-    constants = {"D": 1, "H": hidden_size, "BLOCK_B": row["block_b"], "HAS_FLAGS": flags, "UPCAST": False}
-    constants["PRECISION"] = "tf32" if dtype == "tf32" else "ieee"
-    constants |= {"FAST": dtype != "fp32"} if "FAST" in kernel.arg_names else {"HAS_DY": True}
-    if row["block_j"]:
-        constants |= {name.upper(): row[name] for name in ("block_k", "streamed", "exchange")} | {"J": row["block_j"]}
-    else:
-        constants |= {"BLOCK_H": row["block_k"]}
-    constants["STAGES"] = row["stages"]
+    constants = {"D": 1, "I": hidden_size, "H": hidden_size, "J": row["block_j"], "BLOCK_H": row["block_k"]}
+    constants |= {name.upper(): row[name] for name in ("block_b", "block_k", "streamed", "exchange", "stages")}
+    constants |= {"HAS_FLAGS": flags, "HAS_DY": True, "HAS_BIAS": True, "UPCAST": False}
+    constants |= {"FAST": dtype != "fp32", "PRECISION": "tf32" if dtype == "tf32" else "ieee"}
+    constants = {name: constants[name] for name in constants if name in kernel.arg_names}
     types = arguments(kernel, dtype)
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if name.endswith("_ptr")}
@@ -142,6 +141,8 @@ def main() -> None:
             continue
         kernel = KERNELS[row["recurrence"], bool(row["block_j"])]
         for dtype, flags in itertools.product(DTYPES[row["kind"]], (False, True)):
+            if flags and "HAS_FLAGS" not in kernel.arg_names:
+                continue
             result = compiled(kernel, dtype, row, flags, options.arch)
             results.append(result)
             wrong += faults(result, row, budget)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from grucore import backend as backends
 from grucore.errors import InputError, check_size
 from grucore.functional import gru_cell
 
@@ -23,6 +25,7 @@ class GRUCell(nn.Module):
         device: of the parameters.
         dtype: of the parameters.
         reset_after: where the reset gate acts, see :class:`GRU`.
+        precision, backend: see :class:`GRU`.
 
     Attributes:
         weight_ih: (W_ir|W_iz|W_in), shape (3H, I).
@@ -48,6 +51,8 @@ class GRUCell(nn.Module):
         dtype: torch.dtype | None = None,
         *,
         reset_after: bool = True,
+        precision: str | None = None,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         check_size("input_size", input_size)
@@ -56,6 +61,9 @@ class GRUCell(nn.Module):
         self.hidden_size = hidden_size
         self.bias = bias
         self.reset_after = reset_after
+        backends.resolve_precision(precision)
+        self.precision = precision
+        self.backend = backends.check(backend)
         gates = 3 * hidden_size
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (gates, input_size), "weight_hh": (gates, hidden_size)}
         shapes |= {"bias_ih": (gates,), "bias_hh": (gates,)} if bias else {}
@@ -92,12 +100,12 @@ class GRUCell(nn.Module):
             hx = input.new_zeros(expected)
         elif tuple(hx.shape) != expected:
             raise InputError(f"GRUCell: Expected hidden to have shape {expected}, got {tuple(hx.shape)}")
-        return gru_cell(
-            input, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, reset_after=self.reset_after
-        )
+        options: dict[str, Any] = {name: getattr(self, name) for name in ("reset_after", "precision", "backend")}
+        return gru_cell(input, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, **options)
 
     def extra_repr(self) -> str:
         """The arguments that differ from their defaults, as torch.nn.GRUCell prints them."""
         bias = "" if self.bias is True else f", bias={self.bias}"
-        reset_after = "" if self.reset_after else ", reset_after=False"
-        return f"{self.input_size}, {self.hidden_size}{bias}{reset_after}"
+        defaults = {"reset_after": True, "precision": None, "backend": "auto"}
+        others = [f", {name}={value!r}" for name, d in defaults.items() if (value := getattr(self, name)) != d]
+        return f"{self.input_size}, {self.hidden_size}{bias}{''.join(others)}"

@@ -7,6 +7,7 @@ torch.nn.GRU takes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,6 +119,8 @@ def gru_cell(
     b_hh: Tensor | None = None,
     *,
     reset_after: bool = True,
+    precision: str | None = None,
+    backend: str = "auto",
 ) -> Tensor:
     """The state after one step.
 
@@ -129,6 +132,8 @@ def gru_cell(
         b_ih: shape (3H,) or None.
         b_hh: shape (3H,) or None.
         reset_after: see `gru`.
+        precision: see `gru`.
+        backend: see `gru`; on "triton" one launch computes the step.
 
     Returns:
         The new state, shape (B, H).
@@ -143,7 +148,12 @@ def gru_cell(
     if (b_ih is None) != (b_hh is None):
         raise InputError("b_ih and b_hh must be given together or not at all")
     biases = [] if b_ih is None or b_hh is None else [b_ih, b_hh]
-    _check_weights([w_ih, w_hh, *biases], input.shape[-1], w_hh.shape[-1])
+    weights = [w_ih, w_hh, *biases]
+    _check_weights(weights, input.shape[-1], w_hh.shape[-1])
+    options: dict[str, Any] = {"reset_after": reset_after, "precision": precision, "backend": backend}
+    if backend == "triton" or input.device.type != "cpu":
+        steps, states = input.reshape(1, -1, input.shape[-1]), hx.reshape(1, -1, hx.shape[-1])
+        return gru(steps, states, [weights], **options)[1].view(hx.shape)
     return reference.gru_update(reference.gru_gates(input, hx, w_ih, w_hh, b_ih, b_hh, reset_after), hx)
 
 

@@ -295,7 +295,8 @@ class GRU(nn.Module):
         for layer, weights in enumerate(self.all_weights):
             if layer > 0:
                 y = apply_dropout(y, self.dropout, training=self.training)
-            y = gru_cell(y, hx[layer], *weights, reset_after=self.reset_after)
+            options: dict[str, Any] = {name: getattr(self, name) for name in ("reset_after", "precision", "backend")}
+            y = gru_cell(y, hx[layer], *weights, **options)
             states.append(y)
         return y, torch.stack(states)
 

@@ -12,7 +12,7 @@ directions.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +27,7 @@ from .forward import _gru_forward_kernel
 from .exchange import INTERPRETED, LINE
 from .plan import device, kind, plan
 from .split import _gru_backward_split_kernel, _gru_forward_split_kernel
+from .step import gru_step
 
 CHUNK_BYTES = 2**25  # of one value a unit and step; a chunk of T = 512 steps at B = 64, H = 512 in bfloat16
 
@@ -197,12 +198,15 @@ def gru_forward(
     """y (T, B, D*H) and h_n (D, B, H) of one layer; the arguments are those of `_Layer`."""
     if not reset_after:
         raise ValueError("the fused kernels have no reset_after=False")
+    if len(x) == len(h0) == 1 and real is None:  # one step: a reset before it goes where it begins
+        h_n = gru_step(x[0], h0[0], w_ih[0], w_hh[0], *(None if b is None else b[0] for b in (b_ih, b_hh)), precision)
+        return h_n.unsqueeze(0), h_n.clone().unsqueeze(0)
     layer = _Layer(x, h0, w_ih, w_hh, b_ih, b_hh, real, start, precision, "forward")
     shape = (layer.steps, layer.batch, layer.directions, layer.H)
     y = x.new_empty(shape) if layer.flags is None else x.new_zeros(shape)
     h = layer.h0.to(torch.float32, copy=True)
     spans = h if layer.flags is None else tile_spans(layer.flags, layer.plan.block_b)
-    with _on(x):
+    with _launching(layer):
         for chunk in layer.chunks() if layer.batch else ():
             flags = y if layer.flags is None else layer.flags
             tensors = (layer.input_side(chunk), h, layer.h0, layer.w_hh, layer.b_hn, flags, spans, y)
@@ -240,7 +244,7 @@ def gru_backward(
     dx = torch.zeros(layer.steps * batch, layer.input_size, dtype=torch.float32, device=x.device) if need_dx else None
     d_weights = [torch.zeros_like(w, dtype=torch.float32) for w in (layer.w_ih, layer.w_hh)]
     d_biases = [torch.zeros(D, 3 * H, dtype=torch.float32, device=x.device) for _ in range(2)]
-    with _on(x):
+    with _launching(layer):
         for chunk in reversed(list(layer.chunks())) if batch else ():
             states = [_states_before(layer, y, chunk, d) for d in range(D)]
             gx, gh = layer.input_side(chunk), layer.buffer(chunk, 3)
@@ -325,6 +329,15 @@ def _over_rows(kernel: Any, H: int, *tensors: Tensor, **options: Any) -> None:
     )
 
 
-def _on(x: Tensor) -> AbstractContextManager:
-    """The device of x as the current one, as a launch needs it."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+@contextmanager
+def _launching(layer: _Layer) -> Iterator[None]:
+    """The tensors' device as the current one, as a launch needs it, and the layer's precision for all products."""
+    switch = torch.backends.cuda.matmul
+    name = "fp32_precision" if hasattr(switch, "fp32_precision") else "allow_tf32"  # torch 2.9 has the first
+    before = getattr(switch, name)
+    setattr(switch, name, layer.precision if name == "fp32_precision" else layer.precision == "tf32")
+    try:
+        with torch.cuda.device(layer.x.device) if layer.x.is_cuda else nullcontext():
+            yield
+    finally:
+        setattr(switch, name, before)

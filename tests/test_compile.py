@@ -16,12 +16,16 @@ ROOT = compile_report.BUDGET.parent.parent
 A100 = compile_report.DEVICES[80]
 
 
+def run_without_interpreter(*arguments):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command, environment = [sys.executable, *map(str, arguments)], environment | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
+
+
 @pytest.mark.parametrize("arch", [80, 90, 100])
 def test_every_plan_is_within_its_budget(arch, tmp_path):
     """No spills, shared memory as the table says, and on sm_90 the loop's instructions within the committed budget."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "benchmarks.compile_report", "--arch", str(arch), "--json", str(tmp_path / "rows")]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
+    result = run_without_interpreter("-m", "benchmarks.compile_report", "--arch", arch, "--json", tmp_path / "rows")
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "rows").read_text())
     covered = {(row["kernel"], row["dtype"], row["H"]) for row in rows}
@@ -32,6 +36,15 @@ def test_every_plan_is_within_its_budget(arch, tmp_path):
 def test_every_row_of_the_table_is_chosen_somewhere():
     devices = compile_report.DEVICES.values()
     assert all(any(compile_report.is_chosen(row, device) for device in devices) for row in plan.TABLE)
+
+
+@pytest.mark.parametrize("hidden_size", [64, 256, 1100], ids=["whole", "split", "streamed"])
+def test_nothing_is_compiled_again_for_another_batch_or_length(hidden_size):
+    """Over 20 random sizes."""
+    result = run_without_interpreter("tests/count_variants.py", hidden_size, 20)
+    assert result.returncode == 0, result.stderr
+    first, last = json.loads(result.stdout)
+    assert first == last == dict.fromkeys(last, 1) and len(last) == 5
 
 
 def test_faults_are_found():

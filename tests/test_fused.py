@@ -218,6 +218,19 @@ def test_saved_for_backward_is_x_and_y_alone():
     assert sum(t.numel() * t.element_size() for t in seen.values()) <= needed * 1.02
 
 
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_all_products_have_the_layers_precision(precision, monkeypatch):
+    """Whatever the switch for products outside says, which is put back."""
+    seen, switch = set(), torch.backends.cuda.matmul
+    outside = switch.fp32_precision
+    for name in ("mm", "addmm"):
+        product = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *a, p=product, **k: (seen.add(switch.fp32_precision), p(*a, **k))[1])
+    layer = GRU(3, 4, device=DEVICE, precision=precision, backend="triton")
+    layer(randn(2, 2, 3, dtype=torch.float32))[0].sum().backward()
+    assert seen == {precision} and switch.fp32_precision == outside
+
+
 def test_second_derivatives():
     layer = fused_layer(2, 3, torch.float32)
     oracle = to_oracle(layer)

@@ -1,0 +1,168 @@
+"""One step of one direction in one launch: both products and the gates. What streaming and `GRUCell` run on a GPU.
+
+Each program has J hidden units of a tile of rows and goes through all of I, then of H; the weights, read once, are the
+cost. The equations are those of `forward.py`, with gx computed here instead of before. No buffers, no waiting: a CUDA
+graph captures it as one node.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .activations import rounded, sigmoid, tanh
+from .exchange import INTERPRETED
+from .plan import device, kind, plan
+
+
+@triton.jit
+def _products(
+    x_ptrs,  # (B, K), row pointers
+    w_ptrs,  # (3, H, K), of the units' rows in the first gate
+    mask_b,
+    mask_j,
+    gate,  # elements from one gate's rows to the next one's
+    acc_r,
+    acc_z,
+    acc_n,
+    K: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """The three accumulators with x W^T added, gate by gate."""
+    offs_k = tl.arange(0, BLOCK_K)
+    for first in tl.range(0, K, BLOCK_K, num_stages=STAGES):
+        k = first + offs_k
+        mask_w = (k < K)[:, None] & mask_j[None, :]
+        x = tl.load(x_ptrs + k[None, :], mask=mask_b[:, None] & (k < K)[None, :], other=0.0)
+        w_r = tl.load(w_ptrs + k[:, None], mask=mask_w, other=0.0)
+        w_z = tl.load(w_ptrs + gate + k[:, None], mask=mask_w, other=0.0)
+        w_n = tl.load(w_ptrs + 2 * gate + k[:, None], mask=mask_w, other=0.0)
+        if UPCAST:
+            x, w_r, w_z, w_n = x.to(tl.float32), w_r.to(tl.float32), w_z.to(tl.float32), w_n.to(tl.float32)
+        acc_r = tl.dot(x, w_r, acc=acc_r, input_precision=PRECISION)
+        acc_z = tl.dot(x, w_z, acc=acc_z, input_precision=PRECISION)
+        acc_n = tl.dot(x, w_n, acc=acc_n, input_precision=PRECISION)
+    return acc_r, acc_z, acc_n
+
+
+@triton.jit(do_not_specialize=["B"])
+def _gru_step_kernel(
+    x_ptr,  # (B, I)
+    hx_ptr,  # (B, H)
+    w_ih_ptr,  # (3, H, I)
+    w_hh_ptr,  # (3, H, H)
+    b_ih_ptr,  # (3, H), read if HAS_BIAS
+    b_hh_ptr,  # (3, H), read if HAS_BIAS
+    out_ptr,  # (B, H): the new state
+    B,
+    I: tl.constexpr,
+    H: tl.constexpr,
+    J: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    FAST: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    offs_b = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
+    offs_j = tl.program_id(1) * J + tl.arange(0, J)
+    mask_b, mask_j = offs_b < B, offs_j < H
+    mask = mask_b[:, None] & mask_j[None, :]
+    rows = offs_b.to(tl.int64)[:, None]
+
+    acc_r = tl.zeros([BLOCK_B, J], tl.float32)
+    acc_z, gx_n, gh_n = acc_r, acc_r, acc_r
+    if HAS_BIAS:
+        acc_r += _bias(b_ih_ptr, offs_j, mask_j) + _bias(b_hh_ptr, offs_j, mask_j)
+        acc_z += _bias(b_ih_ptr + H, offs_j, mask_j) + _bias(b_hh_ptr + H, offs_j, mask_j)
+        gx_n += _bias(b_ih_ptr + 2 * H, offs_j, mask_j)
+        gh_n += _bias(b_hh_ptr + 2 * H, offs_j, mask_j)
+    acc_r, acc_z, gx_n = _products(
+        x_ptr + rows * I,
+        w_ih_ptr + offs_j[None, :] * I,
+        mask_b,
+        mask_j,
+        H * I,
+        acc_r,
+        acc_z,
+        gx_n,
+        I,
+        BLOCK_K,
+        STAGES,
+        PRECISION,
+        UPCAST,
+    )
+    acc_r, acc_z, gh_n = _products(
+        hx_ptr + rows * H,
+        w_hh_ptr + offs_j[None, :] * H,
+        mask_b,
+        mask_j,
+        H * H,
+        acc_r,
+        acc_z,
+        gh_n,
+        H,
+        BLOCK_K,
+        STAGES,
+        PRECISION,
+        UPCAST,
+    )
+    r = sigmoid(acc_r, FAST)
+    z = sigmoid(acc_z, FAST)
+    n = tanh(gx_n + r * gh_n, FAST)
+    h = tl.load(hx_ptr + rows * H + offs_j[None, :], mask=mask, other=0.0).to(tl.float32)
+    h_new = n + z * (h - n)
+    tl.store(out_ptr + rows * H + offs_j[None, :], rounded(h_new, out_ptr.dtype.element_ty, UPCAST), mask=mask)
+
+
+@triton.jit
+def _bias(b_ptr, offs_j, mask_j):
+    return tl.load(b_ptr + offs_j, mask=mask_j, other=0.0).to(tl.float32)[None, :]
+
+
+def gru_step(
+    x: Tensor,  # (B, I)
+    h: Tensor,  # (B, H)
+    w_ih: Tensor,  # (3H, I)
+    w_hh: Tensor,  # (3H, H)
+    b_ih: Tensor | None,  # (3H,)
+    b_hh: Tensor | None,  # (3H,)
+    precision: str,
+) -> Tensor:
+    """The state after one step, (B, H)."""
+    batch, hidden_size = h.shape
+    arithmetic = kind(x.dtype, precision)
+    chosen = plan("step", batch, hidden_size, 1, arithmetic, device(x.device))
+    x, h, w_ih, w_hh = (t.contiguous() for t in (x, h, w_ih, w_hh))
+    biases = (x, x) if b_ih is None or b_hh is None else (b_ih.contiguous(), b_hh.contiguous())
+    out = torch.empty_like(h)
+    grid = (triton.cdiv(batch, chosen.block_b), triton.cdiv(hidden_size, chosen.block_j))
+    if batch:
+        _gru_step_kernel[grid](
+            x,
+            h,
+            w_ih,
+            w_hh,
+            *biases,
+            out,
+            batch,
+            I=x.shape[1],
+            H=hidden_size,
+            J=chosen.block_j,
+            BLOCK_B=chosen.block_b,
+            BLOCK_K=chosen.block_k,
+            STAGES=chosen.stages,
+            HAS_BIAS=b_ih is not None,
+            FAST=arithmetic != "ieee" and not INTERPRETED,
+            PRECISION="tf32" if arithmetic == "tf32" else "ieee",
+            UPCAST=INTERPRETED and x.dtype is torch.bfloat16,
+            num_warps=chosen.warps,
+        )
+    return out
