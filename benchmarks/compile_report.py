@@ -22,7 +22,7 @@ from typing import Any
 import triton
 from grucore.kernels.backward import _gru_backward_kernel
 from grucore.kernels.forward import _gru_forward_kernel
-from grucore.kernels.plan import TABLE, Device, Plan, plan
+from grucore.kernels.plan import H100, TABLE, Device, Plan, plan
 from grucore.kernels.split import _gru_backward_split_kernel, _gru_forward_split_kernel
 from grucore.kernels.step import _gru_step_kernel
 from triton.backends.compiler import GPUTarget
@@ -31,7 +31,7 @@ from triton.compiler import ASTSource
 import grucore  # makes grucore.kernels importable from a checkout
 
 # An A100, an H100 and a B200: processors, and bytes of shared memory that a block may take (CUDA programming guide).
-DEVICES = {arch: Device(arch, *limits) for arch, *limits in ((80, 108, 166_912), (90, 132, 232_448), (100, 148, 232_448))}
+DEVICES = {80: Device(80, 108, 166_912), 90: H100, 100: Device(100, 148, 232_448)}
 LARGE = 2048  # the hidden size that a row without an upper limit is compiled for
 BUDGET = Path(__file__).parent / "compile_budget.json"
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"  # ptxas, cuobjdump

@@ -12,8 +12,10 @@ from grucore import GRU
 
 PROVIDERS: dict[str, Callable[[nn.GRU], nn.Module]] = {
     "grucore-reference": lambda layer: GRU.from_torch(layer, backend="reference"),
+    "grucore-triton": lambda layer: GRU.from_torch(layer, backend="triton"),
     "torch": lambda layer: layer,
 }
+DEFAULTS = {"cpu": ["grucore-reference", "torch"], "cuda": ["grucore-triton", "torch"]}
 
 
 def outputs(layer: nn.Module, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,9 @@ def resolve_precision(precision: str | None) -> str:
         raise ValueError(f"precision must be 'ieee', 'tf32' or None, got {precision!r}")
     if precision is not None:
         return precision
-    switch = getattr(torch.backends.cudnn, "rnn", None)  # torch 2.9 or newer: allow_tf32 raises where conv and rnn differ
+    switch = getattr(
+        torch.backends.cudnn, "rnn", None
+    )  # torch 2.9 or newer: allow_tf32 raises where conv and rnn differ
     allowed = torch.backends.cudnn.allow_tf32 if switch is None else switch.fp32_precision == "tf32"
     return "tf32" if allowed else "ieee"
 

@@ -11,7 +11,9 @@
     fused.py       a layer from Triton kernels: the recurrent weights stay on chip for a whole chunk of time
     forward.py     the forward recurrence, a program having all hidden units
     backward.py    the backward recurrence, likewise
-    split.py       both with the hidden units split across programs, which exchange states through memory
+    split.py       both with the hidden units split across programs, weights on chip or streamed from the L2 cache
+    exchange.py    how those programs hand one another their parts of a step: two protocols
+    step.py        a single step in one launch
     derivatives.py what backward computes for all steps at once
     flags.py       lengths, masks and resets as one byte a step
     activations.py sigmoid, tanh and rounding in Triton

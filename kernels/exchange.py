@@ -1,8 +1,8 @@
 """How the programs of a group hand one another their parts of a step: two protocols behind three functions.
 
 Slot i of the exchange buffer holds what all programs of a group need for step i; each writes its part of slot i + 1
-once, and no slot is used twice in a launch. Before a step a program calls `await_group`, then `receive` for each tile of
-the slot; after it, `store` for its part and `signal`.
+once, and no slot is used twice in a launch. Before a step a program calls `await_group`, then `receive` for each tile
+of the slot; after it, `store` for its part and `signal`.
 
 EXCHANGE = "data": **the data is the flag.** A slot is filled with the bits 0xFF before the launch. No value written to
 it has them: arithmetic and conversions make one NaN, 0x7FFF..., and a NaN of the caller's is replaced by it. `receive`

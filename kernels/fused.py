@@ -22,9 +22,9 @@ from torch.nn.functional import pad
 
 from .backward import _gru_backward_kernel
 from .derivatives import _gru_derivatives_kernel, _gru_gate_gradients_kernel
+from .exchange import INTERPRETED, LINE
 from .flags import BEGAN, states_before, step_flags, tile_spans
 from .forward import _gru_forward_kernel
-from .exchange import INTERPRETED, LINE
 from .plan import device, kind, plan
 from .split import _gru_backward_split_kernel, _gru_forward_split_kernel
 from .step import gru_step
@@ -199,7 +199,8 @@ def gru_forward(
     if not reset_after:
         raise ValueError("the fused kernels have no reset_after=False")
     if len(x) == len(h0) == 1 and real is None:  # one step: a reset before it goes where it begins
-        h_n = gru_step(x[0], h0[0], w_ih[0], w_hh[0], *(None if b is None else b[0] for b in (b_ih, b_hh)), precision)
+        b_ih, b_hh = (None if b is None else b[0] for b in (b_ih, b_hh))
+        h_n = gru_step(x[0], h0[0], w_ih[0], w_hh[0], b_ih, b_hh, precision)
         return h_n.unsqueeze(0), h_n.clone().unsqueeze(0)
     layer = _Layer(x, h0, w_ih, w_hh, b_ih, b_hh, real, start, precision, "forward")
     shape = (layer.steps, layer.batch, layer.directions, layer.H)

@@ -1,8 +1,8 @@
 """How a layer's recurrences are launched: a pure function of its sizes, kind of arithmetic and device.
 
-The table is `plans.json`: the first row that serves and fits is taken. `python -m benchmarks.compile_report` holds every row
-to a budget of registers, shared memory and instructions; `python -m benchmarks.tune` times the candidates on a GPU and
-writes the table. Nothing in it was timed yet.
+The table is `plans.json`: the first row that serves and fits is taken. `python -m benchmarks.compile_report` holds
+every row to a budget of registers, shared memory and instructions; `python -m benchmarks.tune` times the candidates on
+a GPU and writes the table. Nothing in it was timed yet.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Plan(NamedTuple):
     block_j: int  # hidden units of a program, where a group of programs shares a tile; 0 where one has them all
     block_k: int  # hidden units that a product takes at once, a power of two
     streamed: bool  # weights come from the L2 cache in each step, instead of staying on chip
-    exchange: str  # the protocol of a group, "data" or "counter" (`exchange.py`)
+    exchange: str  # the protocol of a group, "data" or "counter" (`exchange.py`); "" without a group
     warps: int
     stages: int  # steps, or, where streamed, products whose operands are on their way
     shared_bytes: int  # on the architecture that takes most
@@ -66,10 +66,16 @@ def plan(recurrence: str, batch: int, hidden_size: int, directions: int, kind: s
     for row in TABLE:
         if (row["recurrence"], row["kind"]) != (recurrence, kind) or row["capability"] > device.capability:
             continue
-        within = all(most is None or n <= most for n, most in ((hidden_size, row["max_hidden"]), (batch, row["max_batch"])))
+        within = all(
+            most is None or n <= most for n, most in ((hidden_size, row["max_hidden"]), (batch, row["max_batch"]))
+        )
         if not within or row["shared_bytes"] > device.shared_memory:
             continue
-        if row["block_j"] and not row["streamed"] and directions * -(-hidden_size // row["block_j"]) > device.processors:
+        if (
+            row["block_j"]
+            and not row["streamed"]
+            and directions * -(-hidden_size // row["block_j"]) > device.processors
+        ):
             continue
         return Plan(*(row[name] for name in Plan._fields))
     raise ValueError(

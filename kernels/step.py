@@ -60,7 +60,7 @@ def _gru_step_kernel(
     b_hh_ptr,  # (3, H), read if HAS_BIAS
     out_ptr,  # (B, H): the new state
     B,
-    I: tl.constexpr,
+    I: tl.constexpr,  # noqa: E741
     H: tl.constexpr,
     J: tl.constexpr,
     BLOCK_B: tl.constexpr,

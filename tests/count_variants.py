@@ -1,7 +1,7 @@
 """How many variants Triton compiles for layers of many sizes of batch and time; run by test_compile.py without a GPU.
 
-Kernels are compiled, for sm_90, but not launched; arguments are CPU tensors, whose addresses are aligned as a GPU's are.
-Prints the number of variants of each kernel after the first size and after all, as JSON.
+Kernels are compiled, for sm_90, but not launched; arguments are CPU tensors, whose addresses are aligned as a GPU's
+are. Prints the number of variants of each kernel after the first size and after all, as JSON.
 """
 
 import json
@@ -42,7 +42,7 @@ run, JITFunction.run = JITFunction.run, compile_only
 dtype, directions, input_size, hidden_size = torch.bfloat16, 2, 32, int(sys.argv[1])
 random.seed(0)
 counts = []
-for i in range(int(sys.argv[2])):
+for _ in range(int(sys.argv[2])):
     steps, batch = random.choice([1, 2, 3, 7, 16, 33]), random.choice([1, 2, 8, 15, 16, 17, 31, 32])
     x, h0 = torch.zeros(steps, batch, input_size, dtype=dtype), torch.zeros(directions, batch, hidden_size, dtype=dtype)
     weights = [torch.zeros(directions, 3 * hidden_size, n, dtype=dtype) for n in (input_size, hidden_size)]

@@ -250,3 +250,21 @@ def test_spans_of_tiles():
     real = torch.tensor([[0, 0, 0, 0, 1], [0, 1, 0, 0, 0], [1, 0, 0, 0, 1], [0, 0, 0, 0, 0]], dtype=torch.bool)
     spans = flags.tile_spans(flags.step_flags(real, None, 1), 2)
     assert spans.tolist() == [[1, 3], [0, 0], [0, 3]]
+
+
+@pytest.mark.parametrize("H", [10, 130], ids=["whole", "split"])
+def test_nan_stays_in_its_row(H):
+    """An input that is NaN at one step of one row: the other rows' outputs and gradients are what they were."""
+    layer = fused_layer(3, H, torch.float16)
+    x, others = randn(4, 3, 3, dtype=torch.float16), [0, 2]
+    results = []
+    for value in (1.0, float("nan")):
+        x_ = x.clone()
+        x_[1, 1] = value
+        y, h_n = layer(x_.requires_grad_())
+        (dx,) = torch.autograd.grad(y[:, others].float().square().sum() + h_n[:, others].float().sum(), x_)
+        results.append((y, h_n, dx))
+    y, h_n, _ = results[1]
+    assert y[1:, 1].isnan().all() and h_n[:, 1].isnan().all() and not y[0].isnan().any()
+    for got, want in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(got[:, others], want[:, others], rtol=0, atol=0)

@@ -9,10 +9,9 @@ import warnings
 
 import pytest
 import torch
+from grucore.kernels.plan import H100
 from oracle import assert_near
 from torch import nn
-
-from grucore.kernels.plan import H100
 
 from grucore import GRU, GRUCell, InputError, gru, gru_cell
 from grucore import backend as backends

@@ -1,0 +1,69 @@
+"""What measurements depend on, for each row of results and as a file: `python -m benchmarks.environment FILE`."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+
+def environment(device: str) -> dict[str, str]:
+    """The columns of a row of results that say under what it was measured."""
+    try:
+        described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout
+    except OSError:  # no git
+        described = ""
+    on_gpu = device == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else f"{cpu_name()}, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "triton": version("triton"),
+        "cudnn": str(torch.backends.cudnn.version()) if on_gpu else "",
+        "commit": described.strip(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def version(package: str) -> str:
+    """A package's version, "" where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def cpu_name() -> str:
+    """The processor's model name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def main() -> None:
+    """Writes the environment, and a GPU's limits, as JSON."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m benchmarks.environment FILE")
+    facts: dict[str, object] = dict(environment("cuda" if torch.cuda.is_available() else "cpu"))
+    facts |= {"python": platform.python_version(), "numpy": version("numpy"), "cuda": torch.version.cuda}
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        facts["capability"] = f"{properties.major}.{properties.minor}"
+        facts["processors"] = properties.multi_processor_count
+        facts["allow_tf32_cudnn"] = torch.backends.cudnn.allow_tf32
+    text = json.dumps(facts, indent=1)
+    Path(sys.argv[1]).write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""Times candidate plans of the fused kernels on this GPU and writes the launch table that the fastest make.
+
+    python -m benchmarks.tune --out FOLDER [--seconds 120]
+
+FOLDER/tune.csv has a line for each candidate, wrong and refused ones included; FOLDER/plans.json is kernels/plans.json
+with the rows of this device's generation replaced wherever they were measured. A layer is timed with the products
+around the recurrence, which all candidates share. After the time limit what is left keeps its row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from grucore.kernels import fused, plan, unfused
+from grucore.kernels.exchange import INTERPRETED
+from grucore.kernels.plan import Plan
+
+from benchmarks import compile_report
+
+KINDS = {"half": (torch.bfloat16, "ieee"), "tf32": (torch.float32, "tf32"), "ieee": (torch.float32, "ieee")}
+LARGE = 2048  # the hidden size that stands for all over 1024
+LIMITS = {"half": 1e-2, "tf32": 4e-3, "ieee": 1e-5}  # RMS error: more is wrong, and gets no time
+TABLE_ORDER = ("forward", "backward", "step"), ("half", "tf32", "ieee")
+
+
+class Cell(NamedTuple):
+    """What one row of the table serves."""
+
+    recurrence: str
+    kind: str
+    max_hidden: int | None
+    max_batch: int | None
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """The B and H that are timed for it."""
+        return 16 if self.max_batch else 128, self.max_hidden or LARGE
+
+
+def cells() -> list[Cell]:
+    """All that the table may tell apart, the most used first."""
+    hidden = (256, 512, 128, 64, 1024, None, 32, 16)
+    return [
+        Cell(recurrence, kind, max_hidden, max_batch)
+        for kind, max_hidden, recurrence, max_batch in itertools.product(
+            KINDS, hidden, ("forward", "backward"), (32, None)
+        )
+    ]
+
+
+def candidates(cell: Cell, bytes_of_element: int, shared_memory: int) -> Iterator[Plan]:
+    """The present plan's neighbours: whole where W_hh fits one program, split, and streamed."""
+    batch, hidden_size = cell.sizes
+    weights = 3 * hidden_size * bytes_of_element  # of one unit
+    if hidden_size * weights < shared_memory:
+        for warps, stages, block_b in itertools.product((1, 2, 4, 8), (1, 2, 3, 4), (16, 32)):
+            if hidden_size // 16 <= 2 * warps <= hidden_size // 4 and block_b <= batch:
+                yield Plan(block_b, 0, hidden_size, False, "", warps, stages, 0)
+    if hidden_size >= 128:
+        for width, exchange, warps, block_k in itertools.product((32, 64, 16), ("data", "counter"), (8, 4), (256, 128)):
+            if width * weights < shared_memory and block_k <= hidden_size:
+                yield Plan(16, width, block_k, False, exchange, warps, 1, 0)
+        for block_b, width, block_k, stages in itertools.product((16, 32, 64), (32, 64), (64, 128), (3, 4)):
+            if block_b <= batch:
+                yield Plan(block_b, width, block_k, True, "counter", 8 if width * block_b > 512 else 4, stages, 0)
+
+
+def runs(cell: Cell, steps: int, device: torch.device) -> tuple[Callable[[], Any], Callable[[], float]]:
+    """The layer to be timed, and its RMS error against float64."""
+    batch, hidden_size = cell.sizes
+    dtype, precision = KINDS[cell.kind]
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(steps, batch, hidden_size), (1, batch, hidden_size)]
+    shapes += [(1, 3 * hidden_size, hidden_size)] * 2 + [(1, 3 * hidden_size)] * 2
+    tensors = [torch.randn(shape, generator=generator) for shape in shapes]
+    tensors = [t.to(device, dtype) * (1 if i < 2 else hidden_size**-0.5) for i, t in enumerate(tensors)]
+    x, h0, *weights = tensors
+    options = (None, None, True, precision)
+    if cell.recurrence == "forward":
+        run = lambda module=fused, args=tensors: module.gru_forward(*args, *options)[0]  # noqa: E731
+    else:
+        y, _ = fused.gru_forward(*tensors, *options)
+
+        def run(module: Any = fused, args: Any = (y, None, x, h0, y, *weights)) -> Any:
+            return module.gru_backward(*args, *options, True)[0]
+
+    args = tensors if cell.recurrence == "forward" else (y, None, x, h0, y, *weights)
+    want = run(unfused, [None if t is None else t.double().cpu() for t in args])
+
+    def error() -> float:
+        got = run().double().cpu()
+        return float((got - want).square().mean().sqrt() / want.square().mean().sqrt())
+
+    return run, error
+
+
+def milliseconds(run: Callable[[], Any], device: torch.device, repeats: int) -> float:
+    """The median time of a run."""
+    times = []
+    for i in range(repeats + 2):
+        if device.type == "cuda":
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            run()
+            end.record()
+            torch.cuda.synchronize()
+            elapsed = begin.elapsed_time(end)
+        else:
+            start = time.perf_counter()
+            run()
+            elapsed = (time.perf_counter() - start) * 1e3
+        if i >= 2:
+            times.append(elapsed)
+    return statistics.median(times)
+
+
+def merged(table: list[dict], winners: dict[Cell, Plan], capability: int) -> list[dict]:
+    """The table with the winners' rows, ordered so that the first that serves is the best."""
+    new = [
+        {"recurrence": cell.recurrence, "kind": cell.kind, "capability": capability, "max_hidden": cell.max_hidden}
+        | {"max_batch": cell.max_batch}
+        | chosen._asdict()
+        for cell, chosen in winners.items()
+    ]
+    by_rest: dict[str, dict] = {}  # a plan that is best for few rows and for many needs one row of the table
+    for row in sorted(new, key=lambda row: row["max_batch"] or 2**30):
+        by_rest[json.dumps(row | {"max_batch": None})] = row
+    new = list(by_rest.values())
+    names = ("recurrence", "kind", "max_hidden", "capability")
+    covered = {tuple(row[name] for name in names) for row in new if not row["max_batch"]}
+    kept = [row for row in table if tuple(row[name] for name in names) not in covered]
+    recurrences, kinds = TABLE_ORDER
+    return sorted(
+        new + kept,
+        key=lambda row: (
+            recurrences.index(row["recurrence"]),
+            kinds.index(row["kind"]),
+            row["max_hidden"] or 2**30,
+            -row["capability"],
+            row["max_batch"] or 2**30,
+        ),
+    )
+
+
+def write_table(path: Path, table: list[dict]) -> None:
+    """The table as JSON, a row a line, never half-written."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("[\n " + ",\n ".join(json.dumps(row) for row in table) + "\n]\n")
+    partial.replace(path)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="a folder; tune.csv and plans.json are written there")
+    parser.add_argument("--seconds", type=float, default=120, help="no candidate is begun after them")
+    parser.add_argument("--steps", type=int, default=256, help="T of the timed layer")
+    parser.add_argument("--dry-run", action="store_true", help="two candidates of the smallest cell, without a GPU")
+    options = parser.parse_args()
+    if not options.dry_run and not torch.cuda.is_available():
+        sys.exit("no GPU that PyTorch can use: nothing to tune (--dry-run tries the script itself)")
+    for name in ("tune.csv", "plans.json"):
+        if (options.out / name).exists():
+            sys.exit(f"{options.out / name} exists: results are never overwritten; give another --out or move it away")
+    options.out.mkdir(parents=True, exist_ok=True)
+    device = torch.device("cpu" if options.dry_run else "cuda")
+    limits = plan.device(device)
+    deadline, winners = time.monotonic() + options.seconds, dict[Cell, Plan]()
+    with (options.out / "tune.csv").open("w", newline="") as file:
+        columns = ["device", *Cell._fields, "B", "H", "T", *Plan._fields, "ms", "error_rms", "note"]
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        for cell in cells()[-1:] if options.dry_run else cells():
+            if time.monotonic() < deadline:
+                rows = list(measured(cell, device, limits, options, deadline))
+                writer.writerows(rows)
+                file.flush()
+                if best := fastest(rows, limits.capability):
+                    winners[cell] = Plan(*(best[name] for name in Plan._fields))
+                    print(*cell, *winners[cell], f"{best['ms'] * 1e3 / best['T']:.2f} us a step", flush=True)
+                write_table(options.out / "plans.json", merged(plan.TABLE, winners, limits.capability))
+    print(f"{len(winners)} of {len(cells())} cells measured: {options.out / 'plans.json'}")
+
+
+def fastest(rows: list[dict[str, Any]], capability: int) -> dict[str, Any] | None:
+    """The fastest of the right candidates that spills no register, with the shared memory it takes."""
+    for row in sorted((row for row in rows if row["ms"] != ""), key=lambda row: row["ms"]):
+        if INTERPRETED:  # nothing is compiled
+            return row
+        kernel = compile_report.KERNELS[row["recurrence"], row["block_j"] > 0]
+        dtypes = compile_report.DTYPES[row["kind"]]
+        results = [compile_report.compiled(kernel, dtypes[0], row, flags, capability) for flags in (False, True)]
+        if not any(result["spill_bytes"] for result in results):
+            return row | {"shared_bytes": max(result["shared_bytes"] for result in results)}
+    return None
+
+
+def measured(
+    cell: Cell, device: torch.device, limits: plan.Device, options: argparse.Namespace, deadline: float
+) -> Iterator[dict[str, Any]]:
+    """A row for each candidate of a cell, the present plan first."""
+    batch, hidden_size = cell.sizes
+    dtype, _ = KINDS[cell.kind]
+    steps = 2 if options.dry_run else options.steps
+    run, error = runs(cell, steps, device)
+    present = plan.plan(cell.recurrence, batch, hidden_size, 1, cell.kind, limits)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    tried = [present, *candidates(cell, dtype.itemsize, limits.shared_memory)]
+    for candidate in dict.fromkeys(tried[:2] if options.dry_run else tried):
+        if time.monotonic() > deadline:
+            return
+        row = {"device": name, **cell._asdict(), "B": batch, "H": hidden_size, "T": steps}
+        row |= candidate._asdict() | {"ms": "", "error_rms": "", "note": ""}
+        fused.plan = lambda *_, candidate=candidate: candidate
+        try:
+            row["error_rms"] = error()
+            if row["error_rms"] <= LIMITS[cell.kind]:
+                row["ms"] = milliseconds(run, device, 1 if options.dry_run else 5)
+            else:
+                row["note"] = "wrong"
+        except Exception as fault:  # a candidate may be refused in many ways: it is noted, and the next one tried
+            row["note"] = f"{type(fault).__name__}: {(str(fault).splitlines() or [''])[0][:100]}"
+        finally:
+            fused.plan = plan.plan
+        yield row
+
+
+if __name__ == "__main__":
+    main()
