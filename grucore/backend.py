@@ -49,9 +49,17 @@ def resolve_precision(precision: str | None) -> str:
 
 
 def choose(
-    backend: str, device: torch.device, dtype: torch.dtype, hidden_size: int, reset_after: bool, precision: str
+    backend: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    hidden_size: int,
+    reset_after: bool,
+    precision: str,
+    extras: str = "",
 ) -> Choice:
-    """The implementation for tensors of a device and dtype under the user's `backend`; precision "ieee" or "tf32".
+    """The implementation for tensors of a device and dtype under the user's `backend`.
+
+    precision is "ieee" or "tf32"; extras names what the layer has beyond the equations (`kernels/variants.py`).
 
     Raises:
         ValueError: the name is unknown.
@@ -62,7 +70,7 @@ def choose(
         return Choice("reference", "asked for")
     if backend == "auto" and device.type != "cuda":
         return Choice("reference", f"the implementation for {device.type} tensors")
-    obstacle = _obstacle_to_triton(device, dtype, hidden_size, reset_after, precision)
+    obstacle = _obstacle_to_triton(device, dtype, hidden_size, reset_after, precision, extras)
     if backend == "triton":
         if obstacle:
             raise RuntimeError(f"backend='triton' cannot run: {obstacle}. backend='auto' runs what can")
@@ -71,7 +79,7 @@ def choose(
 
 
 def _obstacle_to_triton(
-    device: torch.device, dtype: torch.dtype, hidden_size: int, reset_after: bool, precision: str
+    device: torch.device, dtype: torch.dtype, hidden_size: int, reset_after: bool, precision: str, extras: str
 ) -> str | None:
     if find_spec("triton") is None:
         return "Triton is not installed"
@@ -79,6 +87,8 @@ def _obstacle_to_triton(
         return f"the fused kernels need a CUDA device, and the tensors are on {device}"
     if dtype not in (torch.float16, torch.bfloat16, torch.float32):
         return f"the fused kernels take float16, bfloat16 and float32, and the dtype is {dtype}"
+    if extras:
+        return f"the fused kernels have no {extras}"
     if not reset_after:
         return "the fused kernels have no reset_after=False"
     try:

@@ -1,4 +1,6 @@
-"""The error for arguments of a wrong size, shape or value, and the check that layers share."""
+"""The error for arguments of a wrong size, shape or value, and the checks that layers share."""
+
+import numbers
 
 
 class InputError(ValueError, RuntimeError):
@@ -19,3 +21,16 @@ def check_size(name: str, size: int) -> None:
         raise TypeError(f"{name} should be of type int, got: {type(size).__name__}")
     if size <= 0:
         raise ValueError(f"{name} must be greater than zero, got {size}")
+
+
+def check_probability(name: str, p: float) -> None:
+    """A probability is a number from 0 to 1.
+
+    Raises:
+        InputError: it is not.
+    """
+    if isinstance(p, bool) or not isinstance(p, numbers.Number) or not 0 <= p <= 1:
+        raise InputError(
+            f"{name} should be a number in range [0, 1] representing the probability of an element being zeroed, "
+            f"got {p!r}"
+        )

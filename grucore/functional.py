@@ -12,13 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout as apply_dropout
+from torch.nn.functional import linear
 
 from grucore import backend as backends
 from grucore import ops
-from grucore.errors import InputError
-from grucore.kernels import reference
+from grucore.errors import InputError, check_probability
+from grucore.kernels import reference, variants
 from grucore.kernels.reference import Gates
+from grucore.kernels.variants import ACTIVATIONS, Variant
 from grucore.sequence import Flags, flags
+from grucore.transforms import transformed
 
 Weights = Sequence[Tensor]  # w_ih (3H, I), w_hh (3H, H) and, unless there are no biases, b_ih and b_hh (3H,)
 
@@ -35,10 +38,16 @@ def gru(
     mask: Tensor | None = None,
     reset: Tensor | None = None,
     reset_after: bool = True,
+    recurrent_dropout: float = 0.0,
+    zoneout: float = 0.0,
+    layer_norms: Sequence[tuple[Tensor, Tensor]] | None = None,
+    activation: str = "tanh",
+    recurrent_activation: str = "sigmoid",
     return_gates: bool = False,
+    return_all_layers: bool = False,
     precision: str | None = None,
     backend: str = "auto",
-) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Gates]:
+) -> Any:
     r"""A stack of GRU layers over a time-major batch.
 
     .. math::
@@ -55,21 +64,31 @@ def gru(
         weights: K*D groups (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh), as `GRU.all_weights`: gates in the order r, z, n.
         bidirectional: each layer also runs from the end; `weights` then holds two groups a layer.
         dropout: probability of zeroing an element of each layer's output but the last, where `training`.
-        training: whether dropout acts.
+        training: whether dropout, recurrent dropout and zoneout act; else they take their expectation.
         lengths: shape (B,), integers from 0 to T, any order and device: steps from there on are padding.
         mask: shape (T, B), bool, True for a real step; any pattern. A step that is not real holds the state, outputs 0
             and passes no gradient, whatever the input holds there.
         reset: shape (T, B), bool: before such a step the state goes back to hx, for both directions.
         reset_after: False for the paper's form, n = tanh(W_in x + b_in + W_hn (r * h) + b_hn).
-        return_gates: also return the gates of all layers; runs step by step in PyTorch.
+        recurrent_dropout: probability of dropping a unit from the products with h, for all steps of a row.
+        zoneout: probability of a unit keeping its state in a step.
+        layer_norms: the gains of W x and of W h for each group of weights, each (3H,): both are normalised over their
+            3H values before the biases are added. Not with reset_after=False.
+        activation: of the candidate n; a name in `grucore.kernels.variants.ACTIVATIONS`.
+        recurrent_activation: of the gates r and z, likewise.
+        return_gates: also return the gates of all layers.
+        return_all_layers: also return the outputs of all layers.
         precision: of float32 products on a GPU: "ieee", "tf32", or None for what torch.backends.cudnn.allow_tf32 says.
         backend: "auto", "triton" or "reference".
 
-    Under torch.autocast everything is cast to its dtype, as linear layers are; state and sums stay float32 inside.
+    What `kernels/variants.py` adds (recurrent_dropout to recurrent_activation), gates, torch.func and forward-mode
+    differentiation run step by step in PyTorch. Under torch.autocast everything is cast to its dtype, as linear layers
+    are; state and sums stay float32 inside.
 
     Returns:
-        y, shape (T, B, D*H); h_n, shape (K*D, B, H): the state after each row's last real step; and, if asked,
-        Gates(r, z, n), each (K*D, T, B, H), 0 where a step is not real.
+        y, shape (T, B, D*H); h_n, shape (K*D, B, H): the state after each row's last real step; then, if asked,
+        Gates(r, z, n), each (K*D, T, B, H), 0 where a step is not real; and the outputs of all layers, shape
+        (K, T, B, D*H).
 
     Raises:
         InputError: (a ValueError and RuntimeError) a size or value that does not fit.
@@ -84,30 +103,43 @@ def gru(
     """
     directions = 2 if bidirectional else 1
     steps, batch, hidden_size = _check_sequence(input, hx, weights, directions)
+    variant = Variant(recurrent_dropout, zoneout, layer_norms is not None, activation, recurrent_activation, training)
+    check_variant(variant, reset_after)
+    if layer_norms is not None:
+        _check_gains(layer_norms, weights)
     precision = backends.resolve_precision(precision)
     per_step = flags(steps, batch, input.device, lengths, mask, reset)
     x = input
     if (dtype := _autocast_dtype(x.device)) is not None:
         x, weights = x.to(dtype), [[w.to(dtype) for w in group] for group in weights]
-        hx = None if hx is None else hx.to(dtype)
-    if hx is None:
-        hx = x.new_zeros(len(weights), batch, hidden_size)
-    chosen = backends.choose(backend, x.device, x.dtype, hidden_size, reset_after, precision)
+    hx = x.new_zeros(len(weights), batch, hidden_size) if hx is None else hx.to(x.dtype)
+    chosen = backends.choose(backend, x.device, x.dtype, hidden_size, reset_after, precision, variant.name)
 
-    h_n, gates = [], []
+    h_n, gates, outputs = [], [], []
     for layer in range(len(weights) // directions):
         if layer > 0 and training and dropout > 0:
             x = apply_dropout(x, dropout, training=True)
         these = slice(layer * directions, (layer + 1) * directions)
-        x, h, layer_gates = _gru_layer(
-            x, hx[these], weights[these], per_step, reset_after, precision, return_gates, chosen.name
-        )
+        layer_weights = _stacked(weights[these], 4)
+        if variant.name:
+            norms = _stacked([] if layer_norms is None else layer_norms[these], 2)
+            x, h, layer_gates = variants.gru_layers(
+                x, hx[these], *layer_weights, *norms, *per_step, reset_after, variant
+            )
+        else:
+            by_steps = return_gates or transformed()
+            x, h, layer_gates = _gru_layer(
+                x, hx[these], layer_weights, per_step, reset_after, precision, by_steps, chosen.name
+            )
         h_n.append(h)
         gates.append(layer_gates)
-    last = h_n[0] if len(h_n) == 1 else torch.cat(h_n)
-    if not return_gates:
-        return x, last
-    return x, last, Gates(*(torch.cat(gate) for gate in zip(*gates, strict=True)))
+        outputs.append(x)
+    results: list[Any] = [x, h_n[0] if len(h_n) == 1 else torch.cat(h_n)]
+    if return_gates:
+        results.append(Gates(*(torch.cat(gate) for gate in zip(*gates, strict=True))))
+    if return_all_layers:
+        results.append(torch.stack(outputs))
+    return tuple(results)
 
 
 def gru_cell(
@@ -154,27 +186,34 @@ def gru_cell(
     if backend == "triton" or input.device.type != "cpu":
         steps, states = input.reshape(1, -1, input.shape[-1]), hx.reshape(1, -1, hx.shape[-1])
         return gru(steps, states, [weights], **options)[1].view(hx.shape)
-    return reference.gru_update(reference.gru_gates(input, hx, w_ih, w_hh, b_ih, b_hh, reset_after), hx)
+    return reference.gru_update(reference.gru_gates(linear(input, w_ih, b_ih), hx, w_hh, b_hh, reset_after), hx)
+
+
+def _stacked(groups: Sequence[Sequence[Tensor]], kinds: int) -> list[Any]:
+    """One tensor (D, ...) for each kind in the groups of D directions, None for kinds that are not there.
+
+    With one direction a view, with two a copy, small beside the layer's work.
+    """
+    stacked = [kind[0].unsqueeze(0) if len(kind) == 1 else torch.stack(kind) for kind in zip(*groups, strict=True)]
+    return [*stacked, *[None] * (kinds - len(stacked))]
 
 
 def _gru_layer(
     x: Tensor,
     h0: Tensor,
-    weights: Sequence[Weights],
+    weights: list[Any],
     per_step: Flags,
     reset_after: bool,
     precision: str,
-    return_gates: bool,
+    step_by_step: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Gates | None]:
-    """All directions of one layer on the chosen backend."""
-    # One tensor a kind: with one direction a view, with two a copy, small beside the layer's work.
-    stacked = [kind[0].unsqueeze(0) if len(kind) == 1 else torch.stack(kind) for kind in zip(*weights, strict=True)]
-    arguments = (x, h0, *stacked, *[None] * (4 - len(stacked)), *per_step, reset_after)
+    """All directions of one layer on the chosen backend, or step by step, which gives the gates too."""
+    arguments: list[Any] = [x, h0, *weights, *per_step, reset_after]
     # Without fused kernels flags are read on the host; on a device that would make the host wait: the reference does
     # not.
     waits = backend == "reference" and x.device.type != "cpu" and per_step != Flags()
-    if return_gates or waits:
+    if step_by_step or waits:
         return reference.gru_layers(*arguments)
     return *ops.gru_layer(*arguments, precision, backend), None
 
@@ -200,7 +239,8 @@ def _check_sequence(
     for name, tensor in (("input", input), ("hx", hx)):
         if tensor is None:
             continue
-        if tensor.dtype != dtype and _autocast_dtype(device) is None:
+        differs = tensor.dtype != dtype if name == "input" else not tensor.is_floating_point()
+        if differs and _autocast_dtype(device) is None:
             raise InputError(
                 f"{name} dtype ({tensor.dtype}) does not match weight dtype ({dtype}). "
                 f"Convert it: {name}.to({dtype}), or convert the model: model.to({tensor.dtype})"
@@ -217,6 +257,26 @@ def _check_sequence(
             "hx is (num_layers * directions, batch, hidden_size)"
         )
     return steps, batch, hidden_size
+
+
+def check_variant(variant: Variant, reset_after: bool) -> None:
+    """Raises an InputError for a probability or name that does not fit, or parts that do not go together."""
+    for name in ("recurrent_dropout", "zoneout"):
+        check_probability(name, getattr(variant, name))
+    for name in ("activation", "recurrent_activation"):
+        if getattr(variant, name) not in ACTIVATIONS:
+            known = ", ".join(map(repr, ACTIVATIONS))
+            raise InputError(f"{name} must be one of {known}, got {getattr(variant, name)!r}")
+    if variant.layer_norm and not reset_after:
+        raise InputError(
+            "layer_norm needs reset_after=True: it normalises W_hh h as a whole, which the other form never makes"
+        )
+
+
+def _check_gains(layer_norms: Sequence[tuple[Tensor, Tensor]], weights: Sequence[Weights]) -> None:
+    expected = [((w_hh.shape[0],),) * 2 for _, w_hh, *_ in weights]
+    if (got := [tuple(tuple(gain.shape) for gain in pair) for pair in layer_norms]) != expected:
+        raise InputError(f"layer_norms must hold gains of shapes {expected}, a pair for each group, got {got}")
 
 
 def _autocast_dtype(device: torch.device) -> torch.dtype | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import numbers
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +14,25 @@ from torch.nn.functional import dropout as apply_dropout
 from torch.nn.utils.rnn import PackedSequence
 
 from grucore import backend as backends
-from grucore.errors import InputError, check_size
-from grucore.functional import gru, gru_cell
+from grucore import copies
+from grucore.errors import InputError, check_probability, check_size
+from grucore.functional import check_variant, gru, gru_cell
 from grucore.kernels.reference import Gates
+from grucore.kernels.variants import Variant
 from grucore.sequence import repack, unpack
+
+_OPTIONS = [  # of `gru`, that a layer holds under the same names
+    "bidirectional",
+    "dropout",
+    "training",
+    "reset_after",
+    "recurrent_dropout",
+    "zoneout",
+    "activation",
+    "recurrent_activation",
+    "precision",
+    "backend",
+]
 
 
 class GRU(nn.Module):
@@ -47,6 +62,14 @@ class GRU(nn.Module):
         device: of the parameters.
         dtype: of the parameters.
         reset_after: where the reset gate acts, see above.
+        recurrent_dropout: probability of dropping a unit from the products with h, the same for all steps of a row, in
+            training (variational dropout, Gal & Ghahramani 2016).
+        zoneout: probability of a unit keeping its state in a step, in training; its expectation otherwise (Krueger et
+            al. 2016).
+        layer_norm: normalise W_ih x and W_hh h, with gains, before the biases are added (Ba et al. 2016).
+        learn_initial_state: the state before the first step, where no hx is given, is a parameter instead of 0.
+        activation: of the candidate n: "tanh", "relu", "sigmoid", "hard_sigmoid", "hard_tanh", "softsign" or "linear".
+        recurrent_activation: of the gates r and z, likewise.
         precision: of float32 products on a GPU: "ieee", "tf32", or None for what torch.backends.cudnn.allow_tf32 says.
         backend: "auto", "triton" or "reference"; an explicit one that cannot run raises.
 
@@ -55,6 +78,8 @@ class GRU(nn.Module):
         weight_hh_l[k]: (W_hr|W_hz|W_hn), shape (3H, H).
         bias_ih_l[k]: (b_ir|b_iz|b_in), shape (3H,).
         bias_hh_l[k]: (b_hr|b_hz|b_hn), shape (3H,).
+        layer_norm_ih_l[k], layer_norm_hh_l[k]: the gains, shape (3H,), 1 at first; where layer_norm.
+        initial_state: shape (K*D, H), 0 at first; where learn_initial_state.
         The reverse direction's names end in `_reverse`.
 
     Raises:
@@ -84,20 +109,26 @@ class GRU(nn.Module):
         dtype: torch.dtype | None = None,
         *,
         reset_after: bool = True,
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
+        layer_norm: bool = False,
+        learn_initial_state: bool = False,
+        activation: str = "tanh",
+        recurrent_activation: str = "sigmoid",
         precision: str | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__()
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
             check_size(name, size)
-        for name, flag in (("bias", bias), ("batch_first", batch_first), ("reset_after", reset_after)):
+        flags = {"bias": bias, "batch_first": batch_first, "reset_after": reset_after}
+        flags |= {"layer_norm": layer_norm, "learn_initial_state": learn_initial_state}
+        for name, flag in flags.items():
             if not isinstance(flag, bool):
                 raise TypeError(f"{name} should be of type bool, got: {type(flag).__name__}")
-        if isinstance(dropout, bool) or not isinstance(dropout, numbers.Number) or not 0 <= dropout <= 1:
-            raise ValueError(
-                f"dropout should be a number in range [0, 1] representing the probability of an element being zeroed, "
-                f"got {dropout!r}"
-            )
+        for name, p in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout), ("zoneout", zoneout)):
+            check_probability(name, p)
+        check_variant(Variant(0.0, 0.0, layer_norm, activation, recurrent_activation), reset_after)
         if dropout > 0 and num_layers == 1:
             warnings.warn(
                 "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
@@ -112,6 +143,12 @@ class GRU(nn.Module):
         self.dropout = float(dropout)
         self.bidirectional = bool(bidirectional)
         self.reset_after = reset_after
+        self.recurrent_dropout = float(recurrent_dropout)
+        self.zoneout = float(zoneout)
+        self.layer_norm = layer_norm
+        self.learn_initial_state = learn_initial_state
+        self.activation = activation
+        self.recurrent_activation = recurrent_activation
         backends.resolve_precision(precision)
         self.precision = precision
         self.backend = backends.check(backend)
@@ -121,8 +158,13 @@ class GRU(nn.Module):
             shapes: list[tuple[int, ...]] = [(3 * hidden_size, layer_input_size), (3 * hidden_size, hidden_size)]
             shapes += [(3 * hidden_size,), (3 * hidden_size,)] if bias else []
             for direction in range(self.num_directions):
-                for name, shape in zip(self._names(layer, direction), shapes, strict=True):
+                names = dict(zip(self._names(layer, direction), shapes, strict=True))
+                names |= dict.fromkeys(self._norm_names(layer, direction), (3 * hidden_size,))
+                for name, shape in names.items():
                     setattr(self, name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+        if learn_initial_state:
+            shape = (num_layers * self.num_directions, hidden_size)
+            self.initial_state = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
 
     @property
@@ -135,20 +177,30 @@ class GRU(nn.Module):
         kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")
         return [kind + suffix for kind in kinds]
 
+    def _norm_names(self, layer: int, direction: int) -> list[str]:
+        suffix = f"_l{layer}" + ("_reverse" if direction else "")
+        return ["layer_norm_ih" + suffix, "layer_norm_hh" + suffix] if self.layer_norm else []
+
+    def _groups(self, names: Callable[[int, int], list[str]]) -> list[list[Tensor]]:
+        """The parameters of those names of a layer and direction: K*D groups."""
+        indices = itertools.product(range(self.num_layers), range(self.num_directions))
+        return [[getattr(self, name) for name in names(*index)] for index in indices]
+
     @property
     def all_weights(self) -> list[list[Tensor]]:
         """The parameters of each layer and direction: K*D groups (weight_ih, weight_hh[, bias_ih, bias_hh])."""
-        return [
-            [getattr(self, name) for name in self._names(layer, direction)]
-            for layer in range(self.num_layers)
-            for direction in range(self.num_directions)
-        ]
+        return self._groups(self._names)
 
     def reset_parameters(self) -> None:
-        """Draws every parameter from U(-1/sqrt(H), 1/sqrt(H)), in torch.nn.GRU's order."""
+        """Draws weights and biases from U(-1/sqrt(H), 1/sqrt(H)), in torch.nn.GRU's order; gains 1, initial state 0."""
         bound = 1 / math.sqrt(self.hidden_size)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+        for name, parameter in self.named_parameters():
+            if name == "initial_state":
+                nn.init.zeros_(parameter)
+            elif name.startswith("layer_norm"):
+                nn.init.ones_(parameter)
+            else:
+                nn.init.uniform_(parameter, -bound, bound)
 
     def flatten_parameters(self) -> None:
         """Does nothing: no flat copy of the parameters exists. Here for code written for torch.nn.GRU."""
@@ -162,6 +214,7 @@ class GRU(nn.Module):
         mask: Tensor | None = None,
         reset: Tensor | None = None,
         return_gates: bool = False,
+        return_all_layers: bool = False,
     ) -> Any:
         """All states of a batch of sequences.
 
@@ -178,20 +231,22 @@ class GRU(nn.Module):
             reset: shape as mask, bool: before such a step the state goes back to hx. The sequence is cut there, for
                 both directions; a cut with no real step beyond it changes nothing.
             return_gates: also return `Gates(r, z, n)`, each (K*D, T, B, H) (without B if unbatched).
+            return_all_layers: also return the outputs of all layers, shape (K, *y.shape).
 
         Returns:
             y, shape (T, B, D*H), laid out as the input, and h_n, shape (K*D, B, H): the state after each row's last
-            real step. For a PackedSequence, y is one too.
+            real step. For a PackedSequence, y is one too. Then, if asked, the gates and the outputs of all layers.
 
         Raises:
             InputError: (a ValueError and a RuntimeError) a size or value that does not fit.
             TypeError: lengths that are no integers, a mask or reset that is not bool.
             RuntimeError: an explicit backend that cannot run.
         """
-        call: dict[str, Any] = {"mask": mask, "reset": reset, "return_gates": return_gates}
+        call: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset}
+        call |= {"return_gates": return_gates, "return_all_layers": return_all_layers}
         if isinstance(input, PackedSequence):
-            if lengths is not None or mask is not None or reset is not None or return_gates:
-                raise InputError("lengths, mask, reset and return_gates go with a padded input, not a PackedSequence")
+            if given := [name for name, value in call.items() if value is not None and value is not False]:
+                raise InputError(f"{', '.join(given)} goes with a padded input, not with a PackedSequence")
             return self._forward_packed(input, hx)
         if input.dim() not in (2, 3):
             raise InputError(f"GRU: Expected input to be 2D or 3D, got {input.dim()}D instead")
@@ -200,14 +255,13 @@ class GRU(nn.Module):
             kind = "batched 3-D" if batched else "unbatched 2-D"
             raise InputError(f"For {kind} input, hx should also be {input.dim()}-D but got {hx.dim()}-D tensor")
         if not batched:
-            y, h_n, *gates = self._forward_unbatched(input, hx, lengths, **call)
-        elif self.batch_first:
-            call["mask"], call["reset"] = (_swapped(flag) for flag in (mask, reset))
-            y, h_n, *gates = self._run(input.transpose(0, 1), hx, lengths=lengths, **call)
-            y = y.transpose(0, 1)
-        else:
-            y, h_n, *gates = self._run(input, hx, lengths=lengths, **call)
-        return (y, h_n, *gates)
+            return self._forward_unbatched(input, hx, **call)
+        if not self.batch_first:
+            return self._run(input, hx, **call)
+        call["mask"], call["reset"] = (_swapped(flag) for flag in (mask, reset))
+        y, h_n, *others = self._run(input.transpose(0, 1), hx, **call)
+        others = [each if isinstance(each, Gates) else each.transpose(1, 2) for each in others]
+        return (y.transpose(0, 1), h_n, *others)
 
     def _run(self, input: Tensor, hx: Tensor | None, **call: Any) -> Any:
         """`functional.gru` of a time-major batch with this layer's parameters and options."""
@@ -215,36 +269,24 @@ class GRU(nn.Module):
             raise InputError(
                 f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.shape[-1]}"
             )
-        return gru(
-            input,
-            hx,
-            self.all_weights,
-            bidirectional=self.bidirectional,
-            dropout=self.dropout,
-            training=self.training,
-            reset_after=self.reset_after,
-            precision=self.precision,
-            backend=self.backend,
-            **call,
-        )
+        if hx is None and self.learn_initial_state:
+            hx = self.initial_state.unsqueeze(1).expand(-1, input.shape[1], -1)
+        layer_norms: Any = self._groups(self._norm_names) if self.layer_norm else None
+        options: dict[str, Any] = {name: getattr(self, name) for name in _OPTIONS}
+        return gru(input, hx, self.all_weights, layer_norms=layer_norms, **options, **call)
 
-    def _forward_unbatched(
-        self,
-        input: Tensor,
-        hx: Tensor | None,
-        lengths: Tensor | Sequence[int] | int | None,
-        mask: Tensor | None,
-        reset: Tensor | None,
-        return_gates: bool,
-    ) -> Any:
-        if lengths is not None:
-            lengths = torch.as_tensor(lengths).reshape(-1)
-        mask, reset = (flag.unsqueeze(1) if isinstance(flag, Tensor) else flag for flag in (mask, reset))
-        hx = None if hx is None else hx.unsqueeze(1)
-        y, h_n, *gates = self._run(
-            input.unsqueeze(1), hx, lengths=lengths, mask=mask, reset=reset, return_gates=return_gates
-        )
-        return y.squeeze(1), h_n.squeeze(1), *(Gates(*(gate.squeeze(2) for gate in each)) for each in gates)
+    def _forward_unbatched(self, input: Tensor, hx: Tensor | None, **call: Any) -> Any:
+        if call["lengths"] is not None:
+            call["lengths"] = torch.as_tensor(call["lengths"]).reshape(-1)
+        for name in ("mask", "reset"):
+            if isinstance(call[name], Tensor):
+                call[name] = call[name].unsqueeze(1)
+        y, h_n, *others = self._run(input.unsqueeze(1), None if hx is None else hx.unsqueeze(1), **call)
+        others = [
+            Gates(*(gate.squeeze(2) for gate in each)) if isinstance(each, Gates) else each.squeeze(2)
+            for each in others
+        ]
+        return (y.squeeze(1), h_n.squeeze(1), *others)
 
     def _forward_packed(self, packed: PackedSequence, hx: Tensor | None) -> tuple[PackedSequence, Tensor]:
         if packed.data.dim() != 2:
@@ -287,10 +329,14 @@ class GRU(nn.Module):
                 f"step: input must be (B, {self.input_size}) or ({self.input_size},), got {tuple(input.shape)}"
             )
         expected = (self.num_layers, *input.shape[:-1], self.hidden_size)
+        if hx is not None and tuple(hx.shape) != expected:
+            raise InputError(f"step: Expected hidden size {expected}, got {list(hx.shape)}")
+        if self._variant.name or (hx is None and self.learn_initial_state):
+            rows = input if input.dim() == 2 else input.unsqueeze(0)
+            y, hx = self._run(rows.unsqueeze(0), None if hx is None else hx.view(len(hx), *rows.shape[:1], -1))
+            return y.view(*input.shape[:-1], -1), hx.view(expected)
         if hx is None:
             hx = input.new_zeros(expected)
-        elif tuple(hx.shape) != expected:
-            raise InputError(f"step: Expected hidden size {expected}, got {list(hx.shape)}")
         y, states = input, []
         for layer, weights in enumerate(self.all_weights):
             if layer > 0:
@@ -302,39 +348,57 @@ class GRU(nn.Module):
 
     def backend_for(self, input: Tensor) -> backends.Choice:
         """The implementation that a call on this input runs, `.name` "triton" or "reference", and the `.reason`."""
+        of_input = (input.device, input.dtype, self.hidden_size, self.reset_after)
         precision = backends.resolve_precision(self.precision)
-        return backends.choose(self.backend, input.device, input.dtype, self.hidden_size, self.reset_after, precision)
+        return backends.choose(self.backend, *of_input, precision, self._variant.name)
+
+    @property
+    def _variant(self) -> Variant:
+        return Variant(*(getattr(self, name) for name in Variant._fields))
+
+    def final_state(self, h_n: Tensor) -> Tensor:
+        """What the last layer ended with, its directions side by side: what a classifier reads.
+
+        Args:
+            h_n: shape (K*D, B, H), or (K*D, H) unbatched, as `forward` returns it; it honours lengths.
+
+        Returns:
+            Shape (B, D*H), or (D*H,) unbatched: forward, then (if bidirectional) reverse.
+
+        Example:
+            >>> gru = GRU(3, 4, num_layers=2, bidirectional=True)
+            >>> gru.final_state(gru(torch.randn(5, 2, 3))[1]).shape
+            torch.Size([2, 8])
+        """
+        layers = self.num_layers * self.num_directions
+        if h_n.dim() not in (2, 3) or h_n.shape[0] != layers or h_n.shape[-1] != self.hidden_size:
+            raise InputError(f"h_n must be ({layers}, B, {self.hidden_size}), got {tuple(h_n.shape)}")
+        return torch.cat(tuple(h_n[-self.num_directions :]), -1)
 
     @classmethod
     def from_torch(cls, module: nn.GRU, *, backend: str = "auto") -> GRU:
         """A copy of a torch.nn.GRU: the same options, parameters, device, dtype and mode."""
-        if not isinstance(module, nn.GRU):
-            raise TypeError(f"from_torch needs a torch.nn.GRU, got {type(module).__name__}")
-        return _copied(module, cls, backend=backend)
+        return copies.from_torch(cls, module, backend)
 
     def to_torch(self) -> nn.GRU:
         """A copy as torch.nn.GRU: the same options, parameters, device, dtype and mode.
 
         Raises:
-            ValueError: reset_after=False, which torch.nn.GRU does not have.
+            ValueError: the layer has what torch.nn.GRU does not.
         """
-        if not self.reset_after:
-            raise ValueError("torch.nn.GRU has no reset_after=False; this layer has no equal there")
-        return _copied(self, nn.GRU)
+        return copies.to_torch(self)
 
     def extra_repr(self) -> str:
         """The arguments that differ from their defaults, as torch.nn.GRU prints them."""
         parts = [f"{self.input_size}, {self.hidden_size}"]
-        defaults = {
+        defaults: dict[str, object] = {
             "num_layers": 1,
             "bias": True,
             "batch_first": False,
             "dropout": 0,
             "bidirectional": False,
-            "reset_after": True,
-            "precision": None,
-            "backend": "auto",
         }
+        defaults |= copies.OWN_OPTIONS | {"precision": None, "backend": "auto"}
         for name, default in defaults.items():
             value = getattr(self, name)
             if value != default:
@@ -345,16 +409,3 @@ class GRU(nn.Module):
 def _swapped(flag: Tensor | None) -> Tensor | None:
     """A flag (B, T) as (T, B); what has another shape is left for the check that names it."""
     return flag.t() if isinstance(flag, Tensor) and flag.dim() == 2 else flag
-
-
-def _copied(source: nn.Module, kind: type, **options: Any) -> Any:
-    """A layer of another kind with the options, parameters and mode of source."""
-    weight = source.weight_ih_l0
-    names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the dropout warning was given when source was made
-        copy = kind(*(getattr(source, name) for name in names), device=weight.device, dtype=weight.dtype, **options)
-    copy.load_state_dict(source.state_dict())
-    for name, parameter in source.named_parameters():
-        getattr(copy, name).requires_grad_(parameter.requires_grad)
-    return copy.train(source.training)

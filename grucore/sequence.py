@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from grucore.errors import InputError
+from grucore.transforms import transformed
 
 
 class Flags(NamedTuple):
@@ -65,8 +66,9 @@ def _checked_lengths(lengths: Tensor | Sequence[int], steps: int, batch: int) ->
         lengths = lengths.long()
     if lengths.shape != (batch,):
         raise InputError(f"lengths must have shape (B,) = ({batch},), got {tuple(lengths.shape)}")
-    # On a device the values stay unread: reading them would make the host wait. Under torch.compile there are none.
-    if lengths.device.type == "cpu" and batch and not torch.compiler.is_compiling():
+    # On a device the values stay unread: reading them would make the host wait. Under torch.compile and torch.vmap
+    # there are none.
+    if lengths.device.type == "cpu" and batch and not torch.compiler.is_compiling() and not transformed():
         shortest, longest = int(lengths.min()), int(lengths.max())
         if shortest < 0 or longest > steps:
             raise InputError(f"lengths must be between 0 and T = {steps}, got {shortest if shortest < 0 else longest}")

@@ -15,6 +15,7 @@ Shapes: T time, B batch, I input, H hidden. Any device and floating dtype; diffe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -31,17 +32,15 @@ class Gates(NamedTuple):
 
 
 def gru_gates(
-    x: Tensor,  # (..., I)
+    gx: Tensor,  # (..., 3H), the input side W_ih x + b_ih
     h: Tensor,  # (..., H)
-    w_ih: Tensor,  # (3H, I)
     w_hh: Tensor,  # (3H, H)
-    b_ih: Tensor | None = None,  # (3H,)
     b_hh: Tensor | None = None,  # (3H,)
     reset_after: bool = True,
 ) -> Gates:
     """The three gates of one step, each of shape (..., H)."""
     hidden_size = w_hh.shape[1]
-    gx_r, gx_z, gx_n = linear(x, w_ih, b_ih).chunk(3, -1)
+    gx_r, gx_z, gx_n = gx.chunk(3, -1)
     if reset_after:
         gh_r, gh_z, gh_n = linear(h, w_hh, b_hh).chunk(3, -1)
         r = torch.sigmoid(gx_r + gh_r)
@@ -78,17 +77,34 @@ def gru_layer(
 
     The arguments are those of the contract in `kernels/__init__.py`. Gates of steps that are not real are 0.
     """
-    steps = x.shape[0]
     if real is not None:
         x = x.masked_fill(~real.unsqueeze(-1), 0)  # what stands in the padding, NaN included, takes no part
+    gx = linear(x, w_ih, b_ih)
+
+    def step(t: int, h: Tensor) -> tuple[Tensor, Gates]:
+        gates = gru_gates(gx[t], h, w_hh, b_hh, reset_after)
+        return gru_update(gates, h), gates
+
+    return unroll(step, len(x), h0, real, start, reverse)
+
+
+def unroll(
+    step: Callable[[int, Tensor], tuple[Tensor, Gates]],
+    steps: int,
+    h0: Tensor,  # (B, H)
+    real: Tensor | None = None,  # (T, B) bool
+    start: Tensor | None = None,  # (T, B) bool
+    reverse: bool = False,
+) -> tuple[Tensor, Tensor, Gates]:
+    """What `gru_layer` returns, from a step's function of t and the state before it."""
     if start is not None:
         start = cuts(start, real, reverse)
     h, outputs, gates = h0, [], []
     for t in reversed(range(steps)) if reverse else range(steps):
         if start is not None:
             h = torch.where(start[t].unsqueeze(-1), h0, h)
-        gates_t = gru_gates(x[t], h, w_ih, w_hh, b_ih, b_hh, reset_after)
-        y_t = h_new = gru_update(gates_t, h)
+        h_new, gates_t = step(t, h)
+        y_t = h_new
         if real is not None:
             real_t = real[t].unsqueeze(-1)
             h_new = torch.where(real_t, h_new, h)

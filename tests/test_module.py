@@ -323,7 +323,7 @@ BAD_CALLS = {
         r"input dtype \(torch.float64\) does not match weight dtype \(torch.float32\)",
         lambda m: m(torch.randn(5, 2, 3).double()),
     ),
-    "hx dtype": (r"hx dtype \(torch.float64\)", lambda m: m(torch.randn(5, 2, 3), torch.zeros(1, 2, 4).double())),
+    "hx dtype": (r"hx dtype \(torch.int64\)", lambda m: m(torch.randn(5, 2, 3), torch.zeros(1, 2, 4).long())),
     "device": ("input is on meta and the weights are on cpu", lambda m: m(torch.randn(5, 2, 3, device="meta"))),
     "step features": (r"input must be \(B, 3\) or \(3,\), got \(2, 5\)", lambda m: m.step(torch.randn(2, 5))),
     "step hx": (

@@ -227,5 +227,5 @@ def test_bad_flags(error, message, options):
 
 
 def test_flags_do_not_go_with_a_packed_sequence():
-    with pytest.raises(InputError, match="padded input, not a PackedSequence"):
+    with pytest.raises(InputError, match="lengths goes with a padded input, not with a PackedSequence"):
         GRU(3, 4)(pack_sequence([torch.randn(2, 3)]), lengths=[2])

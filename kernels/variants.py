@@ -1,0 +1,146 @@
+"""The GRU with what regularises it, step by step in PyTorch: the equations of `reference.py` with four additions.
+
+    recurrent dropout    W h becomes W (m h / (1 - p)), with one mask m for all steps of a row, so that a unit is
+                         dropped from the recurrence for the whole sequence; z h stays whole. Gal & Ghahramani 2016
+                         (arXiv:1512.05287)
+    zoneout              a unit keeps its state with probability p: h' = h + m (h' - h). Krueger et al. 2016
+                         (arXiv:1606.01305)
+    layer normalisation  W x and W h, each over all three gates at once, with a gain, before the biases are added. Ba et
+                         al. 2016 (arXiv:1607.06450), in the form of haste's LayerNormGRU
+    activations          others than tanh for n and sigmoid for r and z
+
+Out of training dropout and zoneout take their expectation: m / (1 - p) is 1, and h' = p h + (1 - p) h'. Differentiable
+any number of times; masks are those of `noise.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm, linear
+
+from .noise import keep_mask, new_seed
+from .reference import Gates, gru_update, unroll
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "relu": torch.relu,
+    "hard_sigmoid": torch.nn.functional.hardsigmoid,
+    "hard_tanh": torch.nn.functional.hardtanh,
+    "softsign": torch.nn.functional.softsign,
+    "linear": lambda x: x,
+}
+
+
+class Variant(NamedTuple):
+    """What a layer has beyond the equations; the default is nothing."""
+
+    recurrent_dropout: float = 0.0
+    zoneout: float = 0.0
+    layer_norm: bool = False
+    activation: str = "tanh"
+    recurrent_activation: str = "sigmoid"
+    training: bool = False
+
+    @property
+    def name(self) -> str:
+        """What acts, in the names of `GRU`'s arguments; "" where nothing does."""
+        defaults = Variant(training=self.training)
+        if not self.training:
+            self = self._replace(recurrent_dropout=0.0)  # its expectation is to do nothing
+        return " and ".join(f for f, v, d in zip(self._fields, self, defaults, strict=True) if v != d)
+
+
+def gru_layers(
+    x: Tensor,  # (T, B, I)
+    h0: Tensor,  # (D, B, H)
+    w_ih: Tensor,  # (D, 3H, I)
+    w_hh: Tensor,  # (D, 3H, H)
+    b_ih: Tensor | None,  # (D, 3H)
+    b_hh: Tensor | None,  # (D, 3H)
+    norm_ih: Tensor | None,  # (D, 3H), the gain of W x
+    norm_hh: Tensor | None,  # (D, 3H), the gain of W h
+    real: Tensor | None,  # (T, B) bool
+    start: Tensor | None,  # (T, B) bool
+    reset_after: bool,
+    variant: Variant,
+) -> tuple[Tensor, Tensor, Gates]:
+    """All D directions of a layer: y (T, B, D*H), h_n (D, B, H) and the gates, each (D, T, B, H).
+
+    The other arguments are those of the contract in `kernels/__init__.py`. Each call draws its own masks.
+    """
+    if real is not None:
+        x = x.masked_fill(~real.unsqueeze(-1), 0)
+    noisy = variant.training and (variant.recurrent_dropout > 0 or variant.zoneout > 0)
+    seed = new_seed(x.device) if noisy else None
+    weights = (w_ih, w_hh, b_ih, b_hh, norm_ih, norm_hh)
+    results = []
+    for d in range(len(h0)):
+        of_direction = [None if w is None else w[d] for w in weights]
+        step = _Step(x, h0[d], of_direction, reset_after, variant, seed, d)
+        results.append(unroll(step, len(x), h0[d], real, start, reverse=d == 1))
+    ys, h_ns, gates = zip(*results, strict=True)
+    return torch.cat(ys, -1), torch.stack(h_ns), Gates(*(torch.stack(gate) for gate in zip(*gates, strict=True)))
+
+
+class _Step:
+    """The function of a step in one direction, for `unroll`."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        h0: Tensor,
+        weights: list[Any],  # w_ih, w_hh, b_ih, b_hh, norm_ih, norm_hh, without D
+        reset_after: bool,
+        variant: Variant,
+        seed: Tensor | None,
+        direction: int,
+    ):
+        w_ih, self.w_hh, b_ih, self.b_hh, norm_ih, self.norm_hh = weights
+        self.gx = _product(x, w_ih, b_ih, norm_ih)  # (T, B, 3H)
+        self.reset_after, self.variant, self.seed, self.direction = reset_after, variant, seed, direction
+        self.keep: Tensor | float = 1.0  # of the state, in the products
+        p = variant.recurrent_dropout
+        if seed is not None and p > 0:
+            self.keep = keep_mask(seed, 2 * direction, 0, (h0.shape[0], h0.shape[1]), p).to(x.dtype) / max(1 - p, 1e-7)
+
+    def __call__(self, t: int, h: Tensor) -> tuple[Tensor, Gates]:
+        gates = self.gates(t, h * self.keep)
+        return self.zoned_out(t, gru_update(gates, h), h), gates
+
+    def gates(self, t: int, h: Tensor) -> Gates:
+        """The gates of step t; h has its dropout."""
+        to_gate = ACTIVATIONS[self.variant.recurrent_activation]
+        to_candidate = ACTIVATIONS[self.variant.activation]
+        gx_r, gx_z, gx_n = self.gx[t].chunk(3, -1)
+        if self.reset_after:
+            gh_r, gh_z, gh_n = _product(h, self.w_hh, self.b_hh, self.norm_hh).chunk(3, -1)
+            r, z = to_gate(gx_r + gh_r), to_gate(gx_z + gh_z)
+            return Gates(r, z, to_candidate(gx_n + r * gh_n))
+        sizes = [2 * h.shape[-1], h.shape[-1]]
+        w_rz, w_n = self.w_hh.split(sizes)
+        b_rz, b_n = (None, None) if self.b_hh is None else self.b_hh.split(sizes)
+        gh_r, gh_z = linear(h, w_rz, b_rz).chunk(2, -1)
+        r, z = to_gate(gx_r + gh_r), to_gate(gx_z + gh_z)
+        return Gates(r, z, to_candidate(gx_n + linear(r * h, w_n, b_n)))
+
+    def zoned_out(self, t: int, h_new: Tensor, h: Tensor) -> Tensor:
+        """The new state, with the units that keep their old one."""
+        p = self.variant.zoneout
+        if p == 0:
+            return h_new
+        if self.seed is None:
+            return p * h + (1 - p) * h_new
+        return torch.where(keep_mask(self.seed, 2 * self.direction + 1, t, (h.shape[0], h.shape[1]), p), h_new, h)
+
+
+def _product(x: Tensor, w: Tensor, b: Tensor | None, norm: Tensor | None) -> Tensor:
+    """W x + b, the product normalised over its last dimension where there is a gain."""
+    if norm is None:
+        return linear(x, w, b)
+    product = layer_norm(linear(x, w), norm.shape, norm)
+    return product if b is None else product + b
