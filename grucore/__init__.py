@@ -13,5 +13,6 @@ from grucore.errors import InputError
 from grucore.functional import gru, gru_cell
 from grucore.kernels.reference import Gates
 from grucore.module import GRU
+from grucore.truncated import truncated_bptt
 
-__all__ = ["GRU", "GRUCell", "Gates", "InputError", "gru", "gru_cell"]
+__all__ = ["GRU", "GRUCell", "Gates", "InputError", "gru", "gru_cell", "truncated_bptt"]

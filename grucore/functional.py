@@ -15,7 +15,7 @@ from torch.nn.functional import dropout as apply_dropout
 from torch.nn.functional import linear
 
 from grucore import backend as backends
-from grucore import ops
+from grucore import ops, resets
 from grucore.errors import InputError, check_probability
 from grucore.kernels import reference, variants
 from grucore.kernels.reference import Gates
@@ -37,6 +37,7 @@ def gru(
     lengths: Tensor | Sequence[int] | None = None,
     mask: Tensor | None = None,
     reset: Tensor | None = None,
+    reset_state: Tensor | None = None,
     reset_after: bool = True,
     recurrent_dropout: float = 0.0,
     zoneout: float = 0.0,
@@ -69,6 +70,8 @@ def gru(
         mask: shape (T, B), bool, True for a real step; any pattern. A step that is not real holds the state, outputs 0
             and passes no gradient, whatever the input holds there.
         reset: shape (T, B), bool: before such a step the state goes back to hx, for both directions.
+        reset_state: shape (K, B, H): what resets go to instead of hx, in one direction: a batch that carries hx on from
+            the one before begins its new episodes there.
         reset_after: False for the paper's form, n = tanh(W_in x + b_in + W_hn (r * h) + b_hn).
         recurrent_dropout: probability of dropping a unit from the products with h, for all steps of a row.
         zoneout: probability of a unit keeping its state in a step.
@@ -103,6 +106,7 @@ def gru(
     """
     directions = 2 if bidirectional else 1
     steps, batch, hidden_size = _check_sequence(input, hx, weights, directions)
+    _check_reset_state(reset_state, reset, bidirectional, (len(weights), batch, hidden_size))
     variant = Variant(recurrent_dropout, zoneout, layer_norms is not None, activation, recurrent_activation, training)
     check_variant(variant, reset_after)
     if layer_norms is not None:
@@ -113,6 +117,8 @@ def gru(
     if (dtype := _autocast_dtype(x.device)) is not None:
         x, weights = x.to(dtype), [[w.to(dtype) for w in group] for group in weights]
     hx = x.new_zeros(len(weights), batch, hidden_size) if hx is None else hx.to(x.dtype)
+    if reset_state is not None:
+        x, hx, per_step = resets.doubled(x, hx, reset_state, per_step)
     chosen = backends.choose(backend, x.device, x.dtype, hidden_size, reset_after, precision, variant.name)
 
     h_n, gates, outputs = [], [], []
@@ -139,7 +145,7 @@ def gru(
         results.append(Gates(*(torch.cat(gate) for gate in zip(*gates, strict=True))))
     if return_all_layers:
         results.append(torch.stack(outputs))
-    return tuple(results)
+    return tuple(results) if reset_state is None else resets.merged(tuple(results), per_step)
 
 
 def gru_cell(
@@ -257,6 +263,19 @@ def _check_sequence(
             "hx is (num_layers * directions, batch, hidden_size)"
         )
     return steps, batch, hidden_size
+
+
+def _check_reset_state(
+    reset_state: Tensor | None, reset: Tensor | None, bidirectional: bool, shape: tuple[int, int, int]
+) -> None:
+    if reset_state is None:
+        return
+    if reset is None:
+        raise InputError("reset_state is where resets go: give reset too")
+    if bidirectional:
+        raise InputError("reset_state needs one direction: in reverse a batch does not carry its state on")
+    if tuple(reset_state.shape) != shape:
+        raise InputError(f"Expected reset_state of shape {shape}, as hx, got {tuple(reset_state.shape)}")
 
 
 def check_variant(variant: Variant, reset_after: bool) -> None:

@@ -213,6 +213,7 @@ class GRU(nn.Module):
         lengths: Tensor | Sequence[int] | int | None = None,
         mask: Tensor | None = None,
         reset: Tensor | None = None,
+        reset_state: Tensor | None = None,
         return_gates: bool = False,
         return_all_layers: bool = False,
     ) -> Any:
@@ -230,6 +231,8 @@ class GRU(nn.Module):
                 holds there.
             reset: shape as mask, bool: before such a step the state goes back to hx. The sequence is cut there, for
                 both directions; a cut with no real step beyond it changes nothing.
+            reset_state: shape as hx: what resets go to instead of hx, in one direction. For a batch that carries hx on
+                from the one before (reinforcement learning, truncated backpropagation), whose new episodes begin here.
             return_gates: also return `Gates(r, z, n)`, each (K*D, T, B, H) (without B if unbatched).
             return_all_layers: also return the outputs of all layers, shape (K, *y.shape).
 
@@ -242,7 +245,7 @@ class GRU(nn.Module):
             TypeError: lengths that are no integers, a mask or reset that is not bool.
             RuntimeError: an explicit backend that cannot run.
         """
-        call: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset}
+        call: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reset_state": reset_state}
         call |= {"return_gates": return_gates, "return_all_layers": return_all_layers}
         if isinstance(input, PackedSequence):
             if given := [name for name, value in call.items() if value is not None and value is not False]:
@@ -281,6 +284,8 @@ class GRU(nn.Module):
         for name in ("mask", "reset"):
             if isinstance(call[name], Tensor):
                 call[name] = call[name].unsqueeze(1)
+        if isinstance(call["reset_state"], Tensor):
+            call["reset_state"] = call["reset_state"].unsqueeze(1)
         y, h_n, *others = self._run(input.unsqueeze(1), None if hx is None else hx.unsqueeze(1), **call)
         others = [
             Gates(*(gate.squeeze(2) for gate in each)) if isinstance(each, Gates) else each.squeeze(2)

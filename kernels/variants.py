@@ -29,8 +29,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
     "relu": torch.relu,
-    "hard_sigmoid": torch.nn.functional.hardsigmoid,
-    "hard_tanh": torch.nn.functional.hardtanh,
+    "hard_sigmoid": lambda x: torch.clamp(x / 6 + 0.5, 0, 1),  # torch's own has no second derivative
+    "hard_tanh": lambda x: torch.clamp(x, -1, 1),
     "softsign": torch.nn.functional.softsign,
     "linear": lambda x: x,
 }

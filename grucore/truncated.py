@@ -1,0 +1,91 @@
+"""Truncated backpropagation through time: a long batch in parts, the state carried and its history cut.
+
+Source: Williams & Peng 1990, "An Efficient Gradient-Based Algorithm for On-Line Training of Recurrent Network
+Trajectories"; parts do not overlap, so each gradient reaches back at most `steps` steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from grucore.errors import InputError
+from grucore.module import GRU
+
+
+class Part(NamedTuple):
+    """A part of a batch: which steps, their outputs, and the state after them."""
+
+    steps: slice
+    y: Tensor  # (steps, B, D*H), or (B, steps, D*H) if batch_first
+    h_n: Tensor  # (K, B, H)
+
+
+def truncated_bptt(
+    model: GRU,
+    input: Tensor,
+    hx: Tensor | None = None,
+    *,
+    steps: int,
+    lengths: Tensor | None = None,
+    mask: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> Iterator[Part]:
+    """Runs a batch `steps` steps at a time; the state goes on from part to part, its gradient does not.
+
+    Take each part's gradient before asking for the next one: then the memory is that of one part. Without gradients the
+    outputs are those of one call on the whole batch.
+
+    Args:
+        model: in one direction.
+        input: shape (T, B, I), or (B, T, I) if the model is batch_first.
+        hx: the initial state, shape (K, B, H); its own gradient comes from the first part.
+        steps: the most steps of a part.
+        lengths: shape (B,), of the whole sequences.
+        mask: shape (T, B) or (B, T), as `GRU.forward` takes it.
+        reset: likewise; it goes back to hx in every part.
+
+    Yields:
+        `Part`: the slice of steps, y, and h_n.
+
+    Raises:
+        InputError: steps below 1, a bidirectional model, input that is not a batch.
+
+    Example:
+        >>> model = GRU(3, 4)
+        >>> x, target = torch.randn(10, 2, 3), torch.randn(10, 2, 4)
+        >>> for part in truncated_bptt(model, x, steps=4):
+        ...     (part.y - target[part.steps]).square().mean().backward()
+        >>> part.steps, part.h_n.shape
+        (slice(8, 10, None), torch.Size([1, 2, 4]))
+    """
+    if steps < 1:
+        raise InputError(f"steps must be at least 1, got {steps}")
+    if model.bidirectional:
+        raise InputError("truncated_bptt needs one direction: in reverse nothing is carried from part to part")
+    if input.dim() != 3:
+        raise InputError(f"input must be a batch of 3 dimensions, got {input.dim()}: {tuple(input.shape)}")
+    time = 1 if model.batch_first else 0
+    total, batch = input.shape[time], input.shape[1 - time]
+    first = hx
+    if first is None and reset is not None:
+        first = input.new_zeros(model.num_layers, batch, model.hidden_size)
+        if model.learn_initial_state:
+            first = model.initial_state.unsqueeze(1).expand(-1, batch, -1)
+    for begin in range(0, total, steps):
+        part = slice(begin, min(begin + steps, total))
+        flags = {name: _part(flag, time, part) for name, flag in (("mask", mask), ("reset", reset))}
+        if reset is not None and begin > 0:
+            flags["reset_state"] = first
+        if lengths is not None:
+            flags["lengths"] = (torch.as_tensor(lengths) - begin).clamp(0, part.stop - begin)
+        y, h_n = model(_part(input, time, part), hx, **flags)
+        yield Part(part, y, h_n)
+        hx = h_n.detach()
+
+
+def _part(tensor: Tensor | None, dim: int, part: slice) -> Tensor | None:
+    return None if tensor is None else tensor.narrow(dim, part.start, part.stop - part.start)
