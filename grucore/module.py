@@ -1,11 +1,8 @@
-"""The layer: parameters, initialisation and torch.nn.GRU's signature around `grucore.functional`."""
+"""The layer: every layout that torch.nn.GRU takes, around `grucore.functional`."""
 
 from __future__ import annotations
 
-import itertools
-import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,11 +12,11 @@ from torch.nn.utils.rnn import PackedSequence
 
 from grucore import backend as backends
 from grucore import copies
-from grucore.errors import InputError, check_probability, check_size
-from grucore.functional import check_variant, gru, gru_cell
+from grucore.errors import InputError
+from grucore.functional import gru, gru_cell
 from grucore.kernels.reference import Gates
-from grucore.kernels.variants import Variant
 from grucore.sequence import repack, unpack
+from grucore.stack import Stack
 
 _OPTIONS = [  # of `gru`, that a layer holds under the same names
     "bidirectional",
@@ -35,7 +32,7 @@ _OPTIONS = [  # of `gru`, that a layer holds under the same names
 ]
 
 
-class GRU(nn.Module):
+class GRU(Stack):
     r"""A stack of gated recurrent unit layers; takes the place of :class:`torch.nn.GRU`.
 
     .. math::
@@ -92,118 +89,6 @@ class GRU(nn.Module):
         >>> y.shape, h_n.shape
         (torch.Size([5, 3, 20]), torch.Size([2, 3, 20]))
     """
-
-    mode = "GRU"  # with proj_size, for code that asks a recurrent layer of torch.nn what it is
-    proj_size = 0
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        reset_after: bool = True,
-        recurrent_dropout: float = 0.0,
-        zoneout: float = 0.0,
-        layer_norm: bool = False,
-        learn_initial_state: bool = False,
-        activation: str = "tanh",
-        recurrent_activation: str = "sigmoid",
-        precision: str | None = None,
-        backend: str = "auto",
-    ) -> None:
-        super().__init__()
-        for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
-            check_size(name, size)
-        flags = {"bias": bias, "batch_first": batch_first, "reset_after": reset_after}
-        flags |= {"layer_norm": layer_norm, "learn_initial_state": learn_initial_state}
-        for name, flag in flags.items():
-            if not isinstance(flag, bool):
-                raise TypeError(f"{name} should be of type bool, got: {type(flag).__name__}")
-        for name, p in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout), ("zoneout", zoneout)):
-            check_probability(name, p)
-        check_variant(Variant(0.0, 0.0, layer_norm, activation, recurrent_activation), reset_after)
-        if dropout > 0 and num_layers == 1:
-            warnings.warn(
-                "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
-                f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}",
-                stacklevel=2,
-            )
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.bias = bias
-        self.batch_first = batch_first
-        self.dropout = float(dropout)
-        self.bidirectional = bool(bidirectional)
-        self.reset_after = reset_after
-        self.recurrent_dropout = float(recurrent_dropout)
-        self.zoneout = float(zoneout)
-        self.layer_norm = layer_norm
-        self.learn_initial_state = learn_initial_state
-        self.activation = activation
-        self.recurrent_activation = recurrent_activation
-        backends.resolve_precision(precision)
-        self.precision = precision
-        self.backend = backends.check(backend)
-
-        for layer in range(num_layers):
-            layer_input_size = input_size if layer == 0 else self.num_directions * hidden_size
-            shapes: list[tuple[int, ...]] = [(3 * hidden_size, layer_input_size), (3 * hidden_size, hidden_size)]
-            shapes += [(3 * hidden_size,), (3 * hidden_size,)] if bias else []
-            for direction in range(self.num_directions):
-                names = dict(zip(self._names(layer, direction), shapes, strict=True))
-                names |= dict.fromkeys(self._norm_names(layer, direction), (3 * hidden_size,))
-                for name, shape in names.items():
-                    setattr(self, name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
-        if learn_initial_state:
-            shape = (num_layers * self.num_directions, hidden_size)
-            self.initial_state = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        self.reset_parameters()
-
-    @property
-    def num_directions(self) -> int:
-        """D: 2 if bidirectional, else 1."""
-        return 2 if self.bidirectional else 1
-
-    def _names(self, layer: int, direction: int) -> list[str]:
-        suffix = f"_l{layer}" + ("_reverse" if direction else "")
-        kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")
-        return [kind + suffix for kind in kinds]
-
-    def _norm_names(self, layer: int, direction: int) -> list[str]:
-        suffix = f"_l{layer}" + ("_reverse" if direction else "")
-        return ["layer_norm_ih" + suffix, "layer_norm_hh" + suffix] if self.layer_norm else []
-
-    def _groups(self, names: Callable[[int, int], list[str]]) -> list[list[Tensor]]:
-        """The parameters of those names of a layer and direction: K*D groups."""
-        indices = itertools.product(range(self.num_layers), range(self.num_directions))
-        return [[getattr(self, name) for name in names(*index)] for index in indices]
-
-    @property
-    def all_weights(self) -> list[list[Tensor]]:
-        """The parameters of each layer and direction: K*D groups (weight_ih, weight_hh[, bias_ih, bias_hh])."""
-        return self._groups(self._names)
-
-    def reset_parameters(self) -> None:
-        """Draws weights and biases from U(-1/sqrt(H), 1/sqrt(H)), in torch.nn.GRU's order; gains 1, initial state 0."""
-        bound = 1 / math.sqrt(self.hidden_size)
-        for name, parameter in self.named_parameters():
-            if name == "initial_state":
-                nn.init.zeros_(parameter)
-            elif name.startswith("layer_norm"):
-                nn.init.ones_(parameter)
-            else:
-                nn.init.uniform_(parameter, -bound, bound)
-
-    def flatten_parameters(self) -> None:
-        """Does nothing: no flat copy of the parameters exists. Here for code written for torch.nn.GRU."""
 
     def forward(
         self,
@@ -357,10 +242,6 @@ class GRU(nn.Module):
         precision = backends.resolve_precision(self.precision)
         return backends.choose(self.backend, *of_input, precision, self._variant.name)
 
-    @property
-    def _variant(self) -> Variant:
-        return Variant(*(getattr(self, name) for name in Variant._fields))
-
     def final_state(self, h_n: Tensor) -> Tensor:
         """What the last layer ended with, its directions side by side: what a classifier reads.
 
@@ -392,23 +273,6 @@ class GRU(nn.Module):
             ValueError: the layer has what torch.nn.GRU does not.
         """
         return copies.to_torch(self)
-
-    def extra_repr(self) -> str:
-        """The arguments that differ from their defaults, as torch.nn.GRU prints them."""
-        parts = [f"{self.input_size}, {self.hidden_size}"]
-        defaults: dict[str, object] = {
-            "num_layers": 1,
-            "bias": True,
-            "batch_first": False,
-            "dropout": 0,
-            "bidirectional": False,
-        }
-        defaults |= copies.OWN_OPTIONS | {"precision": None, "backend": "auto"}
-        for name, default in defaults.items():
-            value = getattr(self, name)
-            if value != default:
-                parts.append(f"{name}={value!r}")
-        return ", ".join(parts)
 
 
 def _swapped(flag: Tensor | None) -> Tensor | None:
