@@ -38,3 +38,63 @@ def test_lengths_do_not_make_the_host_wait():
     on_cpu = layer.cpu()(x.cpu(), lengths=lengths.cpu())
     torch.testing.assert_close(y.cpu(), on_cpu[0])
     torch.testing.assert_close(h_n.cpu(), on_cpu[1])
+
+
+def test_addresses_past_32_bits():
+    """T * B * H of 2.3e9: the last rows and steps equal those of a layer that sees them alone."""
+    T, B, H = 70_000, 64, 512
+    layer = GRU(8, H, device="cuda", dtype=torch.bfloat16)
+    x = torch.zeros(T, B, 8, device="cuda", dtype=torch.bfloat16)
+    x[-50:] = torch.randn(50, B, 8, device="cuda", dtype=torch.bfloat16)
+    with torch.no_grad():
+        y, h_n = layer(x)
+        assert y.numel() > 2**31
+        want, _ = layer(x[-50:], y[-51].unsqueeze(0).contiguous())
+    torch.testing.assert_close(y[-50:], want, rtol=0, atol=1e-2)
+    torch.testing.assert_close(h_n[0], y[-1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("H", [64, 512], ids=["whole", "split"])
+def test_a_cuda_graph_captures_training(H):
+    layer = GRU(H, H, device="cuda", dtype=torch.bfloat16)
+    x = torch.randn(20, 16, H, device="cuda", dtype=torch.bfloat16)
+    step = lambda: torch.autograd.grad(layer(x)[0].float().square().sum(), list(layer.parameters()))  # noqa: E731
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        grads = step()
+    x.normal_()
+    graph.replay()
+    for got, want in zip(grads, step(), strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("H", [64, 512], ids=["whole", "split"])
+def test_two_streams(H):
+    """Layers that run beside one another, groups that wait included, give what each gives alone."""
+    layers = [GRU(H, H, device="cuda", dtype=torch.bfloat16) for _ in range(2)]
+    x = torch.randn(200, 64, H, device="cuda", dtype=torch.bfloat16)
+    with torch.no_grad():
+        alone = [layer(x)[0] for layer in layers]
+        streams = [torch.cuda.Stream() for _ in layers]
+        torch.cuda.synchronize()
+        for _ in range(5):
+            together = []
+            for layer, stream in zip(layers, streams, strict=True):
+                with torch.cuda.stream(stream):
+                    together.append(layer(x)[0])
+            torch.cuda.synchronize()
+            for got, want in zip(together, alone, strict=True):
+                torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+def test_compiles_whole_on_the_device():
+    layer = GRU(16, 32, num_layers=2, device="cuda", dtype=torch.bfloat16)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True)
+    for T, B in ((5, 3), (9, 2)):
+        x = torch.randn(T, B, 16, device="cuda", dtype=torch.bfloat16)
+        for got, want in zip(compiled(x), layer(x), strict=True):
+            torch.testing.assert_close(got, want, rtol=0, atol=0)
