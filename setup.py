@@ -3,7 +3,7 @@
 from setuptools import setup
 
 setup(
-    packages=["grucore", "grucore.kernels"],
+    packages=["grucore", "grucore.convert", "grucore.kernels"],
     package_dir={"grucore.kernels": "kernels"},
     package_data={"grucore.kernels": ["*.json"]},
 )

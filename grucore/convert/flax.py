@@ -1,0 +1,179 @@
+"""To and from Flax: the parameters of flax.linen.GRUCell, and flax.nnx.GRUCell.
+
+Flax has our equations with reset_after=True and fewer biases: its r and z have one each, and n has both in linen and
+that of the input alone in nnx. linen keeps a kernel (in, out) for each gate, ir, iz, in, hr, hz and hn; nnx keeps them
+side by side in our order. Source: GRUCell in flax.linen and flax.nnx, Flax 0.12.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grucore.convert.weights import check_model, gru_of, require, to_array, to_tensor
+from grucore.errors import InputError
+from grucore.module import GRU
+
+_INPUT, _HIDDEN = ("ir", "iz", "in"), ("hr", "hz", "hn")  # linen's names, in the order r, z, n
+
+
+def from_flax(source: Any, *, batch_first: bool = True) -> GRU:
+    """A copy of GRU cells of Flax; exact.
+
+    A tree of parameters does not hold the cell's functions: they are taken to be Flax's defaults, sigmoid and tanh.
+
+    Args:
+        source: a layer, or a list of layers, the first one first. A layer is a cell, or for two directions a tuple of
+            the forward and the reverse cell. A cell is the parameters of a flax.linen.GRUCell (under any names, as
+            {"params": {"cell": ...}}), or a flax.nnx.GRUCell. The parameters of a flax.linen.Bidirectional stand for
+            both of its cells.
+        batch_first: of the layer; True as Flax's RNN has it.
+
+    Returns:
+        A layer with biases (those that Flax lacks are 0), the dtype of the parameters, on the CPU.
+
+    Raises:
+        ImportError: source is no tree, and Flax is not installed.
+        TypeError: source is none of the above.
+        ValueError: parameters that are missing or do not fit, or a function other than sigmoid and tanh.
+
+    Example:
+        >>> kernels = {name: {"kernel": np.ones((3, 4))} for name in ("ir", "iz", "in")}
+        >>> kernels |= {name: {"kernel": np.ones((4, 4))} for name in ("hr", "hz", "hn")}
+        >>> biases = {name: {"bias": np.zeros(4)} for name in ("ir", "iz", "in", "hn")}
+        >>> from_flax({name: kernels[name] | biases.get(name, {}) for name in kernels})
+        GRU(3, 4, batch_first=True)
+    """
+    layers = list(source) if isinstance(source, list) else [source]
+    if not layers:
+        raise InputError("from_flax needs at least one layer, got an empty list")
+    stack = [_directions(layer) for layer in layers]
+    counts = {len(cells) for cells in stack}
+    if counts not in ({1}, {2}):
+        raise InputError(f"every layer must have one cell, or every one a pair, got {[len(cells) for cells in stack]}")
+    groups = [_group(cell) for cells in stack for cell in cells]
+    return gru_of(groups, bidirectional=counts == {2}, reset_after=True, batch_first=batch_first)
+
+
+def to_flax(model: GRU, *, api: str = "linen", ignore_dropout: bool = False) -> list[Any]:
+    """The layer as Flax cells.
+
+    The outputs are those of the model. Flax has one bias where there are b_ir and b_hr, or b_iz and b_hz: it is their
+    sum. All else is exact, bit for bit; from_flax of the result gives a layer whose b_hr and b_hz are 0.
+
+    Args:
+        model: the layer.
+        api: "linen" for trees of parameters with NumPy arrays (Flax is not needed), "nnx" for flax.nnx.GRUCell.
+        ignore_dropout: leave out dropout and recurrent_dropout, which act in training alone.
+
+    Returns:
+        K cells, as `from_flax` takes them; K tuples (forward, reverse) if the model is bidirectional. For linen each is
+        what stands in {"params": ...} of a flax.linen.GRUCell, and in {"params": {"cell": ...}} of a flax.linen.RNN.
+
+    Raises:
+        ImportError: api is "nnx", and Flax is not installed.
+        TypeError: model is no `grucore.GRU`.
+        ValueError: an option that cannot be written; for nnx a b_hn that is not 0, or a dtype that JAX does not keep.
+    """
+    makers = {"linen": _linen_cell, "nnx": _nnx_cell}
+    if api not in makers:
+        raise ValueError(f"api must be 'linen' or 'nnx', got {api!r}")
+    check_model(model, "flax GRUCell", ignore_dropout=ignore_dropout)
+    if not model.reset_after:
+        raise ValueError("flax GRUCell has no reset_after=False; this layer has no equal there")
+    cells = [makers[api](*(w.detach() for w in group)) for group in model.all_weights]
+    return list(zip(cells[::2], cells[1::2], strict=True)) if model.bidirectional else cells
+
+
+def _directions(layer: Any) -> list[Any]:
+    """The cells of a layer."""
+    if isinstance(layer, tuple):
+        if len(layer) != 2:
+            raise InputError(f"a layer of several cells must be (forward, reverse), got {len(layer)}")
+        return list(layer)
+    tree = _unwrapped(layer)
+    if isinstance(tree, Mapping) and set(tree) == {"forward_rnn", "backward_rnn"}:
+        return [tree["forward_rnn"], tree["backward_rnn"]]
+    return [tree]
+
+
+def _unwrapped(tree: Any) -> Any:
+    """What stands under names with nothing beside them, as {"params": {"cell": ...}}."""
+    while isinstance(tree, Mapping) and len(tree) == 1:
+        (tree,) = tree.values()
+    return tree
+
+
+def _group(cell: Any) -> list[Tensor]:
+    """(w_ih, w_hh, b_ih, b_hh)."""
+    tree = _unwrapped(cell)
+    return _linen_group(tree) if isinstance(tree, Mapping) else _nnx_group(tree)
+
+
+def _linen_group(tree: Mapping[str, Any]) -> list[Tensor]:
+    expected = {name: {"kernel", "bias"} for name in (*_INPUT, "hn")} | {"hr": {"kernel"}, "hz": {"kernel"}}
+    found = {name: set(part) if isinstance(part, Mapping) else {} for name, part in tree.items()}
+    if found != expected:
+        wanted = "kernel of ir, iz, in, hr, hz, hn and bias of ir, iz, in, hn"
+        raise InputError(
+            f"a flax.linen.GRUCell has {wanted}; got { {name: sorted(part) for name, part in found.items()} }"
+        )
+    kernels = {name: to_tensor(tree[name]["kernel"]).t() for name in tree}
+    biases = {name: to_tensor(tree[name]["bias"]) for name in (*_INPUT, "hn")}
+    b_hh = [torch.zeros_like(biases["hn"]), torch.zeros_like(biases["hn"]), biases["hn"]]
+    return [
+        torch.cat([kernels[name] for name in _INPUT]),
+        torch.cat([kernels[name] for name in _HIDDEN]),
+        torch.cat([biases[name] for name in _INPUT]),
+        torch.cat(b_hh),
+    ]
+
+
+def _nnx_group(cell: Any) -> list[Tensor]:
+    nnx = require("flax.nnx", "flax")
+    if not isinstance(cell, nnx.GRUCell):
+        raise TypeError(
+            f"expected the parameters of a flax.linen.GRUCell or a flax.nnx.GRUCell, got {type(cell).__name__}"
+        )
+    for option, name in (("gate_fn", "sigmoid"), ("activation_fn", "tanh")):
+        if (function := getattr(cell, option)) is not getattr(nnx, name):
+            raise ValueError(f"flax.nnx.GRUCell has {option}={function!r}; only {name} can be converted")
+    w_ih, w_hh = (to_tensor(linear.kernel[...]).t() for linear in (cell.dense_i, cell.dense_h))
+    b_ih, b_hh = (
+        w_ih.new_zeros(len(w_ih)) if linear.bias is None else to_tensor(linear.bias[...])
+        for linear in (cell.dense_i, cell.dense_h)
+    )
+    return [w_ih, w_hh, b_ih, b_hh]
+
+
+def _linen_cell(w_ih: Tensor, w_hh: Tensor, *biases: Tensor) -> dict[str, dict[str, np.ndarray]]:
+    b_ih, b_hh = biases or (w_ih.new_zeros(len(w_ih)),) * 2
+    b_ir, b_iz, b_in = b_ih.chunk(3)
+    b_hr, b_hz, b_hn = b_hh.chunk(3)
+    kernels = dict(zip((*_INPUT, *_HIDDEN), (*w_ih.chunk(3), *w_hh.chunk(3)), strict=True))
+    cell = {name: {"kernel": to_array(kernel.t())} for name, kernel in kernels.items()}
+    for name, bias in (("ir", b_ir + b_hr), ("iz", b_iz + b_hz), ("in", b_in), ("hn", b_hn)):
+        cell[name]["bias"] = to_array(bias)
+    return cell
+
+
+def _nnx_cell(w_ih: Tensor, w_hh: Tensor, *biases: Tensor) -> Any:
+    nnx, jnp = require("flax.nnx", "flax"), require("jax.numpy", "jax")
+    b_ih, b_hh = biases or (w_ih.new_zeros(len(w_ih)),) * 2
+    b_hr, b_hz, b_hn = b_hh.chunk(3)
+    if b_hn.count_nonzero():
+        raise ValueError("flax.nnx.GRUCell has no b_hn, and that of this layer is not 0; api='linen' has one")
+    arrays = [to_array(w) for w in (w_ih.t(), b_ih + torch.cat([b_hr, b_hz, b_hn]), w_hh.t())]
+    values = [jnp.asarray(array) for array in arrays]
+    if values[0].dtype != arrays[0].dtype:
+        raise ValueError(f"JAX keeps {values[0].dtype} for {arrays[0].dtype}; jax_enable_x64 makes it keep float64")
+    # What it is drawn from does not matter, but Flax's default, orthogonal, does not run in half precision.
+    options = {"param_dtype": values[0].dtype, "recurrent_kernel_init": nnx.initializers.zeros_init()}
+    cell = nnx.GRUCell(w_ih.shape[1], w_hh.shape[1], rngs=nnx.Rngs(0), **options)
+    for parameter, value in zip((cell.dense_i.kernel, cell.dense_i.bias, cell.dense_h.kernel), values, strict=True):
+        parameter.set_value(value)
+    return cell

@@ -1,0 +1,228 @@
+"""To and from Keras 3: layers, and the files that Keras writes.
+
+Keras has the gates in the order z, r, h (h is our n), kernels (I, 3H) and (H, 3H), and its z has our sense:
+h' = z h + (1 - z) h~. With reset_after=True its bias (2, 3H) holds b_ih and b_hh; with reset_after=False there is one
+bias (3H,), added to W x: b_ih. Source: keras.layers.GRUCell of Keras 3.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grucore.convert.keras_files import KerasLayer, read_layers
+from grucore.convert.weights import check_model, gru_of, require, swap_gates, to_array, to_tensor
+from grucore.errors import InputError
+from grucore.module import GRU
+
+# What the layer's config must say, if it says anything. `unroll`, `implementation` and `use_cudnn` choose how the same
+# thing is computed; initialisers, regularisers and constraints are a matter of training.
+_REQUIRED = {"activation": "tanh", "recurrent_activation": "sigmoid", "stateful": False}
+
+
+def from_keras(
+    source: Any,
+    layer: str | Sequence[str] | None = None,
+    *,
+    reset_after: bool | None = None,
+    ignore_dropout: bool = False,
+) -> GRU:
+    """A copy of GRU layers of Keras 3; exact.
+
+    A `.keras` file and an `.h5` model hold the options of each layer, and they are checked. A file of weights alone
+    does not: its layers are taken to have Keras's defaults, tanh, sigmoid and merge_mode="concat". Files are read
+    without Keras; h5py is enough.
+
+    Args:
+        source: a keras.layers.GRU, a keras.layers.Bidirectional around one, a sequence of these (a stack, the first
+            layer first), or the path of a `.keras`, `.h5` or `.weights.h5` file.
+        layer: where source is a file, the name of the layer in it (or its group's path, where a name is there twice),
+            or several for a stack. None: the one that is there.
+        reset_after: needed where a file of weights alone has a layer without bias, which does not tell.
+        ignore_dropout: take a layer with `dropout` or `recurrent_dropout`, and leave them out: they act in training
+            alone, and there not as those of grucore.
+
+    Returns:
+        A layer with batch_first=True, as Keras has it, the dtype of the weights, on the CPU. Where a mask holds at a
+        step, a unidirectional Keras layer repeats its last output (zero_output_for_mask=False); grucore gives 0.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImportError: Keras, or h5py for a file, is not installed.
+        TypeError: source is none of the above.
+        ValueError: an option that cannot be converted, a layer that is not built or not in the file, or layers that
+            make no stack.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        stack = _select(read_layers(source), layer, os.fspath(source))
+    else:
+        if layer is not None:
+            raise InputError(f"layer={layer!r} goes with a file; give the layers themselves, or a path")
+        keras = require("keras", "keras")
+        stack = [_live_layer(each, keras) for each in (source if isinstance(source, (list, tuple)) else [source])]
+        if not stack:
+            raise InputError("from_keras needs at least one layer, got an empty sequence")
+    groups: list[list[Tensor]] = []
+    forms, directions = set(), set()
+    for each in stack:
+        _check_options(each, ignore_dropout)
+        for config, weights in zip(each.configs, each.weights, strict=True):
+            form = _reset_after(each.name, config, weights, reset_after)
+            forms.add(form)
+            groups.append(_group(each.name, weights, form))
+        directions.add(len(each.weights))
+    if len(forms) > 1 or len(directions) > 1:
+        raise InputError("the layers of a stack must agree in reset_after and in being bidirectional or not")
+    return gru_of(groups, bidirectional=directions == {2}, reset_after=forms.pop(), batch_first=True)
+
+
+def to_keras(model: GRU, *, ignore_dropout: bool = False) -> list[Any]:
+    """The layer as Keras layers, in the order they are called; each has the weights and returns sequences.
+
+    With reset_after=False Keras has one bias: b_ih + b_hh. All else is exact, bit for bit.
+
+    Args:
+        model: the layer; its dtype becomes that of the Keras layers.
+        ignore_dropout: leave out dropout and recurrent_dropout, which act in training alone.
+
+    Returns:
+        K built keras.layers.GRU, or keras.layers.Bidirectional around them, for input (B, T, I) whatever
+        `model.batch_first` is.
+
+    Raises:
+        ImportError: Keras is not installed.
+        TypeError: model is no `grucore.GRU`.
+        ValueError: an option that cannot be written, or a dtype that its backend does not keep.
+
+    Example (needs Keras)::
+
+        first, second = to_keras(GRU(3, 4, num_layers=2))
+        y = second(first(x))
+    """
+    check_model(model, "keras.layers.GRU", ignore_dropout=ignore_dropout)
+    keras = require("keras", "keras")
+    dtype = str(model.weight_ih_l0.dtype).removeprefix("torch.")
+    directions, weights, layers = model.num_directions, model.all_weights, []
+    for k in range(model.num_layers):
+        layer = keras.layers.GRU(
+            model.hidden_size,
+            return_sequences=True,
+            use_bias=model.bias,
+            reset_after=model.reset_after,
+            recurrent_initializer="glorot_uniform",  # Keras's default, orthogonal, does not run in half precision
+            dtype=dtype,
+        )
+        if model.bidirectional:
+            layer = keras.layers.Bidirectional(layer, dtype=dtype)
+        layer.build((None, None, weights[k * directions][0].shape[1]))
+        parts = [layer.forward_layer, layer.backward_layer] if model.bidirectional else [layer]
+        for part, group in zip(parts, weights[k * directions : (k + 1) * directions], strict=True):
+            part.set_weights(_keras_weights(group, model.reset_after))
+            if (kept := str(part.cell.kernel.value.dtype).removeprefix("torch.")) != dtype:
+                raise ValueError(f"Keras on {keras.backend.backend()} keeps {kept} for weights of dtype {dtype}")
+        layers.append(layer)
+    return layers
+
+
+def _keras_weights(group: Sequence[Tensor], reset_after: bool) -> list[Any]:
+    """Kernel (I, 3H), recurrent kernel (H, 3H) and, if there is one, bias (2, 3H) or (3H,)."""
+    w_ih, w_hh, *biases = (swap_gates(w.detach()) for w in group)
+    weights = [w_ih.t(), w_hh.t()]
+    if biases:
+        weights.append(torch.stack(biases) if reset_after else biases[0] + biases[1])
+    return [to_array(w) for w in weights]
+
+
+def _live_layer(layer: Any, keras: Any) -> KerasLayer:
+    """What a Keras layer holds."""
+    wrapped = isinstance(layer, keras.layers.Bidirectional)
+    parts = [layer.forward_layer, layer.backward_layer] if wrapped else [layer]
+    if not all(isinstance(part, keras.layers.GRU) for part in parts):
+        inner = f" around {type(parts[0]).__name__}" if wrapped else ""
+        raise TypeError(
+            f"expected a keras.layers.GRU, Bidirectional around one, or a path, got {type(layer).__name__}{inner}"
+        )
+    configs, weights = [], []
+    for part in parts:
+        if not part.built:
+            raise InputError(f"Keras layer {layer.name!r} has no weights yet: call it, or layer.build((None, None, I))")
+        config = part.get_config()
+        for option, name in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
+            function = getattr(part, option)  # by identity: a function of the user's may have the same name
+            config[option] = name if function is getattr(keras.activations, name) else function
+        configs.append(config)
+        # NumPy has no bfloat16, and Keras gives float32 in its place; the way back is exact.
+        dtype = getattr(torch, part.variable_dtype)
+        weights.append([to_tensor(array).to(dtype) for array in part.get_weights()])
+    return KerasLayer(layer.name, layer.get_config() if wrapped else {}, configs, weights)
+
+
+def _select(found: Mapping[str, list[KerasLayer]], layer: str | Sequence[str] | None, path: str) -> list[KerasLayer]:
+    """The layers of those names."""
+    names = [layer] if isinstance(layer, str) else layer
+    known = ", ".join(map(repr, found)) or "none"
+    if names is None:
+        everything = {id(each): each for several in found.values() for each in several}
+        if len(everything) != 1:
+            raise InputError(f"{path} must have one GRU layer, or `layer` must say which; it has {known}")
+        return list(everything.values())
+    if missing := [name for name in names if name not in found]:
+        raise InputError(f"{path} has no GRU layer {', '.join(map(repr, missing))}; it has {known}")
+    if twice := [name for name in names if len(found[name]) > 1]:
+        raise InputError(f"{path} has more than one layer {', '.join(map(repr, twice))}; give a path of {known}")
+    if not names:
+        raise InputError("layer must name at least one layer, got an empty sequence")
+    return [found[name][0] for name in names]
+
+
+def _check_options(layer: KerasLayer, ignore_dropout: bool) -> None:
+    """Refuses what cannot be converted."""
+    if (mode := layer.wrapper.get("merge_mode", "concat")) != "concat":
+        raise ValueError(f"Keras layer {layer.name!r} has merge_mode={mode!r}; only 'concat' can be converted")
+    for direction, config in enumerate(layer.configs):
+        required = _REQUIRED | {"go_backwards": direction == 1}
+        for option, value in required.items():
+            if (given := config.get(option, value)) != value:
+                raise ValueError(f"Keras layer {layer.name!r} has {option}={given!r}; only {value!r} can be converted")
+        for option in ("dropout", "recurrent_dropout"):
+            if not ignore_dropout and (rate := config.get(option, 0.0)):
+                raise ValueError(
+                    f"Keras layer {layer.name!r} has {option}={rate}, which differs from that of grucore; "
+                    "ignore_dropout=True leaves it out"
+                )
+
+
+def _reset_after(name: str, config: Mapping[str, Any], weights: Sequence[Tensor], given: bool | None) -> bool:
+    """Which form a layer has: from its options, its bias or the caller, who must agree."""
+    told = {config["reset_after"]} if "reset_after" in config else set()
+    if len(weights) == 3:
+        told.add(weights[2].dim() == 2)
+    if given is not None:
+        told.add(given)
+    if not told:
+        raise InputError(f"layer {name!r} is stored without options and without bias: say reset_after=True or False")
+    if len(told) > 1:
+        raise InputError(
+            f"layer {name!r}: reset_after is {config.get('reset_after', 'not stored')}, the caller says {given}, "
+            f"and the weights have shapes {[tuple(w.shape) for w in weights]}"
+        )
+    return told.pop()
+
+
+def _group(name: str, weights: Sequence[Tensor], reset_after: bool) -> list[Tensor]:
+    """(w_ih, w_hh[, b_ih, b_hh]) of one direction."""
+    kernel, recurrent, *bias = weights
+    gates = 3 * recurrent.shape[0]
+    expected = [(kernel.shape[0], gates), (gates // 3, gates), ((2, gates) if reset_after else (gates,))]
+    shapes = [tuple(w.shape) for w in weights]
+    if shapes != expected[: len(weights)]:
+        raise InputError(f"layer {name!r} must have weights of shapes {expected[: len(weights)]}, got {shapes}")
+    group = [swap_gates(kernel.t()), swap_gates(recurrent.t())]
+    if bias:
+        both = bias[0].unbind() if reset_after else (bias[0], torch.zeros_like(bias[0]))
+        group += [swap_gates(b) for b in both]
+    return group

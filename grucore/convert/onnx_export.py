@@ -1,0 +1,175 @@
+"""To ONNX: a file with one GRU node a layer, written node by node rather than by tracing.
+
+ONNX has our equations, with linear_before_reset=1 for reset_after=True and 0 for False. Its gates stand in the order
+z, r, h (h is our n), W (D, 3H, I), R (D, 3H, H) and B (D, 6H) = (b_ih|b_hh). Source: the operator GRU-14 of the ONNX
+standard.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import grucore
+from grucore.convert.weights import check_model, require, swap_gates, to_array
+from grucore.module import GRU
+
+_OPSET, _IR_VERSION = 17, 8  # of 2022: old enough for any runtime in use, and nothing newer is needed
+_DTYPES = (torch.float16, torch.float32, torch.float64)  # of GRU-14
+
+
+def to_onnx(model: GRU, path: str | os.PathLike[str], *, h0: bool = False, lengths: bool = False) -> None:
+    """Writes the layer as an ONNX file of opset 17, for any T and B, as it is in eval mode; the weights are exact.
+
+    The file's inputs and outputs, of the model's dtype:
+
+    - `input`: (T, B, I), or (B, T, I) if the model is batch_first.
+    - `h0`: (K*D, B, H), if asked for; else the state begins at 0.
+    - `lengths`: int32 (B,), from 0 to T, if asked for; steps from there on are padding, as with `GRU(..., lengths=)`.
+    - `output`: (T, B, D*H), or (B, T, D*H).
+    - `h_n`: (K*D, B, H), the state after each row's last real step.
+
+    Runtimes have their own limits: onnxruntime has no GRU in float64, and ends the process at T = 0 or B = 0.
+
+    Args:
+        model: the layer; dropout has no part in the file.
+        path: where to write; nothing may be there.
+        h0: whether the file takes an initial state.
+        lengths: whether the file takes lengths.
+
+    Raises:
+        FileExistsError: there is something at path (or at path + ".partial", under which it is written first).
+        ImportError: onnx is not installed.
+        TypeError: model is no `grucore.GRU`, or a flag is no bool.
+        ValueError: an option or a dtype that cannot be written.
+    """
+    check_model(model, "the ONNX operator GRU", ignore_dropout=True)
+    for name, flag in (("h0", h0), ("lengths", lengths)):
+        if not isinstance(flag, bool):
+            raise TypeError(
+                f"{name} says whether the file has such an input: expected a bool, got {type(flag).__name__}"
+            )
+    if (dtype := model.all_weights[0][0].dtype) not in _DTYPES:
+        expected = ", ".join(map(str, _DTYPES))
+        raise ValueError(
+            f"the ONNX operator GRU takes {expected}, and the weights are {dtype}: convert the model first"
+        )
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists: nothing is overwritten; give another path or move it away")
+    onnx = require("onnx", "onnx")
+    proto = _Graph(model, onnx, h0, lengths).proto()
+    onnx.checker.check_model(proto, full_check=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("xb") as file:
+        try:
+            file.write(proto.SerializeToString())
+        except BaseException:
+            partial.unlink()
+            raise
+    partial.rename(path)
+
+
+class _Graph:
+    """The nodes and constants of a model, in the order they are added."""
+
+    def __init__(self, model: GRU, onnx: Any, h0: bool, lengths: bool) -> None:
+        self.model, self.onnx, self.h0, self.lengths = model, onnx, h0, lengths
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def proto(self) -> Any:
+        """The whole file."""
+        model, helper = self.model, self.onnx.helper
+        layers, hidden = model.num_layers * model.num_directions, model.hidden_size
+        time_batch = ["batch", "time"] if model.batch_first else ["time", "batch"]
+        self._add_all()
+        dtype = helper.np_dtype_to_tensor_dtype(to_array(model.all_weights[0][0][:0]).dtype)
+        value = helper.make_tensor_value_info
+        inputs = [value("input", dtype, [*time_batch, model.input_size])]
+        if self.h0:
+            inputs.append(value("h0", dtype, [layers, "batch", hidden]))
+        if self.lengths:
+            inputs.append(value("lengths", self.onnx.TensorProto.INT32, ["batch"]))
+        outputs = [
+            value("output", dtype, [*time_batch, model.num_directions * hidden]),
+            value("h_n", dtype, [layers, "batch", hidden]),
+        ]
+        graph = helper.make_graph(self.nodes, "gru", inputs, outputs, self.constants)
+        return helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", _OPSET)],
+            ir_version=_IR_VERSION,
+            producer_name="grucore",
+            producer_version=grucore.__version__,
+        )
+
+    def _add_all(self) -> None:
+        model = self.model
+        directions, layers = model.num_directions, model.num_layers
+        states = [""] * layers
+        if self.h0 and layers > 1:
+            states = [f"h0_{k}" for k in range(layers)]
+            self._add("Split", ["h0", self._constant("split", torch.full((layers,), directions))], states, axis=0)
+        elif self.h0:
+            states = ["h0"]
+        x = self._add("Transpose", ["input"], ["x_0"], perm=[1, 0, 2]) if model.batch_first else "input"
+        for k in range(layers):
+            self._add_layer(k, x, states[k])
+            x = self._merged_directions(k, last=k == layers - 1)
+        if model.batch_first:
+            self._add("Transpose", [x], ["output"], perm=[1, 0, 2])
+        self._add_final_state()
+
+    def _add_layer(self, k: int, x: str, state: str) -> None:
+        model, directions = self.model, self.model.num_directions
+        groups = model.all_weights[k * directions : (k + 1) * directions]
+        w, r, *biases = (
+            torch.stack([swap_gates(each.detach()) for each in kind]) for kind in zip(*groups, strict=True)
+        )
+        names = [self._constant(f"W_{k}", w), self._constant(f"R_{k}", r)]
+        names.append(self._constant(f"B_{k}", torch.cat(biases, 1)) if biases else "")
+        self._add(
+            "GRU",
+            [x, *names, "lengths" if self.lengths else "", state],
+            [f"y_{k}", f"h_{k}"],
+            name=f"gru_{k}",
+            hidden_size=model.hidden_size,
+            linear_before_reset=int(model.reset_after),
+            direction="bidirectional" if model.bidirectional else "forward",
+        )
+
+    def _merged_directions(self, k: int, last: bool) -> str:
+        """Y (T, D, B, H) as (T, B, D*H): the next layer's input, or the output of the last."""
+        name = "output" if last and not self.model.batch_first else f"x_{k + 1}"
+        if not self.model.bidirectional:
+            axes = self._constant(f"squeeze_{k}", torch.tensor([1]))
+            return self._add("Squeeze", [f"y_{k}", axes], [name])
+        self._add("Transpose", [f"y_{k}"], [f"y_{k}_transposed"], perm=[0, 2, 1, 3])
+        shape = self._constant(f"shape_{k}", torch.tensor([0, 0, 2 * self.model.hidden_size]))  # 0: as it was
+        return self._add("Reshape", [f"y_{k}_transposed", shape], [name])
+
+    def _add_final_state(self) -> None:
+        """h_n. For a row of length 0 ONNX leaves it open, and onnxruntime gives 0; ours is the initial state."""
+        states = [f"h_{k}" for k in range(self.model.num_layers)]
+        if not (self.h0 and self.lengths):
+            self._add("Concat", states, ["h_n"], axis=0)
+            return
+        self._add("Concat", states, ["h_last"], axis=0)
+        self._add("Equal", ["lengths", self._constant("zero", torch.tensor(0, dtype=torch.int32))], ["empty_rows"])
+        self._add("Unsqueeze", ["empty_rows", self._constant("unsqueeze", torch.tensor([0, 2]))], ["empty"])
+        self._add("Where", ["empty", "h0", "h_last"], ["h_n"])
+
+    def _add(self, op: str, inputs: list[str], outputs: list[str], **attributes: Any) -> str:
+        while inputs[-1] == "":  # absent, with nothing after it
+            inputs = inputs[:-1]
+        self.nodes.append(self.onnx.helper.make_node(op, inputs, outputs, **attributes))
+        return outputs[0]
+
+    def _constant(self, name: str, tensor: Tensor) -> str:
+        self.constants.append(self.onnx.numpy_helper.from_array(to_array(tensor), name))
+        return name

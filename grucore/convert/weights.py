@@ -1,0 +1,127 @@
+"""What the converters share: gate order, arrays, a layer made of weights, and the check of a layer to export."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grucore.errors import InputError
+from grucore.module import GRU
+
+# Options of a layer that the converters do not write, at the values that make no difference.
+_OWN_OPTIONS = {
+    "zoneout": 0.0,
+    "layer_norm": False,
+    "learn_initial_state": False,
+    "activation": "tanh",
+    "recurrent_activation": "sigmoid",
+}
+_TRAINING_OPTIONS = ("dropout", "recurrent_dropout")  # these do nothing in eval mode
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def require(module: str, package: str) -> Any:
+    """The module, imported.
+
+    Raises:
+        ImportError: it cannot be imported; says which pip package brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"this converter needs {module}: pip install {package} ({error})") from error
+
+
+def swap_gates(weight: Tensor) -> Tensor:
+    """(r|z|n) as (z|r|n), the order of Keras and ONNX, and back again: shape (3H, ...)."""
+    first, second, n = weight.chunk(3)
+    return torch.cat([second, first, n])
+
+
+def to_tensor(array: Any) -> Tensor:
+    """A copy of a NumPy or JAX array on the CPU, bit for bit."""
+    array = np.array(array)
+    if array.dtype.name == "bfloat16":  # of ml_dtypes, which PyTorch does not read
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def to_array(tensor: Tensor) -> np.ndarray:
+    """A copy of a tensor, bit for bit; bfloat16 is that of ml_dtypes, which Keras, JAX and ONNX bring."""
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype is torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(require("ml_dtypes", "ml_dtypes").bfloat16).copy()
+    return tensor.numpy().copy()
+
+
+def gru_of(groups: Sequence[Sequence[Tensor]], *, bidirectional: bool, reset_after: bool, batch_first: bool) -> GRU:
+    """A layer with these weights.
+
+    Args:
+        groups: K*D groups (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh), as `GRU.all_weights`. Where some groups have biases
+            the others get zeros.
+        bidirectional: there are two groups a layer.
+        reset_after: see `GRU`.
+        batch_first: see `GRU`.
+
+    Raises:
+        InputError: a shape that does not fit the others.
+        TypeError: a dtype that differs, or is none of the floating ones.
+    """
+    directions = 2 if bidirectional else 1
+    bias = any(len(group) == 4 for group in groups)
+    if bias:
+        groups = [
+            group if len(group) == 4 else [*group, *(group[0].new_zeros(len(w)) for w in group)] for group in groups
+        ]
+    w_ih, w_hh = groups[0][:2]
+    if w_ih.dim() != 2 or w_hh.dim() != 2 or w_ih.shape[1] == 0 or w_hh.shape[1] == 0:
+        raise InputError(f"weights must be (3H, I) and (3H, H), got {tuple(w_ih.shape)} and {tuple(w_hh.shape)}")
+    if w_ih.dtype not in _DTYPES:
+        raise TypeError(f"weights must be one of {', '.join(map(str, _DTYPES))}, got {w_ih.dtype}")
+    gru = GRU(
+        w_ih.shape[1],
+        w_hh.shape[1],
+        num_layers=len(groups) // directions,
+        bias=bias,
+        batch_first=batch_first,
+        bidirectional=bidirectional,
+        device="cpu",
+        dtype=w_ih.dtype,
+        reset_after=reset_after,
+    )
+    with torch.no_grad():
+        for i, (parameters, group) in enumerate(zip(gru.all_weights, groups, strict=True)):
+            for name, parameter, given in zip(("w_ih", "w_hh", "b_ih", "b_hh"), parameters, group, strict=False):
+                what = f"{name} of layer {i // directions}"
+                if given.shape != parameter.shape:
+                    raise InputError(f"{what} must have shape {tuple(parameter.shape)}, got {tuple(given.shape)}")
+                if given.dtype != parameter.dtype:
+                    raise TypeError(f"{what} must be {parameter.dtype}, as the weights before it, got {given.dtype}")
+                parameter.copy_(given)
+    return gru
+
+
+def check_model(model: GRU, target: str, *, ignore_dropout: bool) -> None:
+    """Whether a layer can be written for the target without change.
+
+    Raises:
+        TypeError: it is no `grucore.GRU`.
+        ValueError: it has an option that cannot be written; dropout is one unless it is to be ignored.
+    """
+    if not isinstance(model, GRU):
+        raise TypeError(
+            f"expected a grucore.GRU (GRU.from_torch makes one of torch.nn.GRU), got {type(model).__name__}"
+        )
+    own = [name for name, none in _OWN_OPTIONS.items() if getattr(model, name, none) != none]
+    if own:
+        given = ", ".join(f"{name}={getattr(model, name)!r}" for name in own)
+        raise ValueError(f"{given} cannot be written for {target}")
+    if not ignore_dropout and (names := [name for name in _TRAINING_OPTIONS if getattr(model, name, 0.0) > 0]):
+        given = ", ".join(f"{name}={getattr(model, name)!r}" for name in names)
+        raise ValueError(f"{given} cannot be written for {target}; ignore_dropout=True leaves it out")
