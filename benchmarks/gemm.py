@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from grucore.kernels.gemm import ONEDNN_MIN_WORK, Weight
 
-from benchmarks.run import environment, timed
+from benchmarks.environment import environment
+from benchmarks.timing import timed
 
 
 def forced(w: torch.Tensor, rows: int, onednn: bool) -> Weight:
@@ -60,7 +61,7 @@ def main() -> None:
             "chosen": "onednn" if work >= ONEDNN_MIN_WORK else "default",
         }
         row |= {f"{name}_us": f"{microseconds:.1f}" for name, microseconds in samples.items()}
-        row |= {"ratio": f"{samples['default'] / samples['onednn']:.2f}"} | environment()
+        row |= {"ratio": f"{samples['default'] / samples['onednn']:.2f}"} | environment("cpu")
         rows.append(row)
         print(*(f"{key} {row[key]}" for key in ("rows", "H", "default_us", "onednn_us", "ratio", "chosen")), flush=True)
     options.out.mkdir(parents=True, exist_ok=True)

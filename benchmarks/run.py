@@ -1,7 +1,9 @@
 """Times every provider on the same weights and inputs, side by side in one process, and writes one CSV.
 
-Each provider's result is checked against float64 first; one that is wrong gets no speed. Runs of the providers
-alternate, so that what else the machine does falls on all of them alike.
+    python -m benchmarks.run --device cpu --suite quick --out FOLDER
+
+Each provider's result is checked against float64 first; one that is wrong gets no speed, and one that cannot run is
+written down with its reason. Rows go to the file as they come: what is measured stays when the rest fails.
 """
 
 from __future__ import annotations
@@ -9,17 +11,22 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
+import os
 import statistics
+import subprocess
 import sys
-import time
-from collections.abc import Callable
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
+from benchmarks.cases import DTYPES, SUITES, Case, suite
 from benchmarks.environment import environment
-from benchmarks.providers import DEFAULTS, PROVIDERS, error_rms, outputs
+from benchmarks.problem import Problem
+from benchmarks.providers import PROVIDERS, Floor, Unavailable
+from benchmarks.timing import peak_mib, quantiles, replayed, timed
 
 COLUMNS = [
     # what was measured
@@ -38,6 +45,7 @@ COLUMNS = [
     "ms_p50",
     "ms_p20",
     "ms_p80",
+    "ms_graph",
     "us_per_step",
     "peak_mib",
     "error_rms",
@@ -50,130 +58,138 @@ COLUMNS = [
     "date",
     "note",
 ]
-
-# (T, B, I, H, lengths): every row T long, or lengths drawn evenly from 1 to T
-SUITES = {
-    "quick": [
-        (250, 64, 128, 256, "full"),
-        (100, 1, 128, 256, "full"),
-        (250, 16, 64, 128, "full"),
-        (100, 32, 512, 512, "full"),
-        (500, 128, 128, 128, "full"),
-        (1000, 1, 16, 16, "full"),
-        (50, 256, 64, 64, "full"),
-        (250, 64, 128, 256, "uniform"),
-        (250, 16, 64, 128, "uniform"),
-    ],
-}
-SUITES["smoke"] = [(5, 2, 8, 16, "full"), (5, 3, 8, 16, "uniform")]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# A provider above it computes something else. float32 on a GPU: TF32 keeps ten bits.
+# The largest error of outputs and gradients; a provider above it computes something else. TF32 keeps ten bits.
 MAX_ERROR = {"float32": 1e-4, "tf32": 4e-3, "float16": 4e-3, "bfloat16": 3e-2}
+DEFAULTS = {
+    "cpu": ["grucore-reference", "torch", "torch-compile", "torch-lstm", "products", "onnxruntime", "keras"],
+    "cuda": ["grucore-triton", "torch", "torch-compile", "torch-lstm", "products", "flashrnn", "torchrl"],
+}
+ONCE = {  # what runs elsewhere, or is slow by its nature here: in the first cell of each mode, to be seen at all
+    "cpu": ["flashrnn", "torchrl", "xma", "haste"],
+    "cuda": ["xma", "haste"],
+}
 
 
-def timed(runs: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
-    """Milliseconds of each run in each round, after two rounds of warming up."""
-    samples: dict[str, list[float]] = {name: [] for name in runs}
-    for i in range(rounds + 2):
-        for name, run in runs.items():
-            elapsed = (_milliseconds_on_gpu if device == "cuda" else _milliseconds)(run)
-            if i >= 2:
-                samples[name].append(elapsed)
-    return samples
+class Refused(Exception):
+    """A command line that cannot be carried out; nothing was measured."""
 
 
-def _milliseconds(run: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    run()
-    return (time.perf_counter() - begin) * 1e3
+def measure(mode: str, case: Case, names: list[str], rounds: int, device: str) -> Iterator[dict[str, Any]]:
+    """A row for each provider on one case."""
+    problem = Problem(case, mode, device)
+    rows, runs = {}, {}
+    limit = MAX_ERROR["tf32" if problem.precision == "tf32" else case.dtype]
+    for name in names:
+        rows[name] = row = dict.fromkeys(COLUMNS, "") | environment(device) | case._asdict()
+        row |= {"provider": name, "mode": mode, "precision": problem.precision}
+        try:
+            provider = PROVIDERS[name](copy.deepcopy(problem.layer))
+            if mode == "training" and not (provider.trains or isinstance(provider, Floor)):
+                raise Unavailable("inference alone")
+            if isinstance(provider, Floor) and mode == "step":
+                raise Unavailable("sequences alone")
+            if provider.exact:
+                error = problem.error(provider)
+                row["error_rms"] = f"{error:.2e}"
+                if not error <= limit:
+                    raise Unavailable(f"error over {limit:.0e}: not timed")
+            runs[name] = problem.run(provider)
+            runs[name]()
+            if device == "cuda":
+                row["peak_mib"] = f"{peak_mib(runs[name]):.1f}"
+        except torch.OutOfMemoryError:
+            row["note"] = "out of memory"
+            runs.pop(name, None)
+        except Unavailable as reason:
+            row["note"] = _line(reason)
+        except Exception as fault:  # a rival may fail in any way: the result says how, and the run goes on
+            row["note"] = f"{type(fault).__name__}: {_line(fault)}"
+            runs.pop(name, None)
+    for name, samples in timed(runs, rounds, device).items():
+        row = rows[name]
+        row |= quantiles(samples)
+        row["us_per_step"] = f"{statistics.median(samples) * 1e3 / case.T:.4g}"
+        if device == "cuda":
+            try:
+                row["ms_graph"] = f"{replayed(runs[name], rounds):.4g}"
+            except RuntimeError as fault:
+                row["note"] = f"no CUDA graph: {_line(fault)}"
+    yield from rows.values()
 
 
-def _milliseconds_on_gpu(run: Callable[[], object]) -> float:
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    begin.record()
-    run()
-    end.record()
-    torch.cuda.synchronize()
-    return begin.elapsed_time(end)
-
-
-def measure(
-    shape: tuple[int, int, int, int, str], mode: str, providers: list[str], rounds: int, device: str, dtype: str
-) -> list[dict]:
-    """A row for each provider on one shape."""
-    steps, batch, input_size, hidden_size, kind = shape
-    torch.manual_seed(0)
-    kwargs = {"device": device, "dtype": DTYPES[dtype]}
-    oracle = nn.GRU(input_size, hidden_size, **kwargs)
-    x = torch.randn(steps, batch, input_size, **kwargs, requires_grad=mode == "training")
-    dy = torch.randn(steps, batch, hidden_size, **kwargs)
-    lengths = torch.randint(1, steps + 1, (batch,)) if kind == "uniform" else None
-    precision = "ieee"
-    if device == "cuda" and dtype == "float32" and torch.backends.cudnn.allow_tf32:
-        precision = "tf32"
-    limit = MAX_ERROR["tf32" if precision == "tf32" else dtype]
-    layers = {name: PROVIDERS[name](copy.deepcopy(oracle)) for name in providers}
-    oracle = oracle.double()
-    errors = {name: error_rms(layer, oracle, x, lengths, mode == "training") for name, layer in layers.items()}
-
-    def run(layer: nn.Module) -> None:
-        if mode == "inference":
-            with torch.inference_mode():
-                outputs(layer, x, lengths)
+def fresh(mode: str, case: Case, names: list[str], device: str) -> Iterator[dict[str, Any]]:
+    """A row for each provider: what a process of its own shows, nothing compiled before (`fresh.py`)."""
+    for name in names:
+        row = dict.fromkeys(COLUMNS, "") | environment(device) | case._asdict() | {"provider": name, "mode": mode}
+        with tempfile.TemporaryDirectory() as cache:
+            caches = dict.fromkeys(("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"), cache)
+            command = [sys.executable, "-m", "benchmarks.fresh", mode, name, device, *(str(v) for v in case)]
+            result = subprocess.run(command, capture_output=True, text=True, env=os.environ | caches)
+        if result.returncode == 0:
+            row["ms_p50" if mode == "first" else "peak_mib"] = result.stdout.split()[-1]
         else:
-            torch.autograd.grad(outputs(layer, x, lengths)[0], [x, *layer.parameters()], dy)
-
-    right = {name: lambda layer=layer: run(layer) for name, layer in layers.items() if errors[name] <= limit}
-    samples = timed(right, rounds, device)
-    rows = []
-    for name in providers:
-        row = dict.fromkeys(COLUMNS, "") | environment(device)
-        row |= {"provider": name, "mode": mode, "T": steps, "B": batch, "I": input_size, "H": hidden_size}
-        row |= {"layers": 1, "bidirectional": False, "lengths": kind, "dtype": dtype, "precision": precision}
-        row["error_rms"] = f"{errors[name]:.2e}"
-        if name in samples:
-            p20, p50, p80 = (statistics.quantiles(samples[name], n=10, method="inclusive")[i] for i in (1, 4, 7))
-            row |= {"ms_p20": f"{p20:.4g}", "ms_p50": f"{p50:.4g}", "ms_p80": f"{p80:.4g}"}
-            row["us_per_step"] = f"{p50 * 1e3 / steps:.4g}"
-        else:
-            row["note"] = f"error over {limit:.0e}: not timed"
-        rows.append(row)
-    return rows
+            row["note"] = _line((result.stderr.strip().splitlines() or ["failed"])[-1])
+        yield row
 
 
-def main() -> None:
+def _line(message: object) -> str:
+    return " ".join(str(message).split())[:200]
+
+
+def part(text: str) -> tuple[int, int]:
+    """The text "2/5" as (2, 5)."""
+    index, _, parts = text.partition("/")
+    if not (index.isdigit() and parts.isdigit() and 1 <= int(index) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"must be i/n with 1 <= i <= n, got {text!r}")
+    return int(index), int(parts)
+
+
+def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
-    parser.add_argument("--suite", choices=list(SUITES), default="quick")
-    parser.add_argument("--providers", nargs="+", choices=list(PROVIDERS))
-    parser.add_argument("--rounds", type=int, default=15, help="timed runs of each provider and shape")
-    parser.add_argument("--out", type=Path, required=True, help="a folder; RUN.csv is written there")
-    options = parser.parse_args()
+    parser.add_argument("--suite", choices=SUITES, default="quick")
+    parser.add_argument("--dtype", choices=list(DTYPES), help="the cases of one dtype alone")
+    parser.add_argument("--providers", nargs="+", choices=list(PROVIDERS), help="default: all that may run there")
+    parser.add_argument("--rounds", type=int, default=11, help="most timed runs of each provider and case")
+    parser.add_argument("--part", type=part, default=(1, 1), help="i/n: the i-th of n parts of the suite")
+    parser.add_argument("--out", type=Path, required=True, help="a folder; DEVICE-SUITE.csv is written there")
+    return parser.parse_args()
 
-    if options.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("--device cuda: no GPU that PyTorch can use")
-    suffix = "" if options.dtype == "float32" else f"-{options.dtype}"
-    target = options.out / f"{options.device}-{options.suite}{suffix}.csv"
+
+def main() -> None:
+    """Measures a suite."""
+    given = options()
+    if given.device == "cuda" and not torch.cuda.is_available():
+        raise Refused("--device cuda: no GPU that PyTorch can use")
+    index, parts = given.part
+    name = "-".join([given.device, given.suite, *filter(None, [given.dtype, f"part{index}" * (parts > 1)])])
+    target = given.out / f"{name}.csv"
     if target.exists():
-        sys.exit(f"{target} exists: results are never overwritten; give another --out or move it away")
-    options.out.mkdir(parents=True, exist_ok=True)
-    providers = options.providers or DEFAULTS[options.device]
-    rows = []
-    for mode in ("inference", "training"):
-        for shape in SUITES[options.suite]:
-            new = measure(shape, mode, providers, options.rounds, options.device, options.dtype)
-            rows += new
-            print(mode, shape, *(f"{row['provider']} {row['ms_p50'] or row['note']} ms" for row in new), flush=True)
-    partial = target.with_suffix(".csv.partial")
-    with partial.open("w", newline="") as file:
+        raise Refused(f"{target} exists: results are never overwritten; give another --out or move it away")
+    work = [(mode, case) for mode, case in suite(given.suite, given.device) if given.dtype in (None, case.dtype)]
+    given.out.mkdir(parents=True, exist_ok=True)
+    seen: set[str] = set()
+    with target.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(target)
+        for mode, case in work[index - 1 :: parts]:
+            names = given.providers or DEFAULTS[given.device] + ONCE[given.device] * (mode not in seen)
+            seen.add(mode)
+            if mode in ("first", "memory"):
+                rows = fresh(mode, case, names, given.device)
+            else:
+                rows = measure(mode, case, names, given.rounds, given.device)
+            for row in rows:
+                writer.writerow(row)
+                file.flush()
+                result = f"{row['ms_p50']} ms" if row["ms_p50"] else f"{row['peak_mib']} MiB {row['note']}"
+                print(mode, *case, row["provider"], result, flush=True)
     print(target)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Refused as reason:
+        sys.exit(f"error: {reason}")

@@ -1,0 +1,73 @@
+"""What a process of its own shows: `python -m benchmarks.fresh MODE PROVIDER DEVICE CASE...` prints one number.
+
+MODE "first": milliseconds from PyTorch and grucore imported and the data made to a first gradient (or, of a provider
+that does not train, a first output): imports, compilation and warming up.
+MODE "memory": MiB held at most by a forward and backward beyond what was held before, after a small one. On a CPU that
+is the process's memory, read from Linux.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.providers import PROVIDERS, Provider, Unavailable
+
+PROCESS = Path("/proc/self")
+
+
+def run(provider: Provider, x: Tensor) -> None:
+    """Forward and, if the provider trains, backward."""
+    y, _ = provider.forward(x, None)
+    if provider.trains:
+        y.sum().backward()
+
+
+def held_mib(device: str, most: bool) -> float:
+    """MiB held now or, since `forget`, at most."""
+    if device == "cuda":
+        return (torch.cuda.max_memory_allocated() if most else torch.cuda.memory_allocated()) / 2**20
+    status = (PROCESS / "status").read_text()
+    return int(status.split("VmHWM:" if most else "VmRSS:")[1].split()[0]) / 1024
+
+
+def forget(device: str) -> None:
+    """Begins the most anew."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        (PROCESS / "clear_refs").write_text("5")
+
+
+def main() -> None:
+    """Runs one provider in this process, which has done nothing before."""
+    mode, name, device, *values = sys.argv[1:]
+    sizes = [int(value) for value in values[:5]]
+    layer = nn.GRU(*sizes[2:], bidirectional=values[5] == "True", device=device, dtype=getattr(torch, values[7]))
+    x = torch.randn(*sizes[:3], device=device, dtype=layer.weight_ih_l0.dtype, requires_grad=True)
+    begin = time.perf_counter()
+    try:
+        provider = PROVIDERS[name](layer)
+        if mode == "first":
+            run(provider, x)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            print(f"{(time.perf_counter() - begin) * 1e3:.4g}")
+            return
+        run(provider, x[:2])
+        if device == "cpu" and not PROCESS.exists():
+            raise Unavailable("memory is read from Linux")
+        forget(device)
+        before = held_mib(device, most=False)
+        run(provider, x)
+        print(f"{held_mib(device, most=True) - before:.1f}")
+    except Unavailable as reason:
+        sys.exit(str(reason))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The pictures of RESULTS.md, each from the cells that `report.py` reads; a picture without data is not made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+
+from benchmarks import ceilings
+
+if TYPE_CHECKING:
+    from benchmarks.report import Cell
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "svg.hashsalt": "grucore"}
+COLORS = {"torch": "#888888", "torch-lstm": "#c9a227", "torch-compile": "#8a5a9e", "products": "#bbbbbb"}
+OURS = "#0072b2"
+
+
+def ratios(cells: list[Cell], axes: Any) -> bool:
+    """A bar for each cell: nn.GRU's time divided by ours."""
+    cells = [cell for cell in cells if cell.ratio("torch")]
+    labels = [f"{c.mode}  {c.case.T} x {c.case.B}, {c.case.I} -> {c.case.H}, {c.case.lengths}" for c in cells]
+    values = [cell.ratio("torch") for cell in cells]
+    axes.barh(range(len(cells)), values, color=[OURS if (v or 0) >= 1 else "#d55e00" for v in values])
+    axes.set_yticks(range(len(cells)), labels, fontsize=7)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.invert_yaxis()
+    axes.set_xlabel("nn.GRU's time / grucore's")
+    axes.figure.set_size_inches(7, 1 + 0.18 * len(cells))
+    return bool(cells)
+
+
+def heat(cells: list[Cell], axes: Any) -> bool:
+    """nn.GRU's time divided by ours over B and H, in training on one length: the mean over T and dtypes."""
+    found: dict[tuple[int, int], list[float]] = {}
+    for cell in cells:
+        ratio = cell.ratio("torch")
+        if ratio and cell.mode == "training" and cell.case.lengths == "full" and cell.case.I == cell.case.H:
+            found.setdefault((cell.case.B, cell.case.H), []).append(ratio)
+    batches, hidden = (sorted({key[i] for key in found}) for i in (0, 1))
+    if len(batches) < 2 or len(hidden) < 2:
+        return False
+    means = [[sum(v) / len(v) if (v := found.get((b, h))) else float("nan") for h in hidden] for b in batches]
+    axes.imshow(means, cmap="viridis", aspect="auto")
+    for i, row in enumerate(means):
+        for j, value in enumerate(row):
+            axes.text(j, i, f"{value:.1f}" if value == value else "-", ha="center", va="center", color="white")
+    axes.set_xticks(range(len(hidden)), hidden)
+    axes.set_yticks(range(len(batches)), batches)
+    axes.set_xlabel("H")
+    axes.set_ylabel("B")
+    axes.set_title("nn.GRU's time / grucore's, training")
+    return True
+
+
+def steps(cells: list[Cell], axes: Any) -> bool:
+    """Microseconds a step against H, in training on one length."""
+    drawn = False
+    cells = [c for c in cells if c.mode == "training" and c.case.lengths == "full" and not c.case.bidirectional]
+    for provider in ("torch", "torch-lstm", "torch-compile", "ours"):
+        points = [(c.case.H, c.value(c.ours if provider == "ours" else provider, "us_per_step")) for c in cells]
+        points = sorted((h, us) for h, us in points if us)
+        if points:
+            color = OURS if provider == "ours" else COLORS[provider]
+            axes.scatter(*zip(*points, strict=True), s=22, color=color, alpha=0.8, label=provider)
+            drawn = True
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("H")
+    axes.set_ylabel("us a step, training")
+    axes.legend(["nn.GRU", "nn.LSTM", "torch.compile", "grucore"][: len(axes.collections)])
+    return drawn
+
+
+def memory(cells: list[Cell], axes: Any) -> bool:
+    """Peak memory of a training step against T."""
+    drawn = False
+    for provider, color in (("torch", COLORS["torch"]), ("ours", OURS)):
+        points = []
+        for c in cells:
+            mib = c.value(c.ours if provider == "ours" else provider, "peak_mib")
+            if c.mode == "training" and c.case.lengths == "full" and mib:
+                points.append((c.case.T * c.case.B * c.case.H, mib))
+        if points:
+            axes.scatter(*zip(*sorted(points), strict=True), s=22, color=color, label=provider)
+            drawn = True
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("T x B x H")
+    axes.set_ylabel("MiB at most, training")
+    axes.legend(["nn.GRU", "grucore"][: len(axes.collections)])
+    return drawn
+
+
+def roofline(cells: list[Cell], axes: Any, limits: Mapping[str, float]) -> bool:
+    """Operations a second against operations a byte, under the machine's ceilings."""
+    rate, copy = max(v for k, v in limits.items() if k.startswith("products")), limits["copy"] / 1e3
+    points = {}
+    for c in cells:
+        if c.mode in ("training", "inference"):
+            operations, size = ceilings.work(c.case, c.mode)
+            for provider, color in (("torch", COLORS["torch"]), (c.ours, OURS)):
+                if ms := c.value(provider):
+                    points.setdefault(color, []).append((operations / size, operations / ms / 1e9))
+    if not points:
+        return False
+    for color, values in points.items():
+        label = "grucore" if color == OURS else "nn.GRU"
+        axes.scatter(*zip(*values, strict=True), s=22, color=color, alpha=0.8, label=label)
+    widest = max(x for values in points.values() for x, _ in values) * 2
+    axes.plot([rate / copy / 64, rate / copy, max(widest, rate / copy)], [rate / 64, rate, rate], color="black")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("operations a byte")
+    axes.set_ylabel("10^12 operations/s")
+    axes.legend()
+    return True
+
+
+def save(cells: list[Cell], limits: Mapping[str, Mapping[str, float]], folder: Path) -> list[Path]:
+    """Writes a PNG for each kind of picture and device into the folder, and says which were made."""
+    made = []
+    for number, device in enumerate(dict.fromkeys(cell.device for cell in cells)):
+        of_device = [cell for cell in cells if cell.device == device]
+        kinds: dict[str, Callable[..., bool]] = {"speed-up": ratios, "speed-up-over-B-and-H": heat}
+        kinds |= {"us-per-step": steps, "memory": memory}
+        if device in limits:
+            kinds["roofline"] = lambda c, axes, limits=limits[device]: roofline(c, axes, limits)
+        for title, draw in kinds.items():
+            with plt.rc_context(STYLE):
+                picture, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+                if draw(of_device, axes):
+                    picture.suptitle(device, fontsize=9)
+                    folder.mkdir(parents=True, exist_ok=True)
+                    path = folder / f"{'cpu' if 'threads' in device else f'gpu{number}'}-{title}.png"
+                    picture.savefig(path, dpi=120, metadata={"Software": None})
+                    made.append(path)
+                plt.close(picture)
+    return made

@@ -1,0 +1,96 @@
+"""A case's weights and data, what is right, and the calls that are timed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from grucore.kernels.reference import gru_layer
+from torch import Tensor, nn
+
+from benchmarks.cases import DTYPES, Case
+from benchmarks.providers import Floor, Provider
+from benchmarks.timing import rotating
+
+
+class ResetBefore(Provider):
+    """One layer of torch.nn.GRU's weights with the reset gate before the product, by the reference equations."""
+
+    def forward(self, x: Tensor, lengths: Tensor | None, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """All rows of one length."""
+        w_ih, w_hh, b_ih, b_hh = self.layer.all_weights[0]
+        h0 = x.new_zeros(x.shape[1], w_hh.shape[1]) if hx is None else hx[0]
+        y, h_n, _ = gru_layer(x, h0, w_ih, w_hh, b_ih, b_hh, reset_after=False)
+        return y, h_n.unsqueeze(0)
+
+    def step(self, x: Tensor, hx: Tensor) -> Tensor:
+        """A sequence of one."""
+        return self.forward(x, None, hx)[1]
+
+
+class Problem:
+    """One case in one mode on one device; the same for every provider."""
+
+    def __init__(self, case: Case, mode: str, device: str):
+        torch.manual_seed(0)
+        self.case, self.mode = case, mode
+        kwargs: dict[str, Any] = {"device": device, "dtype": DTYPES[case.dtype]}
+        options = {"num_layers": case.layers, "bidirectional": case.bidirectional}
+        self.layer = nn.GRU(case.I, case.H, **options, **kwargs)
+        self.lengths = case.row_lengths()
+        self.inputs = [
+            torch.randn(case.T, case.B, case.I, **kwargs, requires_grad=mode == "training") for _ in range(3)
+        ]
+        directions = 2 if case.bidirectional else 1
+        self.dy = torch.randn(case.T, case.B, directions * case.H, **kwargs)
+        self.hx = torch.randn(case.layers * directions, case.B, case.H, **kwargs)
+        tf32 = device == "cuda" and case.dtype == "float32" and torch.backends.cudnn.allow_tf32
+        self.precision = "tf32" if tf32 else "ieee"
+        self._right: dict[bool, list[Tensor]] = {}
+
+    def right(self, reset_after: bool) -> list[Tensor]:
+        """What is right, in float64 on the CPU."""
+        if reset_after not in self._right:
+            oracle = (Provider if reset_after else ResetBefore)(copy.deepcopy(self.layer).double().cpu())
+            self._right[reset_after] = self.results(oracle, torch.float64, "cpu")
+        return self._right[reset_after]
+
+    def results(self, provider: Provider, dtype: torch.dtype | None = None, device: str | None = None) -> list[Tensor]:
+        """What the mode computes, in one list of tensors."""
+        x, dy, hx = (t.detach().to(device=device, dtype=dtype) for t in (self.inputs[0], self.dy, self.hx))
+        if self.mode == "step":
+            with torch.inference_mode():
+                return [provider.step(x, hx).clone()]
+        training = self.mode == "training"
+        x.requires_grad_(training)
+        y, h_n = provider.forward(x, self.lengths)
+        grads = torch.autograd.grad(y, [x, *provider.layer.parameters()], dy) if training else ()
+        return [t.detach() for t in (y, h_n, *grads)]
+
+    def error(self, provider: Provider) -> float:
+        """The largest RMS error of any result."""
+        got = [t.double().cpu() for t in self.results(provider)]
+        errors = [
+            (a - b).square().mean().sqrt() / b.square().mean().sqrt()
+            for a, b in zip(got, self.right(provider.reset_after), strict=True)
+        ]
+        return float(torch.stack(errors).max())
+
+    def run(self, provider: Provider) -> Callable[[], object]:
+        """The call to be timed; inputs rotate, so that none is found in a cache."""
+        next_x = rotating(self.inputs)
+        if self.mode == "step":
+            return torch.inference_mode()(lambda: provider.step(next_x(), self.hx))
+        if isinstance(provider, Floor):
+            provider.training = self.mode == "training"
+            return lambda: provider.forward(next_x().detach(), self.lengths)
+        if self.mode == "inference":
+            return torch.inference_mode()(lambda: provider.forward(next_x(), self.lengths))
+
+        def train() -> None:
+            x = next_x()
+            torch.autograd.grad(provider.forward(x, self.lengths)[0], [x, *provider.layer.parameters()], self.dy)
+
+        return train

@@ -1,0 +1,42 @@
+"""The comparison under pytest-benchmark: `pytest benchmarks/`, with its JSON, --benchmark-compare and histograms."""
+
+import copy
+
+import pytest
+import torch
+
+from benchmarks.cases import suite
+from benchmarks.problem import Problem
+from benchmarks.providers import PROVIDERS, Floor, Unavailable
+from benchmarks.run import MAX_ERROR
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+OURS = "grucore-triton" if DEVICE == "cuda" else "grucore-reference"
+MEASURED = [(mode, case) for mode, case in suite("quick", DEVICE) if mode in ("inference", "training", "step")]
+
+
+@pytest.mark.parametrize("provider", [OURS, "torch", "torch-lstm", "products"])
+@pytest.mark.parametrize(
+    "mode, case", MEASURED, ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value))
+)
+def test_speed(benchmark, provider, mode, case):
+    """A provider on a case; a wrong result fails."""
+    problem = Problem(case, mode, DEVICE)
+    benchmark.group = " ".join(map(str, (mode, *case)))
+    try:
+        made = PROVIDERS[provider](copy.deepcopy(problem.layer))
+        run = problem.run(made)
+        if made.exact:
+            limit = MAX_ERROR["tf32" if problem.precision == "tf32" else case.dtype]
+            assert problem.error(made) <= limit
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    if mode == "step" and isinstance(made, Floor):
+        pytest.skip("sequences alone")
+
+    def waited():
+        run()
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+
+    benchmark.pedantic(waited, rounds=5, warmup_rounds=2)

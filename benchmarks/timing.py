@@ -1,0 +1,78 @@
+"""How runs are timed: in turns, so that what else the machine does falls on all of them alike."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+SECONDS = 6.0  # of a case, all its runs together: after that no round begins, once there were three
+FLUSH_BYTES = 2**28  # more than any L2 cache: what a run left there does not help the next one
+
+
+def timed(runs: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu") -> dict[str, list[float]]:
+    """Milliseconds of each run in each of at most `rounds` rounds, after two rounds of warming up."""
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    begin = time.perf_counter()
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda") if device == "cuda" else None
+    for i in range(rounds + 2):
+        if i >= 5 and time.perf_counter() - begin > SECONDS:
+            break
+        for name, run in runs.items():
+            elapsed = _milliseconds(run) if flush is None else _milliseconds_on_gpu(run, flush)
+            if i >= 2:
+                samples[name].append(elapsed)
+    return samples
+
+
+def _milliseconds(run: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    run()
+    return (time.perf_counter() - begin) * 1e3
+
+
+def _milliseconds_on_gpu(run: Callable[[], object], flush: torch.Tensor) -> float:
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    flush.zero_()
+    begin.record()
+    run()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end)
+
+
+def replayed(run: Callable[[], object], rounds: int) -> float:
+    """The median milliseconds of a CUDA graph of the run: what it takes without the host's share."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return statistics.median(timed({"graph": graph.replay}, rounds, "cuda")["graph"])
+
+
+def peak_mib(run: Callable[[], object]) -> float:
+    """MiB that a run needs on the GPU beyond what is there before."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def quantiles(samples: list[float]) -> dict[str, str]:
+    """The columns ms_p20, ms_p50 and ms_p80."""
+    tenths = statistics.quantiles(samples, n=10, method="inclusive") if len(samples) > 1 else samples * 9
+    return {f"ms_p{10 * i}": f"{tenths[i - 1]:.4g}" for i in (2, 5, 8)}
+
+
+def rotating(inputs: list[torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """Hands out the inputs in turn."""
+    turn = itertools.cycle(inputs)
+    return lambda: next(turn)
