@@ -26,8 +26,12 @@ test-gpu: .venv/installed-test  ## the tests that need a GPU; fails without one
 	$(BIN)/python -c "import torch, sys; torch.cuda.is_available() or sys.exit('no GPU that PyTorch can use')"
 	$(BIN)/python -m pytest -m gpu
 
-bench: .venv/installed-bench  ## time grucore and torch.nn.GRU side by side on the CPU; OUT=folder
-	$(BIN)/python -m benchmarks.run --device cpu --suite quick --out $(or $(OUT),runs/bench-$(shell date +%Y%m%d-%H%M%S))
+bench: OUT := runs/bench-$(shell date +%Y%m%d-%H%M%S)
+bench: .venv/installed-bench  ## time grucore, torch.nn.GRU and others side by side on the CPU; OUT=folder
+	$(BIN)/python -m benchmarks.ceilings --out $(OUT)
+	$(BIN)/python -m benchmarks.run --suite quick --out $(OUT)
+	$(BIN)/python -m benchmarks.imdb_epoch --out $(OUT)
+	$(BIN)/python -m benchmarks.report $(OUT) --output $(OUT)/RESULTS.md
 
 check: .venv/installed-test  ## ruff, type check, doctests
 	$(BIN)/ruff check .

@@ -1,14 +1,22 @@
 #!/usr/bin/env bash
-# A whole GPU day in under 9 minutes, uninstalled and without network:  bash benchmarks/on_device.sh OUT [--dry-run]
-# Each part has its own time limit and log under OUT; what one part leaves is kept when another fails. --dry-run tries
-# the script itself without a GPU, on the smallest sizes.
+# A GPU day, uninstalled and without network, each call in under 9 minutes:
+#   bash benchmarks/on_device.sh OUT               test, tune and time; with DATA=PATH (IMDB as parquet) an epoch too
+#   bash benchmarks/on_device.sh OUT full I/N      the I-th of N parts of the full grid; N = 6 fits an H200
+#   bash benchmarks/on_device.sh OUT dry-run       tries the script itself without a GPU, on the smallest sizes
+# Each part has its own time limit and log under OUT; what one part leaves is kept when another fails.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-OUT=${1:?usage: bash benchmarks/on_device.sh OUT [--dry-run]}
-DRY=${2:-}
+usage="usage: bash benchmarks/on_device.sh OUT [full I/N | dry-run]"
+OUT=${1:?$usage}
+MODE=${2:-quick}
 PYTHON=${PYTHON:-python3}
 export PYTHONPATH=.
-if [[ $DRY != --dry-run ]]; then
+case $MODE in
+    quick | dry-run) ;;
+    full) PART=${3:?$usage} ;;
+    *) echo "$usage; got '$MODE'" >&2 && exit 2 ;;
+esac
+if [[ $MODE != dry-run ]]; then
     "$PYTHON" -c "import sys, torch; torch.cuda.is_available() or sys.exit('no GPU that PyTorch can use')" || exit 1
 fi
 mkdir -p "$OUT"
@@ -25,18 +33,30 @@ part() { # NAME SECONDS COMMAND...
     ((status == 0)) || failed+=("$name")
 }
 
-part environment 60 "$PYTHON" -m benchmarks.environment "$OUT/environment.json"
-if [[ $DRY == --dry-run ]]; then
-    export TRITON_INTERPRET=1
-    part tests 60 "$PYTHON" -m pytest -q tests/test_step.py -k empty
-    part tune 60 "$PYTHON" -m benchmarks.tune --dry-run --out "$OUT/tune"
-    part speed-smoke 60 "$PYTHON" -m benchmarks.run --device cpu --suite smoke --rounds 2 --out "$OUT/speed"
-else
-    part tests 150 "$PYTHON" -m pytest -q -m gpu tests/test_fused.py tests/test_step.py tests/test_gpu.py
-    part selftest 60 "$PYTHON" -m grucore.selftest
-    part tune 170 "$PYTHON" -m benchmarks.tune --seconds 150 --out "$OUT/tune"
-    for dtype in bfloat16 float16 float32; do
-        part "speed-$dtype" 40 "$PYTHON" -m benchmarks.run --device cuda --dtype $dtype --suite quick --out "$OUT/speed"
-    done
-fi
+part environment 30 "$PYTHON" -m benchmarks.environment "$OUT/environment.json"
+case $MODE in
+    quick)
+        part tests 140 "$PYTHON" -m pytest -q -m gpu tests/test_fused.py tests/test_step.py tests/test_gpu.py
+        part selftest 30 "$PYTHON" -m grucore.selftest
+        part ceilings 25 "$PYTHON" -m benchmarks.ceilings --device cuda --out "$OUT/speed"
+        part tune 130 "$PYTHON" -m benchmarks.tune --seconds 115 --out "$OUT/tune"
+        part speed 110 "$PYTHON" -m benchmarks.run --device cuda --suite quick --out "$OUT/speed"
+        if [[ -n ${DATA:-} ]]; then
+            part epoch 70 "$PYTHON" -m benchmarks.imdb_epoch --device cuda --preset book --data "$DATA" --epochs 1 \
+                --out "$OUT/speed"
+        fi
+        ;;
+    full)
+        part "speed-${PART/\//-of-}" 500 "$PYTHON" -m benchmarks.run --device cuda --suite full --part "$PART" \
+            --out "$OUT/speed"
+        ;;
+    dry-run)
+        export TRITON_INTERPRET=1
+        part tests 60 "$PYTHON" -m pytest -q tests/test_step.py -k empty
+        part tune 60 "$PYTHON" -m benchmarks.tune --dry-run --out "$OUT/tune"
+        part speed 60 "$PYTHON" -m benchmarks.run --device cpu --suite smoke --rounds 2 \
+            --providers grucore-reference torch --out "$OUT/speed"
+        part report 60 "$PYTHON" -m benchmarks.report "$OUT/speed" --output "$OUT/report/RESULTS.md"
+        ;;
+esac
 ((${#failed[@]} == 0)) || { echo "failed: ${failed[*]}" && exit 1; }

@@ -67,6 +67,7 @@ class Compiled(Provider):
     def __init__(self, layer: nn.GRU):
         if layer.num_layers > 1 or layer.bidirectional:
             raise Unavailable("one layer in one direction")
+        torch.compiler.reset()  # of the variants that other cases and modes left, of which it keeps eight
         self.layer, self.compiled_step = layer, torch.compile(_step, dynamic=True)
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:

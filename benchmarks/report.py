@@ -283,6 +283,7 @@ def main() -> None:
     if options.output is None:
         pages[ROOT / "README.md"] = readme((ROOT / "README.md").read_text(), rows)
     for path, text in pages.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         print(path)
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import torch
 
+Name = TypeVar("Name", bound=Hashable)
 SECONDS = 6.0  # of a case, all its runs together: after that no round begins, once there were three
 FLUSH_BYTES = 2**28  # more than any L2 cache: what a run left there does not help the next one
 
 
-def timed(runs: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu") -> dict[str, list[float]]:
+def timed(runs: Mapping[Name, Callable[[], object]], rounds: int, device: str = "cpu") -> dict[Name, list[float]]:
     """Milliseconds of each run in each of at most `rounds` rounds, after two rounds of warming up."""
-    samples: dict[str, list[float]] = {name: [] for name in runs}
+    samples: dict[Name, list[float]] = {name: [] for name in runs}
     begin = time.perf_counter()
     flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda") if device == "cuda" else None
     for i in range(rounds + 2):

@@ -171,7 +171,7 @@ def test_non_contiguous_tensors(info, dtype, training):
 
 @each_case
 def test_memory_format(info, dtype, training):
-    """No entry has an input of 4 or 5 dimensions, so that contiguous is the one format; outputs and gradients have it."""
+    """No entry has an input of 4 or 5 dimensions: contiguous is the one format, and outputs and gradients have it."""
     for module, args in modules(info, dtype, training):
         assert all(t.dim() < 4 for t in tensors(args))
         grad_outputs = [torch.randn_like(output) for output in tensors(module(*args))]
