@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -11,6 +12,22 @@ import torch
 from grucore.kernels import plan
 
 BACKENDS = ("auto", "triton", "reference")
+
+
+OLDEST_TRITON = (3, 4)
+
+
+def _no_triton(installed: str | None) -> str | None:
+    """Why no kernel can run with the Triton version installed, None where one can."""
+    if installed is None:
+        return "Triton is not installed"
+    if tuple(int(part) for part in installed.split(".")[:2]) < OLDEST_TRITON:
+        return f"the fused kernels need Triton {'.'.join(map(str, OLDEST_TRITON))} or newer, and {installed} is installed"
+    return None
+
+
+# Known once, without importing Triton: torch.compile traces `choose`, and could not look for a package.
+NO_TRITON = _no_triton(version("triton") if find_spec("triton") else None)
 
 
 class Choice(NamedTuple):
@@ -81,8 +98,8 @@ def choose(
 def _obstacle_to_triton(
     device: torch.device, dtype: torch.dtype, hidden_size: int, reset_after: bool, precision: str, extras: str
 ) -> str | None:
-    if find_spec("triton") is None:
-        return "Triton is not installed"
+    if NO_TRITON:
+        return NO_TRITON
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"the fused kernels need a CUDA device, and the tensors are on {device}"
     if dtype not in (torch.float16, torch.bfloat16, torch.float32):

@@ -307,8 +307,13 @@ def _autocast_dtype(device: torch.device) -> torch.dtype | None:
 def _check_weights(weights: Weights, input_size: int, hidden_size: int) -> None:
     if len(weights) not in (2, 4):
         raise InputError(f"weights must be (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh), got {len(weights)} tensors")
-    gates = 3 * hidden_size
+    gates, w_ih = 3 * hidden_size, weights[0]
     shapes = (("w_ih", (gates, input_size)), ("w_hh", (gates, hidden_size)), ("b_ih", (gates,)), ("b_hh", (gates,)))
     for (name, expected), tensor in zip(shapes, weights, strict=False):
         if tuple(tensor.shape) != expected:
             raise InputError(f"{name} must have shape {expected}, got {tuple(tensor.shape)}")
+        if tensor.device != w_ih.device or (tensor.dtype != w_ih.dtype and _autocast_dtype(w_ih.device) is None):
+            raise InputError(
+                f"all weights must be of one dtype on one device: w_ih is {w_ih.dtype} on {w_ih.device}, "
+                f"{name} is {tensor.dtype} on {tensor.device}"
+            )

@@ -38,11 +38,30 @@ LIMITS = {
     },
 }
 
-# The same for the fused kernels, which keep the state in float32 and round the operands of each product.
+# The same for the fused kernels, which keep the state in float32 and round the operands of each product; worst measured
+# in Triton's interpreter.
 FUSED_LIMITS = {
-    torch.float32: {"output": 2e-6, "dx": 2e-6, "dh0": 2e-6, "dw": 2e-6, "db": 2e-6},
-    torch.bfloat16: {"output": 8e-3, "dx": 8e-3, "dh0": 8e-3, "dw": 8e-3, "db": 8e-3},
-    torch.float16: {"output": 1e-3, "dx": 1e-3, "dh0": 1e-3, "dw": 1e-3, "db": 1e-3},
+    torch.float32: {
+        "output": 2e-6,  # 2.2e-7
+        "dx": 2e-6,  # 3.4e-7
+        "dh0": 2e-6,  # 1.4e-7
+        "dw": 2e-6,  # 3.4e-7
+        "db": 2e-6,  # 3.0e-7
+    },
+    torch.bfloat16: {
+        "output": 8e-3,  # 3.3e-3
+        "dx": 8e-3,  # 4.5e-3
+        "dh0": 8e-3,  # 3.1e-3
+        "dw": 8e-3,  # 4.7e-3
+        "db": 8e-3,  # 5.5e-3
+    },
+    torch.float16: {
+        "output": 1e-3,  # 3.1e-4
+        "dx": 1e-3,  # 6.2e-4
+        "dh0": 1e-3,  # 4.8e-4
+        "dw": 1e-3,  # 5.8e-4
+        "db": 1e-3,  # 4.8e-4
+    },
 }
 
 worst: dict[str, tuple[float, float]] = {}  # what this session measured, for the summary

@@ -274,6 +274,24 @@ def test_an_explicit_backend_never_falls_back(monkeypatch):
             backends.choose("triton", torch.device("cuda"), dtype, 4, reset_after, "tf32")
 
 
+@pytest.mark.parametrize(
+    "installed, message", [(None, "Triton is not installed"), ("3.3.1", "need Triton 3.4 or newer, and 3.3.1 is")]
+)
+def test_a_missing_or_old_triton_is_named(installed, message, monkeypatch):
+    monkeypatch.setattr(backends, "NO_TRITON", backends._no_triton(installed))
+    with pytest.raises(RuntimeError, match=message):
+        GRU(3, 4, backend="triton")(torch.randn(2, 1, 3))
+    assert backends.choose("auto", torch.device("cuda"), torch.float32, 4, True, "ieee").name == "reference"
+
+
+def test_weights_of_two_dtypes_or_devices_are_refused():
+    for change in ({"dtype": torch.float64}, {"device": "meta"}):
+        layer = GRU(3, 4)
+        layer.weight_hh_l0 = torch.nn.Parameter(layer.weight_hh_l0.to(**change))
+        with pytest.raises(InputError, match="all weights must be of one dtype on one device: w_ih is torch.float32"):
+            layer(torch.randn(2, 1, 3))
+
+
 def test_precision_follows_torch_unless_given(monkeypatch):
     for allowed, resolved in ((True, "tf32"), (False, "ieee")):
         monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)

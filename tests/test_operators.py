@@ -92,14 +92,18 @@ def test_gradients_in_eval_mode():
     assert x.grad.abs().sum() > 0
 
 
-def test_compiles_whole_and_once_for_all_lengths():
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_compiles_whole_and_once_for_all_lengths(backend):
     """No graph break, and no recompilation when T or B changes."""
-    layer = GRU(3, 4, num_layers=2, bidirectional=True)
+    torch._dynamo.reset()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layer = GRU(3, 4, num_layers=2, bidirectional=True, backend=backend, device=device)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counter)
     graphs = None
     for T, B in ((7, 11), (12, 5), (6, 9)):
-        x, lengths = torch.randn(T, B, 3, requires_grad=True), torch.arange(B) % (T + 1)
+        x = torch.randn(T, B, 3, device=device, requires_grad=True)
+        lengths = torch.arange(B, device=device) % (T + 1)
         y, h_n = compiled(x, lengths=lengths)
         torch.testing.assert_close(y, layer(x, lengths=lengths)[0])
         (y.sum() + h_n.sum()).backward()
