@@ -22,7 +22,8 @@ def _no_triton(installed: str | None) -> str | None:
     if installed is None:
         return "Triton is not installed"
     if tuple(int(part) for part in installed.split(".")[:2]) < OLDEST_TRITON:
-        return f"the fused kernels need Triton {'.'.join(map(str, OLDEST_TRITON))} or newer, and {installed} is installed"
+        oldest = ".".join(map(str, OLDEST_TRITON))
+        return f"the fused kernels need Triton {oldest} or newer, and {installed} is installed"
     return None
 
 

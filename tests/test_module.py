@@ -288,7 +288,7 @@ def test_weights_of_two_dtypes_or_devices_are_refused():
     for change in ({"dtype": torch.float64}, {"device": "meta"}):
         layer = GRU(3, 4)
         layer.weight_hh_l0 = torch.nn.Parameter(layer.weight_hh_l0.to(**change))
-        with pytest.raises(InputError, match="all weights must be of one dtype on one device: w_ih is torch.float32"):
+        with pytest.raises(InputError, match="all weights must be of one dtype on one device: w_ih is"):
             layer(torch.randn(2, 1, 3))
 
 
