@@ -17,8 +17,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "svg.hashsalt": "grucore"}
-COLORS = {"torch": "#888888", "torch-lstm": "#c9a227", "torch-compile": "#8a5a9e", "products": "#bbbbbb"}
-OURS = "#0072b2"
+OURS, THEIRS = "#0072b2", "#888888"
+COLORS = {"nn.GRU": THEIRS, "nn.LSTM": "#c9a227", "torch.compile": "#8a5a9e", "grucore": OURS}
+PROVIDERS = {"nn.GRU": "torch", "nn.LSTM": "torch-lstm", "torch.compile": "torch-compile"}
 
 
 def ratios(cells: list[Cell], axes: Any) -> bool:
@@ -43,8 +44,8 @@ def heat(cells: list[Cell], axes: Any) -> bool:
         if ratio and cell.mode == "training" and cell.case.lengths == "full" and cell.case.I == cell.case.H:
             found.setdefault((cell.case.B, cell.case.H), []).append(ratio)
     batches, hidden = (sorted({key[i] for key in found}) for i in (0, 1))
-    if len(batches) < 2 or len(hidden) < 2:
-        return False
+    if min(len(batches), len(hidden)) < 2 or len(found) < 0.7 * len(batches) * len(hidden):
+        return False  # too few cells to show a surface
     means = [[sum(v) / len(v) if (v := found.get((b, h))) else float("nan") for h in hidden] for b in batches]
     axes.imshow(means, cmap="viridis", aspect="auto")
     for i, row in enumerate(means):
@@ -60,65 +61,59 @@ def heat(cells: list[Cell], axes: Any) -> bool:
 
 def steps(cells: list[Cell], axes: Any) -> bool:
     """Microseconds a step against H, in training on one length."""
-    drawn = False
     cells = [c for c in cells if c.mode == "training" and c.case.lengths == "full" and not c.case.bidirectional]
-    for provider in ("torch", "torch-lstm", "torch-compile", "ours"):
-        points = [(c.case.H, c.value(c.ours if provider == "ours" else provider, "us_per_step")) for c in cells]
-        points = sorted((h, us) for h, us in points if us)
-        if points:
-            color = OURS if provider == "ours" else COLORS[provider]
-            axes.scatter(*zip(*points, strict=True), s=22, color=color, alpha=0.8, label=provider)
-            drawn = True
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
     axes.set_xlabel("H")
     axes.set_ylabel("us a step, training")
-    axes.legend(["nn.GRU", "nn.LSTM", "torch.compile", "grucore"][: len(axes.collections)])
-    return drawn
+    axes.set_xscale("log", base=2)
+    return _scatter(axes, {name: [(c.case.H, _value(c, name, "us_per_step")) for c in cells] for name in COLORS})
 
 
 def memory(cells: list[Cell], axes: Any) -> bool:
-    """Peak memory of a training step against T."""
-    drawn = False
-    for provider, color in (("torch", COLORS["torch"]), ("ours", OURS)):
-        points = []
-        for c in cells:
-            mib = c.value(c.ours if provider == "ours" else provider, "peak_mib")
-            if c.mode == "training" and c.case.lengths == "full" and mib:
-                points.append((c.case.T * c.case.B * c.case.H, mib))
-        if points:
-            axes.scatter(*zip(*sorted(points), strict=True), s=22, color=color, label=provider)
-            drawn = True
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    """Peak memory of a training step against the size of y."""
+    cells = [c for c in cells if c.mode == "training" and c.case.lengths == "full"]
     axes.set_xlabel("T x B x H")
     axes.set_ylabel("MiB at most, training")
-    axes.legend(["nn.GRU", "grucore"][: len(axes.collections)])
-    return drawn
+    axes.set_xscale("log")
+    points = {
+        name: [(c.case.T * c.case.B * c.case.H, _value(c, name, "peak_mib")) for c in cells]
+        for name in ("nn.GRU", "grucore")
+    }
+    return _scatter(axes, points)
+
+
+def _value(cell: Cell, name: str, column: str) -> float | None:
+    return cell.value(PROVIDERS.get(name, cell.ours), column)
+
+
+def _scatter(axes: Any, points: Mapping[str, list[tuple[float, float | None]]]) -> bool:
+    """The points of each name that have a value; whether there are any."""
+    axes.set_yscale("log")
+    for name, pairs in points.items():
+        drawn = [pair for pair in pairs if pair[1]]
+        if drawn:
+            axes.scatter(*zip(*drawn, strict=True), s=22, color=COLORS[name], alpha=0.8, label=name)
+    if axes.collections:
+        axes.legend()
+    return bool(axes.collections)
 
 
 def roofline(cells: list[Cell], axes: Any, limits: Mapping[str, float]) -> bool:
     """Operations a second against operations a byte, under the machine's ceilings."""
     rate, copy = max(v for k, v in limits.items() if k.startswith("products")), limits["copy"] / 1e3
-    points = {}
+    points: dict[str, list[tuple[float, float | None]]] = {"nn.GRU": [], "grucore": []}
     for c in cells:
         if c.mode in ("training", "inference"):
             operations, size = ceilings.work(c.case, c.mode)
-            for provider, color in (("torch", COLORS["torch"]), (c.ours, OURS)):
-                if ms := c.value(provider):
-                    points.setdefault(color, []).append((operations / size, operations / ms / 1e9))
-    if not points:
+            for name, pairs in points.items():
+                ms = _value(c, name, "ms_p50")
+                pairs.append((operations / size, operations / ms / 1e9 if ms else None))
+    if not _scatter(axes, points):
         return False
-    for color, values in points.items():
-        label = "grucore" if color == OURS else "nn.GRU"
-        axes.scatter(*zip(*values, strict=True), s=22, color=color, alpha=0.8, label=label)
-    widest = max(x for values in points.values() for x, _ in values) * 2
+    widest = 2 * max(x for pairs in points.values() for x, _ in pairs)
     axes.plot([rate / copy / 64, rate / copy, max(widest, rate / copy)], [rate / 64, rate, rate], color="black")
     axes.set_xscale("log")
-    axes.set_yscale("log")
     axes.set_xlabel("operations a byte")
     axes.set_ylabel("10^12 operations/s")
-    axes.legend()
     return True
 
 
