@@ -1,4 +1,51 @@
-"""GRU layers for PyTorch: `from grucore import GRU` takes the place of `torch.nn.GRU`."""
+"""GRU layers for PyTorch: `from grucore import GRU` takes the place of `torch.nn.GRU`.
+
+The docstring of `GRU.forward` shows lengths, masks, resets and gates. More that torch.nn.GRU refuses here or there:
+
+Compiled whole; T and B stay free.
+
+    >>> import torch
+    >>> from grucore import GRU
+    >>> gru, x = GRU(3, 4), torch.randn(5, 2, 3, requires_grad=True)
+    >>> compiled = torch.compile(gru, fullgraph=True, dynamic=True, backend="eager")
+    >>> torch.equal(compiled(x)[0], gru(x)[0])
+    True
+
+What the output owes to each input, in eval mode.
+
+    >>> saliency = torch.autograd.grad(gru.eval()(x)[0].sum(), x)[0].abs()
+
+A training step of a critic with gradient penalty (WGAN-GP): the loss holds a gradient, and is differentiated.
+
+    >>> critic = GRU(3, 1)
+    >>> optimizer = torch.optim.Adam(critic.parameters())
+    >>> real, fake, share = torch.randn(5, 8, 3), torch.randn(5, 8, 3), torch.rand(1, 8, 1)
+    >>> mixed = (share * real + (1 - share) * fake).requires_grad_()
+    >>> (gradient,) = torch.autograd.grad(critic(mixed)[0].mean(0).sum(), mixed, create_graph=True)
+    >>> penalty = (gradient.norm(dim=(0, 2)) - 1).square().mean()
+    >>> loss = critic(fake)[0].mean() - critic(real)[0].mean() + 10 * penalty
+    >>> loss.backward()
+    >>> optimizer.step()
+
+torch.func: an ensemble of three layers in one call, and the gradient for each sample.
+
+    >>> from torch.func import functional_call, grad, stack_module_state, vmap
+    >>> weights, buffers = stack_module_state([GRU(3, 4) for _ in range(3)])
+    >>> vmap(lambda w: functional_call(gru, w, (x,))[0])(weights).shape
+    torch.Size([3, 5, 2, 4])
+    >>> loss = lambda w, row: functional_call(gru, w, (row,))[0].square().sum()
+    >>> gradients = vmap(grad(loss), (None, 1))(dict(gru.named_parameters()), x)
+    >>> gradients["weight_hh_l0"].shape
+    torch.Size([2, 12, 4])
+
+Weights that are no plain parameters: read at every call, whatever stands there.
+
+    >>> gru = torch.nn.utils.parametrizations.weight_norm(gru, "weight_hh_l0")
+    >>> y, h_n = gru(x)
+
+To run elsewhere: `grucore.convert` for ONNX, Keras and Flax, and `to_torch` for whatever takes a torch.nn.GRU, as
+quantisation does. With Opacus: `grucore.opacus`.
+"""
 
 from pathlib import Path
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import torch
 from torch import nn
 
 OPTIONS = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
@@ -23,7 +24,7 @@ def from_torch(kind: type, module: nn.GRU, backend: str) -> Any:
     """A layer of `kind`, `grucore.GRU` or a subclass, equal to a torch.nn.GRU."""
     if not isinstance(module, nn.GRU):
         raise TypeError(f"from_torch needs a torch.nn.GRU, got {type(module).__name__}")
-    return _copied(module, kind, backend=backend)
+    return copied(module, kind, backend=backend)
 
 
 def to_torch(layer: nn.Module) -> nn.GRU:
@@ -31,15 +32,17 @@ def to_torch(layer: nn.Module) -> nn.GRU:
     own = [f"{name}={getattr(layer, name)!r}" for name, none in OWN_OPTIONS.items() if getattr(layer, name) != none]
     if own:
         raise ValueError(f"torch.nn.GRU has no {', '.join(own)}; this layer has no equal there")
-    return _copied(layer, nn.GRU)
+    return copied(layer, nn.GRU)
 
 
-def _copied(source: nn.Module, kind: type, **options: Any) -> Any:
+def copied(source: nn.Module, kind: type, **options: Any) -> Any:
+    """A layer of `kind` with the options and the weights of `source`: parametrised ones as they are now."""
     weight: Any = source.weight_ih_l0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the dropout warning was given when source was made
         copy = kind(*(getattr(source, name) for name in OPTIONS), device=weight.device, dtype=weight.dtype, **options)
-    copy.load_state_dict(source.state_dict())
-    for name, parameter in source.named_parameters():
-        getattr(copy, name).requires_grad_(parameter.requires_grad)
+    with torch.no_grad():
+        for name, parameter in copy.named_parameters():
+            original = getattr(source, name)
+            parameter.copy_(original).requires_grad_(original.requires_grad)
     return copy.train(source.training)

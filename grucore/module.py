@@ -129,12 +129,29 @@ class GRU(Stack):
             InputError: (a ValueError and a RuntimeError) a size or value that does not fit.
             TypeError: lengths that are no integers, a mask or reset that is not bool.
             RuntimeError: an explicit backend that cannot run.
+
+        Example:
+            >>> gru, x = GRU(3, 4, num_layers=2), torch.randn(5, 2, 3)
+            >>> mask = torch.tensor([[0, 1, 1, 1, 1], [0, 0, 0, 1, 1]], dtype=torch.bool).t()  # left padding
+            >>> y, h_n = gru(x, mask=mask)
+            >>> torch.equal(h_n[-1], y[-1]), int(y[:3, 1].count_nonzero())
+            (True, 0)
+            >>> reset = torch.zeros(5, 2, dtype=torch.bool)
+            >>> reset[3] = True  # steps 3 and 4 know nothing of those before
+            >>> torch.allclose(gru(x, reset=reset)[0][3:], gru(x[3:])[0], atol=1e-6)
+            True
+            >>> y, h_n, gates, layers = gru(x, return_gates=True, return_all_layers=True)
+            >>> gates.z.shape, layers.shape
+            (torch.Size([2, 5, 2, 4]), torch.Size([2, 5, 2, 4]))
         """
         call: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reset_state": reset_state}
         call |= {"return_gates": return_gates, "return_all_layers": return_all_layers}
         if isinstance(input, PackedSequence):
             if given := [name for name, value in call.items() if value is not None and value is not False]:
-                raise InputError(f"{', '.join(given)} goes with a padded input, not with a PackedSequence")
+                raise InputError(
+                    f"{', '.join(given)} goes with a padded input, not with a PackedSequence: "
+                    "pad_packed_sequence gives the input and its lengths"
+                )
             return self._forward_packed(input, hx)
         if input.dim() not in (2, 3):
             raise InputError(f"GRU: Expected input to be 2D or 3D, got {input.dim()}D instead")
@@ -237,7 +254,12 @@ class GRU(Stack):
         return y, torch.stack(states)
 
     def backend_for(self, input: Tensor) -> backends.Choice:
-        """The implementation that a call on this input runs, `.name` "triton" or "reference", and the `.reason`."""
+        """The implementation that a call on this input runs, `.name` "triton" or "reference", and the `.reason`.
+
+        Example:
+            >>> GRU(3, 4).backend_for(torch.randn(5, 2, 3))
+            Choice(name='reference', reason='the implementation for cpu tensors')
+        """
         of_input = (input.device, input.dtype, self.hidden_size, self.reset_after)
         precision = backends.resolve_precision(self.precision)
         return backends.choose(self.backend, *of_input, precision, self._variant.name)
@@ -263,14 +285,28 @@ class GRU(Stack):
 
     @classmethod
     def from_torch(cls, module: nn.GRU, *, backend: str = "auto") -> GRU:
-        """A copy of a torch.nn.GRU: the same options, parameters, device, dtype and mode."""
+        """A copy of a torch.nn.GRU: the same options, parameters, device, dtype and mode.
+
+        Raises:
+            TypeError: the module is no torch.nn.GRU.
+
+        Example:
+            >>> GRU.from_torch(nn.GRU(3, 4, bidirectional=True))
+            GRU(3, 4, bidirectional=True)
+        """
         return copies.from_torch(cls, module, backend)
 
     def to_torch(self) -> nn.GRU:
         """A copy as torch.nn.GRU: the same options, parameters, device, dtype and mode.
 
+        Weights that are made of others (weight_norm, pruning) are copied as they are now.
+
         Raises:
             ValueError: the layer has what torch.nn.GRU does not.
+
+        Example:
+            >>> type(GRU(3, 4).to_torch())
+            <class 'torch.nn.modules.rnn.GRU'>
         """
         return copies.to_torch(self)
 

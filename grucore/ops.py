@@ -49,7 +49,13 @@ def gru_layer(
 ) -> tuple[Tensor, Tensor]:
     """y (T, B, D*H) and h_n (D, B, H)."""
     module = import_module(MODULES[backend])
-    return module.gru_forward(x, h0, w_ih, w_hh, b_ih, b_hh, real, start, reset_after, precision)
+    y, h_n = module.gru_forward(x, h0, w_ih, w_hh, b_ih, b_hh, real, start, reset_after, precision)
+    return _owner(y), _owner(h_n)
+
+
+def _owner(t: Tensor) -> Tensor:
+    """The same memory as a tensor that is no view: FSDP2 warns of views, and autograd lets nothing be done in them."""
+    return t.new_empty(0).set_(t.untyped_storage(), t.storage_offset(), t.shape, t.stride())
 
 
 @gru_layer.register_fake

@@ -144,6 +144,11 @@ def test_trees_under_names_and_of_whole_layers():
     assert rms_error(ours(torch.ones(2, 5, 3))[0], want) <= LIMIT
 
 
+def lstm_parameters():
+    x = jnp.ones((1, 3))
+    return linen.LSTMCell(4).init(jax.random.key(0), (x[:, :1].repeat(4, 1),) * 2, x)
+
+
 def without(tree, *path):
     """The tree without one of its parts."""
     *parents, last = path
@@ -155,6 +160,8 @@ def without(tree, *path):
 REFUSED = {
     "no layer": (lambda: [], InputError, "at least one layer"),
     "no cell": (lambda: linen.GRUCell(4), TypeError, "or a flax.nnx.GRUCell, got GRUCell"),
+    "LSTM": (lambda: nnx.LSTMCell(3, 4, rngs=nnx.Rngs(0)), TypeError, "or a flax.nnx.GRUCell, got LSTMCell"),
+    "LSTM parameters": (lambda: lstm_parameters(), InputError, r"a flax.linen.GRUCell has .* got .*'hf': "),
     "no hn": (lambda: without(linen_parameters(3), "hn"), InputError, "kernel of ir, iz, in, hr, hz, hn and bias of"),
     "no bias": (lambda: without(linen_parameters(3), "ir", "bias"), InputError, r"got .*'ir': \['kernel'\]"),
     "triple": (lambda: (linen_parameters(3),) * 3, InputError, r"must be \(forward, reverse\), got 3"),

@@ -18,9 +18,6 @@ from oracle import rms_error
 from grucore import GRU, InputError
 from grucore.convert import from_keras, to_keras
 
-# Keras's own conversion of a tensor to NumPy.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
 LIMIT = 2e-6  # RMS error of float32 outputs against Keras; measured at most 1.3e-7
 
 FORMS = list(itertools.product([True, False], [True, False], [True, False]))

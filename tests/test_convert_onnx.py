@@ -242,7 +242,9 @@ def test_stacks_are_found_and_told_apart():
         apart = [gru_node(), *between, gru_node("second", "a", ("w2", "r"))]
         refused("has 2, which end with GRU node 'gru', GRU node 'second': say which in `node`", *apart)
         assert from_onnx(proto(*apart, constants=WEIGHTS, x=[5, 2, 3]), "second").input_size == 4
-    refused("has none", helper.make_node("Relu", ["x"], ["y"]))
+    refused("has none$", helper.make_node("Relu", ["x"], ["y"]))
+    lstm = helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=3)
+    refused("has none; its recurrent nodes are LSTM$", lstm)
     refused("must have one GRU node 'third'; it has GRU node 'gru'", gru_node(), node="third")
     differs = gru_node("second", "gru_x", ("w2", "r"), linear_before_reset=1)
     refused(r"must agree in .* got \[\('forward', 0\), \('forward', 1\)\]", gru_node(), squeeze("gru"), differs)

@@ -86,6 +86,20 @@ def test_flags_equal_the_unfused_layer(kind, dtype):
     compare(layer, unfused, x, randn(2, B, 10, dtype=dtype), call, call, limits=FUSED_LIMITS)
 
 
+def test_reset_states_and_outputs_of_all_layers_equal_the_unfused_layer():
+    T, B = 6, 3
+    layer = fused_layer(3, 10, torch.float32, num_layers=2)
+    unfused = GRU.from_torch(layer.to_torch(), backend="reference").double()
+    begin, reset = randn(2, B, 10, dtype=torch.float32), random_flags("reset", T, B)["reset"]
+
+    def call(model, x, hx):
+        _, h_n, layers = model(x, hx, reset=reset, reset_state=begin.to(x.dtype), return_all_layers=True)
+        return layers, h_n
+
+    x, hx = randn(T, B, 3, dtype=torch.float32), randn(2, B, 10, dtype=torch.float32)
+    compare(layer, unfused, x, hx, call, call, limits=FUSED_LIMITS)
+
+
 @pytest.mark.parametrize("kind", ["dense", "mask and reset"])
 def test_chunks_do_not_change_the_result(kind, monkeypatch):
     """Chunks of 1, 4 and all steps; products of other heights may round in another order, so not bit for bit."""

@@ -183,6 +183,33 @@ def test_gates_are_those_of_the_equations():
     assert all(gate[:, 2:, 1].count_nonzero() == 0 for gate in padded)
 
 
+def test_outputs_of_all_layers_are_those_of_shorter_stacks():
+    layer = GRU(3, 4, num_layers=3, bidirectional=True, batch_first=True, dtype=torch.float64)
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    y, _, outputs = layer(x, return_all_layers=True)
+    assert outputs.shape == (3, *y.shape) and torch.equal(outputs[2], y)
+    for k in (1, 2, 3):
+        shorter = nn.GRU(3, 4, num_layers=k, bidirectional=True, batch_first=True, dtype=torch.float64)
+        shorter.load_state_dict({name: layer.get_parameter(name) for name in shorter.state_dict()})
+        assert_near("output", outputs[k - 1], shorter(x)[0])
+    assert_near("output", layer(x[0], return_all_layers=True)[2], outputs[:, 0])
+    assert layer(x, lengths=[5, 2], return_all_layers=True)[2][:, 1, 2:].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "two-way"])
+def test_final_state_is_what_nn_gru_ends_a_packed_sequence_with(bidirectional):
+    layer = GRU(3, 4, num_layers=2, bidirectional=bidirectional, dtype=torch.float64)
+    x, lengths = torch.randn(5, 3, 3, dtype=torch.float64), [5, 2, 4]
+    y, h_n = layer.to_torch()(nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False))
+    rows = nn.utils.rnn.unpack_sequence(y)
+    want = torch.stack([torch.cat([row[-1, :4], row[0, 4:]]) for row in rows])
+    got = layer.final_state(layer(x, lengths=lengths)[1])
+    assert_near("output", got, want)
+    assert torch.equal(layer.final_state(h_n[:, 0]), layer.final_state(h_n)[0])
+    with pytest.raises(InputError, match=r"h_n must be \(.*, B, 4\), got \(7, 3, 4\)"):
+        layer.final_state(torch.zeros(7, 3, 4))
+
+
 @pytest.mark.parametrize("num_layers", [1, 3])
 @pytest.mark.parametrize("reset_after", [True, False], ids=["reset-after", "reset-before"])
 def test_steps_equal_the_whole_sequence(num_layers, reset_after):

@@ -206,6 +206,20 @@ def test_cuts_of_the_reference():
     assert reference.cuts(start, real, True).squeeze(1).tolist() == [False, True, False, False, False, False]
 
 
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "two-way"])
+def test_flags_are_not_read_on_the_host(bidirectional):
+    """A tensor on the meta device has a shape and no values: whoever reads one raises."""
+    layer = GRU(3, 4, num_layers=2, bidirectional=bidirectional, device="meta")
+    x, flag = torch.randn(5, 2, 3, device="meta"), torch.ones(5, 2, dtype=torch.bool, device="meta")
+    lengths, state = torch.ones(2, dtype=torch.int64, device="meta"), torch.zeros(2, 2, 4, device="meta")
+    calls = [{"lengths": lengths}, {"mask": flag}, {"reset": flag}, {"lengths": lengths, "reset": flag}]
+    for options in calls if bidirectional else [*calls, {"reset": flag, "reset_state": state}]:
+        y, h_n = layer(x, **options)
+        assert y.shape == (5, 2, 4 * layer.num_directions) and h_n.shape == (2 * layer.num_directions, 2, 4)
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        int(lengths.max())
+
+
 BAD = {
     "float lengths": (TypeError, "lengths must be integers, got torch.float32", {"lengths": torch.ones(2)}),
     "bool lengths": (TypeError, "lengths must be integers, got torch.bool", {"lengths": torch.ones(2).bool()}),
@@ -226,6 +240,19 @@ def test_bad_flags(error, message, options):
         GRU(3, 4)(torch.randn(4, 2, 3), **options)
 
 
-def test_flags_do_not_go_with_a_packed_sequence():
-    with pytest.raises(InputError, match="lengths goes with a padded input, not with a PackedSequence"):
-        GRU(3, 4)(pack_sequence([torch.randn(2, 3)]), lengths=[2])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lengths": [2]},
+        {"mask": torch.ones(2, 1).bool()},
+        {"reset": torch.ones(2, 1).bool()},
+        {"reset_state": torch.zeros(1, 1, 4)},
+        {"return_gates": True},
+        {"return_all_layers": True},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_flags_do_not_go_with_a_packed_sequence(options):
+    (name,) = options
+    with pytest.raises(InputError, match=f"{name} goes with a padded input, .* pad_packed_sequence gives the input"):
+        GRU(3, 4)(pack_sequence([torch.randn(2, 3)]), **options)

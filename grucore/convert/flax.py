@@ -78,6 +78,11 @@ def to_flax(model: GRU, *, api: str = "linen", ignore_dropout: bool = False) -> 
         ImportError: api is "nnx", and Flax is not installed.
         TypeError: model is no `grucore.GRU`.
         ValueError: an option that cannot be written; for nnx a b_hn that is not 0, or a dtype that JAX does not keep.
+
+    Example:
+        >>> [cell] = to_flax(GRU(3, 4))
+        >>> cell["hn"]["kernel"].shape
+        (4, 4)
     """
     makers = {"linen": _linen_cell, "nnx": _nnx_cell}
     if api not in makers:

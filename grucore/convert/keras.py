@@ -56,6 +56,11 @@ def from_keras(
         TypeError: source is none of the above.
         ValueError: an option that cannot be converted, a layer that is not built or not in the file, or layers that
             make no stack.
+
+    Example:
+        >>> os.environ["KERAS_BACKEND"] = "torch"  # read when Keras is imported
+        >>> from_keras(to_keras(GRU(3, 4, num_layers=2)))
+        GRU(3, 4, num_layers=2, batch_first=True)
     """
     if isinstance(source, (str, os.PathLike)):
         stack = _select(read_layers(source), layer, os.fspath(source))
@@ -98,10 +103,11 @@ def to_keras(model: GRU, *, ignore_dropout: bool = False) -> list[Any]:
         TypeError: model is no `grucore.GRU`.
         ValueError: an option that cannot be written, or a dtype that its backend does not keep.
 
-    Example (needs Keras)::
-
-        first, second = to_keras(GRU(3, 4, num_layers=2))
-        y = second(first(x))
+    Example:
+        >>> os.environ["KERAS_BACKEND"] = "torch"  # read when Keras is imported
+        >>> first, second = to_keras(GRU(3, 4, num_layers=2))
+        >>> second(first(torch.randn(2, 5, 3))).shape
+        torch.Size([2, 5, 4])
     """
     check_model(model, "keras.layers.GRU", ignore_dropout=ignore_dropout)
     keras = require("keras", "keras")

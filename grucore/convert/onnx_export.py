@@ -46,6 +46,14 @@ def to_onnx(model: GRU, path: str | os.PathLike[str], *, h0: bool = False, lengt
         ImportError: onnx is not installed.
         TypeError: model is no `grucore.GRU`, or a flag is no bool.
         ValueError: an option or a dtype that cannot be written.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from grucore.convert import from_onnx
+        >>> path = Path(mkdtemp()) / "model.onnx"
+        >>> to_onnx(GRU(3, 4, bidirectional=True), path, lengths=True)
+        >>> from_onnx(path)
+        GRU(3, 4, bidirectional=True)
     """
     check_model(model, "the ONNX operator GRU", ignore_dropout=True)
     for name, flag in (("h0", h0), ("lengths", lengths)):

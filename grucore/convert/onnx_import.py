@@ -53,6 +53,14 @@ def from_onnx(source: Any, node: str | None = None, *, batch_first: bool | None 
         ValueError: no such stack; weights that are no constants; an attribute that cannot be converted, as clip,
             activations other than sigmoid and tanh, direction="reverse" and layout=1; a constant initial state other
             than 0.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from grucore.convert import to_onnx
+        >>> path = os.path.join(mkdtemp(), "model.onnx")
+        >>> to_onnx(GRU(3, 4, reset_after=False), path)
+        >>> from_onnx(path)
+        GRU(3, 4, reset_after=False)
     """
     onnx = require("onnx", "onnx")
     if isinstance(source, (str, os.PathLike)):
@@ -87,6 +95,7 @@ class _Graph:
     def __init__(self, graph: Any, onnx: Any) -> None:
         self.onnx = onnx
         self.nodes = {id(node): node for node in graph.node if node.op_type == "GRU" and node.domain in ("", "ai.onnx")}
+        self.others = sorted({node.op_type for node in graph.node if node.op_type in ("LSTM", "RNN")})
         self.producers = {name: node for node in graph.node for name in node.output if name}
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
 
@@ -114,7 +123,8 @@ class _Graph:
         if name is None:
             last = [node for key, node in self.nodes.items() if key not in inner]
             if len(last) != 1:
-                have = f"{len(last)}, which end with {_names(last)}: say which in `node`" if last else "none"
+                none = f"none; its recurrent nodes are {', '.join(self.others)}" if self.others else "none"
+                have = f"{len(last)}, which end with {_names(last)}: say which in `node`" if last else none
                 raise InputError(f"the file must have one stack of GRU nodes, and has {have}")
         else:
             last = [node for node in self.nodes.values() if node.name == name]

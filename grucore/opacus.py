@@ -1,0 +1,164 @@
+"""Differentially private training with Opacus: the gradients of each sample. `pip install 'grucore[opacus]'`.
+
+Importing this module tells Opacus about `grucore.GRU`: its `ModuleValidator.fix` then puts a `DPGRU` in the place of
+each, as it puts one of its own in the place of a torch.nn.GRU, and its grad samplers know what to do with that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from opacus.grad_sample import register_grad_sampler
+from opacus.validators import register_module_fixer, register_module_validator
+from opacus.validators.errors import ShouldReplaceModuleError
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from grucore import copies
+from grucore.errors import InputError
+from grucore.module import GRU
+
+
+class DPGRU(GRU):
+    """A `GRU` for Opacus: the same arguments, parameters and results.
+
+    Opacus' hooks see the tensors that a call passes by position and the gradient of the first output. Of a `GRU` they
+    would miss lengths, masks and any loss on h_n. Here everything goes by position, and y and h_n are one tensor, where
+    hooks look. The samples are the rows of the batch; Opacus' own `batch_first` stays True, whatever the layer's is.
+
+    The gradients of each sample come from a second pass, step by step, by torch.func. It would draw other random
+    numbers than the first, so that there is no dropout, recurrent dropout or zoneout.
+
+    Args:
+        *args: as of `GRU`.
+        **options: as of `GRU`.
+
+    Raises:
+        InputError: dropout, recurrent_dropout or zoneout is not 0.
+
+    Example:
+        >>> from opacus.grad_sample import GradSampleModule
+        >>> gru = DPGRU(3, 4)
+        >>> model = GradSampleModule(gru)
+        >>> x = torch.randn(5, 8, 3, requires_grad=True)
+        >>> y, h_n = model(x, lengths=torch.tensor([5, 2, 0, 1, 5, 3, 4, 1]))
+        >>> h_n.square().sum(-1).mean().backward()
+        >>> gru.weight_hh_l0.grad_sample.shape
+        torch.Size([8, 12, 4])
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        noise = {name: getattr(self, name) for name in ("dropout", "recurrent_dropout", "zoneout")}
+        if any(noise.values()):
+            raise InputError(
+                f"DPGRU draws no random numbers: dropout, recurrent_dropout and zoneout must be 0: {noise}"
+            )
+
+    def __call__(
+        self,
+        input: Tensor,
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        reset_state: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What `GRU.forward` returns for a padded batch. Hooks see `forward`, below.
+
+        Raises:
+            InputError: the input has no batch, or a size or value does not fit.
+        """
+        if not isinstance(input, Tensor) or input.dim() != 3:
+            raise InputError("DPGRU needs a padded batch of 3 dimensions: its rows are the samples")
+        if not self.batch_first:
+            input, mask, reset = input.transpose(0, 1), _swapped(mask), _swapped(reset)
+        lengths = None if lengths is None else torch.as_tensor(lengths)
+        absent = input.new_empty(len(input), 0)  # hooks take tensors alone
+        arguments = (_swapped(hx), lengths, mask, reset, _swapped(reset_state))
+        both = super().__call__(input, *(absent if t is None else t for t in arguments))
+        batch, steps, _ = input.shape
+        states, features = self.num_layers * self.num_directions, self.num_directions * self.hidden_size
+        y, h_n = both.split([steps * features, states * self.hidden_size], 1)
+        y, h_n = y.reshape(batch, steps, features), h_n.reshape(batch, states, self.hidden_size)
+        return y if self.batch_first else y.transpose(0, 1), h_n.transpose(0, 1)
+
+    def forward(self, input: Tensor, *arguments: Tensor) -> Tensor:  # type: ignore[override]
+        """y and h_n of each sample, flat and side by side: (B, T*D*H + K*D*H); all arguments samples first."""
+        hx, lengths, mask, reset, reset_state = (None if t.shape[1:] == (0,) else t for t in arguments)
+        flags = {"lengths": lengths, "mask": _swapped(mask), "reset": _swapped(reset)}
+        y, h_n = self._run(input.transpose(0, 1), _swapped(hx), reset_state=_swapped(reset_state), **flags)
+        return torch.cat([y.transpose(0, 1).flatten(1), h_n.transpose(0, 1).flatten(1)], 1)
+
+    def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Refused: hooks would not see it."""
+        raise InputError("DPGRU has no step, which hooks do not see: call it on a sequence of one step")
+
+
+def _swapped(tensor: Tensor | None) -> Tensor | None:
+    return tensor.transpose(0, 1) if isinstance(tensor, Tensor) and tensor.dim() > 1 else tensor
+
+
+class _WithoutHooks(nn.Module):
+    """The forward pass of a layer whose parameters `functional_call` can replace, without the layer's hooks."""
+
+    def __init__(self, layer: DPGRU) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *arguments: Tensor) -> Tensor:
+        return self.layer.forward(*arguments)
+
+
+@register_grad_sampler(DPGRU)
+def per_sample_gradients(layer: DPGRU, activations: Sequence[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
+    """The gradient of each parameter for each sample, shape (B, *parameter.shape); what Opacus calls in backward.
+
+    Args:
+        layer: the layer that was called.
+        activations: the arguments of `DPGRU.forward`, B samples first.
+        backprops: the gradient of what it returned.
+
+    Raises:
+        InputError: the samples do not come first.
+    """
+    bare = _WithoutHooks(layer)
+    trained = {name: parameter for name, parameter in bare.named_parameters() if parameter.requires_grad}
+    size = layer.num_directions * layer.hidden_size * (activations[0].shape[1] + layer.num_layers)
+    if backprops.shape[1] != size:
+        raise InputError("the samples of a DPGRU come first: give Opacus batch_first=True, whatever the layer's is")
+    if len(backprops) == 0:
+        return {parameter: parameter.new_zeros(0, *parameter.shape) for parameter in trained.values()}
+
+    def loss(parameters: dict[str, Tensor], backprop: Tensor, *sample: Tensor) -> Tensor:
+        result = functional_call(bare, parameters, tuple(t.unsqueeze(0) for t in sample))
+        return (result * backprop).sum()
+
+    values = {name: parameter.detach() for name, parameter in trained.items()}
+    in_dims = (None, *[0] * (1 + len(activations)))
+    gradients = vmap(grad(loss), in_dims)(values, backprops, *activations)
+    return {parameter: gradients[name] for name, parameter in trained.items()}
+
+
+_REPLACED = (
+    "Opacus does not see what a grucore.GRU is given by name, nor h_n. ModuleValidator.fix(model) makes it a DPGRU"
+)
+
+
+@register_module_validator(GRU)
+def _validate(layer: GRU) -> list[ShouldReplaceModuleError]:
+    return [ShouldReplaceModuleError(_REPLACED)]
+
+
+@register_module_fixer(GRU)
+def _fix(layer: GRU, **options: Any) -> DPGRU:
+    own = {name: getattr(layer, name) for name in (*copies.OWN_OPTIONS, "precision", "backend")}
+    return copies.copied(layer, DPGRU, **own)
+
+
+@register_grad_sampler(GRU)
+def _refuse(layer: GRU, activations: Sequence[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
+    raise TypeError(_REPLACED)
