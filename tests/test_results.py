@@ -1,4 +1,6 @@
-"""Published figures are those of the committed raw results."""
+"""Published figures are those of the committed raw results, and what pages link to is there."""
+
+import re
 
 import pytest
 
@@ -27,3 +29,11 @@ def test_readme_example_runs():
     names = {}
     exec(code, names)
     assert names["y"].shape == (50, 8, 512) and names["h_n"].shape == (4, 8, 256)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "examples/imdb/README.md", "benchmarks/RESULTS.md"])
+def test_links_lead_somewhere(page):
+    path = report.ROOT / page
+    links = re.findall(r"\]\(([^)#]+)", path.read_text())
+    missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    assert not missing
