@@ -240,7 +240,13 @@ def imdb_summary(folder: Path) -> str:
         config, summary = run["config"], run["summary"]
         layer = {"grucore": "grucore.GRU", "torch": "torch.nn.GRU"}[config["gru"]]
         cells = [config["preset"], layer, f"{summary['test_accuracy']:.4f}"]
-        cells += [f"{summary['best_epoch']} of {summary['epochs']}", summary["device"]]
+        if "runs" in run:  # of several seeds
+            cells[2] += f" ± {summary['deviation']['test_accuracy']:.4f}, {len(run['runs'])} seeds"
+            best = sorted({seed["summary"]["best_epoch"] for seed in run["runs"]})
+            cells.append(f"{' or '.join(map(str, best))} of {config['epochs']}")
+        else:
+            cells.append(f"{summary['best_epoch']} of {summary['epochs']}")
+        cells.append(summary["device"])
         lines.append(f"| {' | '.join(cells)} | [{file.name}](examples/imdb/results/{file.name}) |")
     return "\n".join(lines)
 

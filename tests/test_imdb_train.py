@@ -13,6 +13,7 @@ import torch
 from predict import Predictor
 from run_folder import RunError, RunFolder
 from safetensors.torch import load_file
+from vocabularies import Spaces
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,7 @@ def test_outputs(finished):
         "best.safetensors",
         "last.pt",
         "curves.png",
+        "predictions.png",
         "summary.json",
     }
     assert {path.name for path in output.iterdir()} == names
@@ -96,7 +98,7 @@ def test_resume_equals_the_uninterrupted_run(finished, data, tmp_path):
     assert "resuming" in result.stdout and "after epoch 1" in result.stdout
     assert metrics(half) == metrics(output)
     same_model(half, output)
-    states = [torch.load(folder / "last.pt", weights_only=True)["model"] for folder in (half, output)]
+    states = [torch.load(folder / "last.pt", weights_only=True)["trainer"]["model"] for folder in (half, output)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
@@ -196,7 +198,7 @@ def test_a_folder_of_other_files_is_refused(data, tmp_path):
 
 
 def test_missing_data_is_named_and_nothing_is_made(tmp_path):
-    result = imdb.train(tmp_path / "run", "--data", tmp_path / "nothing")
+    result = imdb.run("train.py", "--output", tmp_path / "run", "--data", tmp_path / "nothing")
     assert result.returncode == 1 and "which is no folder" in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
 
@@ -218,7 +220,7 @@ def test_a_full_disk_leaves_the_file_before(finished, tmp_path, name):
     before = {path.name: path.read_bytes() for path in folder.path.iterdir()}
     writers = {
         "last.pt": lambda: folder.write_checkpoint({"model": {"w": torch.zeros(100_000)}}),
-        "best.safetensors": lambda: folder.write_model({"w": torch.zeros(100_000)}),
+        "best.safetensors": lambda: folder.write_model({"w": torch.zeros(100_000)}, Spaces(["<unk>", "<pad>"])),
         "metrics.jsonl": lambda: folder.write_metrics([{"epoch": 1}]),
         "summary.json": lambda: folder.write_json("summary.json", {}),
     }
@@ -255,7 +257,7 @@ def test_predict(finished):
 def test_predict_refuses(finished, tmp_path):
     output, _ = finished
     for arguments, message in (
-        ((output, "good", " "), "review 2 has no words"),
+        ((output, "film", " "), "review 2 has no words"),
         ((tmp_path / "nothing", "good"), "must be the folder of a run"),
         ((tmp_path, "good"), "vocabulary.json must be the vocabulary.json of a run"),
     ):
@@ -264,7 +266,7 @@ def test_predict_refuses(finished, tmp_path):
     shutil.copytree(output, tmp_path / "run")
     (tmp_path / "run" / "vocabulary.json").write_text('["<unk>", "<pad>"]')
     result = imdb.run("predict.py", "--checkpoint", tmp_path / "run", "good")
-    assert result.returncode == 1 and "does not fit config.json" in result.stderr
+    assert result.returncode == 1 and "was trained with the vocabulary" in result.stderr
 
 
 def test_the_sample_is_learned(tmp_path):

@@ -9,6 +9,7 @@ reviews of nearly one length (`bucketed=True`). Evaluation goes through all revi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -41,15 +42,27 @@ class _Reviews(Dataset):
 
 
 class TrainingBatches(Sampler[list[int]]):
-    """Batches of one epoch, the same for the same seed and epoch. Set `epoch` before each pass."""
+    """Batches of one epoch, the same for the same seed and epoch.
+
+    Set `epoch` before each pass, and `begin` to leave out the batches that an interrupted one has seen.
+    """
 
     def __init__(self, lengths: list[int], batch_size: int, seed: int, bucketed: bool):
-        self.lengths, self.batch_size, self.seed, self.bucketed, self.epoch = lengths, batch_size, seed, bucketed, 0
+        self.lengths, self.batch_size, self.seed, self.bucketed = lengths, batch_size, seed, bucketed
+        self.epoch = self.begin = 0
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """Batches of a whole epoch."""
         return -(-len(self.lengths) // self.batch_size)
 
+    def __len__(self) -> int:
+        return self.count - self.begin
+
     def __iter__(self) -> Iterator[list[int]]:
+        return islice(self._epoch(), self.begin, None)
+
+    def _epoch(self) -> Iterator[list[int]]:
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(len(self.lengths)).tolist()
         size = self.batch_size
@@ -60,6 +73,19 @@ class TrainingBatches(Sampler[list[int]]):
             batches = [chunk[i : i + size] for i in range(0, len(chunk), size)]
             for i in rng.permutation(len(batches)):
                 yield batches[i]
+
+
+class EndlessBatches(Sampler[list[int]]):
+    """Epoch after epoch of training batches; set `begin` to leave out so many of the first."""
+
+    def __init__(self, batches: TrainingBatches):
+        self.batches, self.begin = batches, 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, self.batches.begin = divmod(self.begin, self.batches.count)
+        for self.batches.epoch in count(epoch):
+            yield from self.batches
+            self.batches.begin = 0
 
 
 class EvaluationBatches(Sampler[list[int]]):
@@ -110,8 +136,19 @@ def _collate(rows: list[tuple[Tensor, Tensor, float, int]]) -> Batch:
     )
 
 
-def loader(encoded: Encoded, batches: Sampler[list[int]], rank: int = 0, world_size: int = 1) -> DataLoader:
-    """The batches of one process out of `world_size`; together the processes see each batch once."""
-    pin_memory = torch.cuda.is_available()
-    share = _Share(batches, rank, world_size)
-    return DataLoader(_Indexed(encoded), batch_sampler=share, collate_fn=_collate, pin_memory=pin_memory)
+def loader(
+    encoded: Encoded, batches: Sampler[list[int]], rank: int = 0, world_size: int = 1, workers: int = 0
+) -> DataLoader:
+    """The batches of one process out of `world_size`; together the processes see each batch once.
+
+    With `workers`, batches are made ahead of time in other processes, in the same order.
+    """
+    return DataLoader(
+        _Indexed(encoded),
+        batch_sampler=_Share(batches, rank, world_size),
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        multiprocessing_context="forkserver" if workers else None,  # a fork after CUDA has started would hang
+    )

@@ -1,9 +1,9 @@
-"""Puts a finished run among the published results.
+"""Puts a finished run, or the runs of several seeds, among the published results.
 
     python examples/imdb/collect.py runs/imdb-folder --name book-masked-cpu
 
-writes results/book-masked-cpu.json: the run's configuration, summary and metrics. `python -m benchmarks.report` makes
-the README's table of these files.
+writes results/book-masked-cpu.json: the run's configuration, summary and metrics; for `--seeds` the summary of all, and
+each run's own. `python -m benchmarks.report` makes the README's table of these files.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from run_folder import RunError, RunFolder
 
@@ -26,13 +27,26 @@ def collect(run: Path, target: Path) -> None:
     """
     if target.exists():
         raise RunError(f"{target} exists: published results are never overwritten; give another --name")
-    folder = RunFolder(run)
-    config = {k: v for k, v in folder.read_json("config.json").items() if k != "data_path"}
-    summary, checkpoint = folder.read_json("summary.json"), folder.read_checkpoint()
+    summary = RunFolder(run).read_json("summary.json")
+    if "seeds" in summary:
+        runs = [_one(run / f"seed-{seed}") for seed in summary["seeds"]]
+        config = {k: v for k, v in runs[0]["config"].items() if k != "seed"}
+        result = {
+            "summary": summary,
+            "config": config,
+            "runs": [{k: r[k] for k in ("summary", "metrics")} for r in runs],
+        }
+    else:
+        result = _one(run)
     target.parent.mkdir(exist_ok=True)
-    target.write_text(
-        json.dumps({"summary": summary, "config": config, "metrics": checkpoint["metrics"]}, indent=1) + "\n"
-    )
+    target.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _one(run: Path) -> dict[str, Any]:
+    folder = RunFolder(run)
+    config = {k: v for k, v in folder.read_config().items() if k != "data_path"}
+    summary, checkpoint = folder.read_json("summary.json"), folder.read_checkpoint()
+    return {"summary": summary, "config": config, "metrics": checkpoint["metrics"]}
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sample
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 UNKNOWN, PADDING = 0, 1
 SPECIALS = ("<unk>", "<pad>")
+LABELS = ("negative", "positive")
 
 
 class Reviews(NamedTuple):
@@ -70,15 +71,48 @@ def load(source: str) -> tuple[Reviews, Reviews]:
     return train, test
 
 
-def _hub() -> tuple[Reviews, Reviews]:
+def load_unlabelled(source: str, without: Sequence[str]) -> list[str]:
+    """The reviews without labels, sorted, each text once.
+
+    Args:
+        source: as for `load`; a folder holds unsupervised.parquet, or train/unsup/*.txt.
+        without: texts to leave out: those of the test part, some of which occur here too.
+
+    Raises:
+        DataError: nothing readable is there.
+    """
+    if source == "sample":
+        texts = sample.generate(2000, seed=2)[0]
+    elif source == "hub":
+        texts = list(_hub_parts()["unsupervised"]["text"])
+    elif (Path(source) / "unsupervised.parquet").exists():
+        texts, _ = _parquet(Path(source), "unsupervised")
+    elif (Path(source) / "train" / "unsup").is_dir():
+        texts = [_read_text(path) for path in sorted((Path(source) / "train" / "unsup").glob("*.txt"))]
+    else:
+        raise DataError(f"{source} must hold unsupervised.parquet or train/unsup/*.txt for a preset that reads them")
+    return sorted(set(texts) - set(without))
+
+
+def overlap(train: Reviews, test: Reviews) -> Tensor:
+    """Which test reviews also occur in the training part, white space and case aside: shape (N,), bool."""
+    seen = {" ".join(tokenize(text)) for text in train.texts}
+    return torch.tensor([" ".join(tokenize(text)) in seen for text in test.texts])
+
+
+def _hub_parts() -> Any:
     import datasets
 
     try:
-        parts = datasets.load_dataset("stanfordnlp/imdb")
+        return datasets.load_dataset("stanfordnlp/imdb")
     except Exception as error:  # the library raises many kinds, from its own to those of HTTP clients
         raise DataError(
             f"could not get stanfordnlp/imdb from the hub: {error}\n--data sample needs no network"
         ) from error
+
+
+def _hub() -> tuple[Reviews, Reviews]:
+    parts = _hub_parts()
     train, test = (_sorted(list(parts[part]["text"]), list(parts[part]["label"])) for part in ("train", "test"))
     return train, test
 
@@ -105,12 +139,16 @@ def _tree(folder: Path, part: str) -> tuple[list[str], list[int]]:
         if not paths:
             raise DataError(f"{folder / part / name} must hold the reviews as *.txt, found none")
         for path in paths:
-            try:
-                texts.append(path.read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError) as error:
-                raise DataError(f"{path} must be a UTF-8 text: {error}") from error
+            texts.append(_read_text(path))
             labels.append(label)
     return texts, labels
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} must be a UTF-8 text: {error}") from error
 
 
 def _sorted(texts: Sequence[str], labels: Sequence[int]) -> Reviews:
@@ -152,4 +190,26 @@ def split(reviews: Reviews, seed: int, fraction: float = 0.8) -> tuple[Reviews, 
         Reviews([reviews.texts[i] for i in part], [reviews.labels[i] for i in part])
         for part in (order[:cut], order[cut:])
     )
+    return first, second
+
+
+def split_stratified(reviews: Reviews, seed: int, fraction: float) -> tuple[Reviews, Reviews]:
+    """Training and validation parts: of each label a random `fraction` to train, the rest to validate.
+
+    A text that occurs more than once goes to one part whole, so that validation is never of what was trained on.
+    """
+    rng, chosen = random.Random(seed), ([], [])
+    copies: dict[str, list[int]] = {}
+    for i, text in enumerate(reviews.texts):
+        copies.setdefault(text, []).append(i)
+    for label in (0, 1):
+        groups = [group for group in copies.values() if reviews.labels[group[0]] == label]
+        rng.shuffle(groups)
+        order = [i for group in groups for i in group]
+        cut = round(fraction * len(order))
+        while 0 < cut < len(order) and reviews.texts[order[cut]] == reviews.texts[order[cut - 1]]:
+            cut += 1
+        for part, rows in zip(chosen, (order[:cut], order[cut:]), strict=True):
+            part.extend(rows)
+    first, second = (Reviews([reviews.texts[i] for i in p], [reviews.labels[i] for i in p]) for p in chosen)
     return first, second

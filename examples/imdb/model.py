@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
+from segments import SegmentClassifier
 from torch import Tensor, nn
 
 from grucore import GRU
+
+SEGMENT_OPTIONS = list(inspect.signature(SegmentClassifier).parameters)[1:]  # all but vocabulary_size
 
 
 class Classifier(nn.Module):
@@ -57,8 +62,10 @@ def parameter_count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def build(config: dict, vocabulary_size: int) -> Classifier:
+def build(config: dict, vocabulary_size: int) -> Classifier | SegmentClassifier:
     """The classifier that a run's configuration describes, with weights drawn from its seed."""
     torch.manual_seed(config["seed"])
+    if config.get("model") == "segments":
+        return SegmentClassifier(vocabulary_size, **{name: config[name] for name in SEGMENT_OPTIONS})
     names = ("embedding_size", "hidden_size", "dropout", "masked", "gru")
     return Classifier(vocabulary_size, **{name: config[name] for name in names})
