@@ -5,7 +5,7 @@ BIN := .venv/bin
 SAMPLE := --dropout 0.2 --epochs 8  # few words, each of which counts: less dropout than for 46,000
 THREADS := $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help imdb test test-gpu bench check clean
+.PHONY: help imdb demo test test-gpu bench check clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -18,6 +18,9 @@ help:  ## this list
 imdb: .venv/installed-imdb  ## train the IMDB example; DATA=sample (synthetic, no network), hub, or a folder
 	$(BIN)/python examples/imdb/train.py --preset book-masked --data $(DATA) \
 		$(if $(filter sample,$(DATA)),$(SAMPLE)) --output runs/imdb-$(if $(filter sample hub,$(DATA)),$(DATA),folder)
+
+demo: .venv/installed-imdb  ## type a review, see what the model that `make imdb` trained makes of it; PORT=, CHECKPOINT=folder
+	$(BIN)/python examples/imdb/demo.py --checkpoint $(or $(CHECKPOINT),runs/imdb-sample) --port $(or $(PORT),8000)
 
 test: .venv/installed-test  ## all tests that need no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS)
