@@ -56,6 +56,7 @@ def test_every_provider_is_right_or_says_why_not(mode, case):
     names = ["grucore-reference", "torch", *RIVALS]
     rows = {row["provider"]: row for row in run.measure(mode, case, names, 1, "cpu")}
     allowed = {"rows of one length", "one layer in one direction", "inference alone", "sequences alone"}
+    allowed.add("keras runs on torch, not on jax")  # where another test of this process imported it so
     assert all(bool(row["ms_p50"]) != bool(row["note"]) for row in rows.values())
     assert {row["note"] for row in rows.values()} <= allowed | {""}
     assert rows["torch"]["ms_p50"] and rows["grucore-reference"]["ms_p50"]

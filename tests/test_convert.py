@@ -1,7 +1,10 @@
 """What the converters share: the import of other libraries when they are needed, and layers that cannot be written."""
 
+import os
 import subprocess
 import sys
+
+os.environ.setdefault("KERAS_BACKEND", "torch")  # read when Keras is imported
 
 import numpy as np
 import pytest

@@ -204,7 +204,8 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path):
     environment["PYTHONPATH"] += os.pathsep + str(imdb.EXAMPLE)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     for count in (1, 2):
-        command = [*launch, count, tmp_path / "step.py", tmp_path / f"{count}.pt", *flags]
+        start = [*launch, count] if count > 1 else [sys.executable]
+        command = [*start, tmp_path / "step.py", tmp_path / f"{count}.pt", *flags]
         done = subprocess.run([str(c) for c in command], capture_output=True, text=True, env=environment, timeout=240)
         assert done.returncode == 0, done.stderr
     (one_totals, one), (two_totals, two) = (torch.load(tmp_path / f"{count}.pt", weights_only=True) for count in (1, 2))

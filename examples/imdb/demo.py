@@ -24,7 +24,7 @@ from predict import Predictor
 from run_folder import RunError, RunFolder
 
 HOST = "127.0.0.1"
-MAX_CHARACTERS = 20_000  # in the form; IMDB's longest review has 13,704
+MAX_CHARACTERS = 20_000  # in the form; the longest of IMDB's has 14,282
 MAX_BYTES = 12 * MAX_CHARACTERS + 100  # of a request: a character is up to four bytes, a byte three when escaped
 HEADERS = {
     "Content-Security-Policy": f"{POLICY}; frame-ancestors 'none'",

@@ -4,8 +4,9 @@
     L = L_ML + L_AT + L_VAT + L_EM               with unlabelled reviews: virtual adversarial loss and entropy too
 
 L_AT is the cross entropy at x + eps s g / |g|, where g is the gradient of L_ML with respect to the embedded review x,
-dropout included, |g| its norm over the whole review, and s the standard deviation of the review's embedded words: larger
-words do not escape a perturbation that is measured in them. g is a constant, so no gradient of a gradient is needed.
+dropout included, |g| its norm over the whole review, and s the standard deviation of the review's embedded words:
+larger words do not escape a perturbation that is measured in them. g is a constant, so no gradient of a gradient is
+needed.
 Sources: Miyato et al. 2017 (arXiv:1605.07725), Sachan et al. 2019 (arXiv:2009.04007).
 """
 
