@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import json
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,14 +40,17 @@ def version(package: str) -> str:
 
 
 def cpu_name() -> str:
-    """The processor's model name."""
+    """The processor's model name and its widest vectors, which tell generations of one name apart."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
+    facts = dict(re.findall(r"^(model name|flags)\s*: (.*)$", text, re.MULTILINE))
+    if "model name" not in facts:
+        return platform.processor()
+    vectors = {"avx512f": "AVX-512", "avx2": "AVX2"}
+    found = [name for flag, name in vectors.items() if flag in facts.get("flags", "").split()]
+    return ", ".join([facts["model name"], *found[:1]])
 
 
 def main() -> None:

@@ -64,6 +64,7 @@ DEFAULTS = {
     "cpu": ["grucore-reference", "torch", "torch-compile", "torch-lstm", "products", "onnxruntime", "keras"],
     "cuda": ["grucore-triton", "torch", "torch-compile", "torch-lstm", "products", "flashrnn", "torchrl"],
 }
+OWN_THREADS = ("onnxruntime", "keras")
 ONCE = {  # what runs elsewhere, or is slow by its nature here: in the first cell of each mode, to be seen at all
     "cpu": ["flashrnn", "torchrl", "xma", "haste"],
     "cuda": ["xma", "haste"],
@@ -75,8 +76,15 @@ class Refused(Exception):
 
 
 def measure(mode: str, case: Case, names: list[str], rounds: int, device: str) -> Iterator[dict[str, Any]]:
-    """A row for each provider on one case."""
+    """A row for each provider on one case; those with threads of their own, which spin, are made and run after."""
     problem = Problem(case, mode, device)
+    apart = [name for name in names if name in OWN_THREADS]
+    for group in ([name for name in names if name not in apart], apart):
+        yield from _measure(problem, group, rounds, device)
+
+
+def _measure(problem: Problem, names: list[str], rounds: int, device: str) -> Iterator[dict[str, Any]]:
+    case, mode = problem.case, problem.mode
     rows, runs = {}, {}
     limit = MAX_ERROR["tf32" if problem.precision == "tf32" else case.dtype]
     for name in names:
