@@ -23,7 +23,7 @@ demo: .venv/installed-imdb  ## type a review, see what the model that `make imdb
 	$(BIN)/python examples/imdb/demo.py --checkpoint $(or $(CHECKPOINT),runs/imdb-sample) --port $(or $(PORT),8000)
 
 test: .venv/installed-test  ## all tests that need no GPU
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS) --dist worksteal
 
 test-gpu: .venv/installed-test  ## the tests that need a GPU; fails without one
 	$(BIN)/python -c "import torch, sys; torch.cuda.is_available() or sys.exit('no GPU that PyTorch can use')"

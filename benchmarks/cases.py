@@ -52,7 +52,7 @@ CPU_QUICK = [
     Case(100, 16, 128, 128, layers=2, bidirectional=True),
     Case(250, 64, 128, 256, lengths="uniform"),
     Case(250, 16, 64, 128, lengths="uniform"),
-    Case(900, 32, 128, 128, lengths="imdb"),
+    Case(900, 16, 128, 128, lengths="imdb"),
 ]
 GPU_QUICK = [
     *(Case(512, B, H, H, dtype="bfloat16") for B, H in itertools.product((16, 64), (64, 128, 256, 512, 1024))),

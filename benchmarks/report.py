@@ -225,11 +225,13 @@ def _summaries(found: list[Cell]) -> Iterable[list[str]]:
 
 
 def cpu_summary(rows: list[dict[str, str]]) -> str:
-    """The README's sentence and table of CPU speed."""
-    rows = [row for row in rows if row["torch"].endswith("+cpu") or not row["cudnn"]]
-    lead = f"On {rows[0]['device']}, float32, torch {rows[0]['torch']}, nn.GRU's time divided by grucore's:"
-    lines = table(["", "geometric mean", "worst", "best", "shapes"], _summaries(cells(rows)))
-    return "\n".join([lead, "", *lines])
+    """The README's sentence and table of CPU speed, for each processor."""
+    lines = []
+    for device in dict.fromkeys(row["device"] for row in rows if not row["cudnn"]):
+        of_device = [row for row in rows if row["device"] == device]
+        lines += ["", f"On {device}, float32, torch {of_device[0]['torch']}, nn.GRU's time divided by grucore's:", ""]
+        lines += table(["", "geometric mean", "worst", "best", "shapes"], _summaries(cells(of_device)))
+    return "\n".join(lines[1:])
 
 
 def imdb_summary(folder: Path) -> str:

@@ -1,9 +1,10 @@
 """Matrix products with a weight that is used many times, as a recurrence uses it: once a step.
 
 PyTorch sends float32 products on CPU to MKL or whichever BLAS it was built with. oneDNN, which every Linux build of
-PyTorch also carries, was 1.1 to 2.7 times as fast on an AMD EPYC (Zen 5, two threads) wherever its fixed cost of about
-10 us a call is paid for: from M * N * K of about 2^20 on, with the weight laid out once for all calls. Below that, and
-for other dtypes and devices, the plain product is used. `python -m benchmarks.gemm` measures the crossing.
+PyTorch also carries, has a fixed cost of some 10 us a call and then is faster: with AVX-512 (AMD Zen 5, two threads)
+1.1 to 2.7 times from M * N * K of about 2^20 on, with AVX2 (Zen 3) 1.0 to 1.2 times from 2^23 on, with the weight laid
+out once for all calls. Below that, and for other dtypes and devices, the plain product is used. `python -m
+benchmarks.gemm` measures the crossing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ONEDNN_MIN_WORK = 2**20  # M * N * K; 0.73 to 1.6 times as fast at three quarters of it, 1.07 to 1.6 at three halves
+ONEDNN_MIN_WORK = 2**20 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 2**23  # M * N * K
 
 
 def _prefers_onednn(rows: int, w: Tensor) -> bool:
