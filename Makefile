@@ -34,7 +34,7 @@ bench: .venv/installed-bench  ## time grucore, torch.nn.GRU and others side by s
 	$(BIN)/python -m benchmarks.ceilings --out $(OUT)
 	$(BIN)/python -m benchmarks.run --suite quick --out $(OUT)
 	$(BIN)/python -m benchmarks.imdb_epoch --out $(OUT)
-	$(BIN)/python -m benchmarks.report $(OUT) --output $(OUT)/RESULTS.md
+	$(BIN)/python -m benchmarks.report $(OUT)
 
 check: .venv/installed-test  ## ruff, type check, doctests
 	$(BIN)/ruff check .

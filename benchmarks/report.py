@@ -1,9 +1,10 @@
 """Writes `benchmarks/RESULTS.md`, its plots and the README's tables from committed raw results.
 
-    python -m benchmarks.report [DIR ...] [--output PAGE]
+    python -m benchmarks.report                  of benchmarks/results
+    python -m benchmarks.report DIR [DIR ...]    of other results: DIR/RESULTS.md and its plots, or --output PAGE
 
-No figure is typed by hand. DIR holds what `benchmarks.run`, `.imdb_epoch` and, under `ceilings/`, `.ceilings` wrote;
-without one it is `benchmarks/results`. In the README a table stands between `<!-- NAME -->` and `<!-- /NAME -->`.
+No figure is typed by hand. A folder holds what `benchmarks.run`, `.imdb_epoch` and, under `ceilings/`, `.ceilings`
+wrote. In the README a table stands between `<!-- NAME -->` and `<!-- /NAME -->`.
 """
 
 from __future__ import annotations
@@ -274,21 +275,20 @@ def readme(page: str, rows: list[dict[str, str]]) -> str:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", type=Path, default=[RESULTS])
-    parser.add_argument(
-        "--output", type=Path, help="write this page and its plots alone, not RESULTS.md and the README"
-    )
+    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--output", type=Path, help="the page; its plots go beside it")
     options = parser.parse_args()
-    page = options.output or ROOT / "benchmarks" / "RESULTS.md"
+    folders = options.folders or [RESULTS]
+    page = options.output or (folders[0] if options.folders else ROOT / "benchmarks") / "RESULTS.md"
     try:
-        rows = read(options.folders)
-        limits = {k: v for folder in options.folders for k, v in ceilings.read(folder / "ceilings").items()}
+        rows = read(folders)
+        limits = {k: v for folder in folders for k, v in ceilings.read(folder / "ceilings").items()}
     except ValueError as error:
         sys.exit(f"error: {error}")
     folder = page.parent / "plots"
     pictures = [str(path.relative_to(page.parent)) for path in plots.save(cells(rows), limits, folder)]
     pages = {page: report(rows, limits, pictures)}
-    if options.output is None:
+    if not (options.folders or options.output):
         pages[ROOT / "README.md"] = readme((ROOT / "README.md").read_text(), rows)
     for path, text in pages.items():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,16 +4,19 @@ import re
 
 import pytest
 
-from benchmarks import report
+from benchmarks import ceilings, plots, report
 
 RESULTS = report.ROOT / "benchmarks" / "results"
 
 
-def test_pages_are_what_the_report_writes():
-    rows = report.read([RESULTS])
+def test_pages_are_what_the_report_writes(tmp_path):
+    rows, limits = report.read([RESULTS]), ceilings.read(RESULTS / "ceilings")
     page = (report.ROOT / "README.md").read_text()
     assert report.readme(page, rows) == page
-    assert (report.ROOT / "benchmarks" / "RESULTS.md").read_text() == report.report(rows)
+    page = report.ROOT / "benchmarks" / "RESULTS.md"
+    pictures = [f"plots/{path.name}" for path in plots.save(report.cells(rows), limits, tmp_path)]
+    assert page.read_text() == report.report(rows, limits, pictures)
+    assert all((page.parent / picture).exists() for picture in pictures)
 
 
 def test_other_columns_are_refused(tmp_path):
