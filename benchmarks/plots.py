@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,7 @@ def roofline(cells: list[Cell], axes: Any, limits: Mapping[str, float]) -> bool:
 def save(cells: list[Cell], limits: Mapping[str, Mapping[str, float]], folder: Path) -> list[Path]:
     """Writes a PNG for each kind of picture and device into the folder, and says which were made."""
     made = []
-    for number, device in enumerate(dict.fromkeys(cell.device for cell in cells)):
+    for device in dict.fromkeys(cell.device for cell in cells):
         of_device = [cell for cell in cells if cell.device == device]
         kinds: dict[str, Callable[..., bool]] = {"speed-up": ratios, "speed-up-over-B-and-H": heat}
         kinds |= {"us-per-step": steps, "memory": memory}
@@ -132,7 +133,7 @@ def save(cells: list[Cell], limits: Mapping[str, Mapping[str, float]], folder: P
                 if draw(of_device, axes):
                     picture.suptitle(device, fontsize=9)
                     folder.mkdir(parents=True, exist_ok=True)
-                    path = folder / f"{'cpu' if 'threads' in device else f'gpu{number}'}-{title}.png"
+                    path = folder / f"{'-'.join(re.findall(r'[A-Za-z0-9]+', device)).lower()}-{title}.png"
                     picture.savefig(path, dpi=120, metadata={"Software": None})
                     made.append(path)
                 plt.close(picture)
