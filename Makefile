@@ -12,7 +12,7 @@ help:  ## this list
 # One stamp for each extra: `pip` runs again only when the requirements change.
 .venv/installed-%: pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$*]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[$*]'
 	touch $@
 
 imdb: .venv/installed-imdb  ## train the IMDB example; DATA=sample (synthetic, no network), hub, or a folder
