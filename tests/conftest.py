@@ -1,11 +1,15 @@
 """What every test runs under."""
 
 import os
+import signal
 
 import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: its kernels then run on CPU tensors
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it in the background; programs inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import oracle
 import pytest
