@@ -2,7 +2,7 @@
 
     python -m benchmarks.ceilings --device cpu --out FOLDER
 
-writes FOLDER/ceilings/DEVICE.csv. `floor` makes of these the time below which no layer of a size can run there.
+writes FOLDER/ceilings/DEVICE.csv. `floor_ms` makes of these the time below which no layer of a size can run there.
 """
 
 from __future__ import annotations

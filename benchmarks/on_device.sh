@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A GPU day, uninstalled and without network, each call in under 9 minutes:
 #   bash benchmarks/on_device.sh OUT               test, tune and time; with DATA=PATH (IMDB as parquet) an epoch too
-#   bash benchmarks/on_device.sh OUT full I/N      the I-th of N parts of the full grid; N = 6 fits an H200
+#   bash benchmarks/on_device.sh OUT full I/N      the I-th of N parts of the full grid, cut off after 500 s
 #   bash benchmarks/on_device.sh OUT dry-run       tries the script itself without a GPU, on the smallest sizes
 # Each part has its own time limit and log under OUT; what one part leaves is kept when another fails.
 set -uo pipefail

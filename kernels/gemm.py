@@ -2,9 +2,9 @@
 
 PyTorch sends float32 products on CPU to MKL or whichever BLAS it was built with. oneDNN, which every Linux build of
 PyTorch also carries, has a fixed cost of some 10 us a call and then is faster: with AVX-512 (AMD Zen 5, two threads)
-1.1 to 2.7 times from M * N * K of about 2^20 on, with AVX2 (Zen 3) 1.0 to 1.2 times from 2^23 on, with the weight laid
-out once for all calls. Below that, and for other dtypes and devices, the plain product is used. `python -m
-benchmarks.gemm` measures the crossing.
+0.99 to 3.1 times as fast from M * N * K of 2^20 on, with AVX2 (Zen 3) 0.99 to 1.2 times from 2^23 on, the weight being
+laid out once for all calls. Below that, and for other dtypes and devices, the plain product is used. `python -m
+benchmarks.gemm` measures the crossing; its rows are in benchmarks/results/gemm.
 """
 
 from __future__ import annotations
