@@ -8,6 +8,7 @@ while the first order stays hand-written. The arguments are those of the contrac
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -20,20 +21,28 @@ from grucore.kernels import reference
 MODULES = {"reference": "grucore.kernels.unfused", "triton": "grucore.kernels.fused"}
 
 
-def _without_autocast(operator: Callable) -> Callable:
-    """Products inside have the dtype that was chosen for them, whatever torch.autocast holds outside."""
+def _operator(function: Callable) -> Callable:
+    """The function as the operator `grucore::NAME`, its schema read from its annotations.
 
-    @functools.wraps(operator)
+    As `torch.library.custom_op` does, but a first call does not import torch._dynamo, which takes a second or two.
+    """
+    name = f"grucore::{function.__name__}"
+    torch.library.define(name, torch.library.infer_schema(function, mutates_args=()), tags=torch.Tag.pt2_compliant_tag)
+    untraced = torch._disable_dynamo(function)
+
+    @functools.wraps(function)
     def run(*args: Any) -> tuple[Tensor, ...]:
         device = next(arg for arg in args if isinstance(arg, Tensor)).device
+        # Products inside have the dtype that was chosen for them, whatever torch.autocast holds outside. Where
+        # torch.compile runs a frame as it is, it must not go on to trace the operators that this one calls.
         with torch.autocast(device.type, enabled=False):
-            return operator(*args)
+            return (untraced if "torch._dynamo" in sys.modules else function)(*args)
 
-    return run
+    torch.library.impl(name, "default", run)
+    return getattr(torch.ops.grucore, function.__name__).default
 
 
-@torch.library.custom_op("grucore::gru_layer", mutates_args=())
-@_without_autocast
+@_operator
 def gru_layer(
     x: Tensor,  # (T, B, I)
     h0: Tensor,  # (D, B, H)
@@ -58,13 +67,12 @@ def _owner(t: Tensor) -> Tensor:
     return t.new_empty(0).set_(t.untyped_storage(), t.storage_offset(), t.shape, t.stride())
 
 
-@gru_layer.register_fake
+@torch.library.register_fake("grucore::gru_layer")
 def _(x, h0, *_):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape[0], x.shape[1], h0.shape[0] * h0.shape[2]), h0.new_empty(h0.shape)
 
 
-@torch.library.custom_op("grucore::gru_layer_backward", mutates_args=())
-@_without_autocast
+@_operator
 def gru_layer_backward(
     dy: Tensor | None,  # (T, B, D*H)
     dh_n: Tensor | None,  # (D, B, H)
@@ -90,7 +98,7 @@ def gru_layer_backward(
     return x.new_empty(0) if dx is None else dx, *others
 
 
-@gru_layer_backward.register_fake
+@torch.library.register_fake("grucore::gru_layer_backward")
 def _(dy, dh_n, x, h0, y, w_ih, w_hh, *others):  # type: ignore[no-untyped-def]
     *_, need_dx = others
     shapes = (x.shape if need_dx else (0,), h0.shape, w_ih.shape, w_hh.shape, w_ih.shape[:2], w_ih.shape[:2])
@@ -115,7 +123,7 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple:
     return dx if need_dx else None, dh0, dw_ih, dw_hh, *biases, None, None, None, None, None
 
 
-gru_layer.register_autograd(_backward, setup_context=_save)
+torch.library.register_autograd("grucore::gru_layer", _backward, setup_context=_save)
 
 
 def _save_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -151,4 +159,4 @@ def _alias(t: Tensor | None) -> Tensor | None:
     return t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
 
 
-gru_layer_backward.register_autograd(_double_backward, setup_context=_save_backward)
+torch.library.register_autograd("grucore::gru_layer_backward", _double_backward, setup_context=_save_backward)

@@ -1,5 +1,8 @@
 """The torch.library operators: contract, gradients of gradients, torch.compile."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from oracle import to_oracle
@@ -109,3 +112,9 @@ def test_compiles_whole_and_once_for_all_lengths(backend):
         (y.sum() + h_n.sum()).backward()
         graphs = graphs or counter.frame_count
         assert counter.frame_count == graphs
+
+
+def test_a_first_call_does_not_import_the_compiler():
+    """torch._dynamo takes a second or two to import: who does not compile does not wait for it."""
+    code = "import sys, torch, grucore; grucore.GRU(2, 3)(torch.ones(4, 1, 2))[0].sum().backward()"
+    subprocess.run([sys.executable, "-c", f"{code}; assert 'torch._dynamo' not in sys.modules"], check=True)
