@@ -187,18 +187,19 @@ def test_ngrams_have_their_share():
     config = SEGMENTS | {"ngrams": 12}
     model = lively(config)
     model.ngrams.fit([ids(REVIEW), ids("bad film"), ids("so bad")], torch.tensor([1, 0, 0]))
+    model.share.fill_(0.25)
     got = explain(around(model), REVIEW)
     tokens, length = ids(REVIEW)[None], torch.tensor([len(ids(REVIEW))])
     bias = model.ngrams.bias.item()
-    assert got.ngrams.sum().item() == pytest.approx((model.ngrams(tokens, length).item() - bias) / 2, abs=1e-4)
+    assert got.ngrams.sum().item() == pytest.approx(0.75 * (model.ngrams(tokens, length).item() - bias), abs=1e-4)
     assert got.ngrams.abs().max() > 0.01
     blank = log_odds(model.read(torch.zeros(1, tokens.shape[1], 6), length)).item()
-    assert got.baseline == pytest.approx((blank + bias) / 2, abs=1e-4)
+    assert got.baseline == pytest.approx(0.25 * blank + 0.75 * bias, abs=1e-4)
     assert got.contributions.sum().item() == pytest.approx(got.score - got.baseline, abs=TOLERANCE)
     without = lively(SEGMENTS)
-    without.load_state_dict({k: v for k, v in model.state_dict().items() if "ngrams" not in k})
-    half = explain(around(without), REVIEW).contributions / 2  # the prediction is the mean of both paths
-    torch.testing.assert_close(got.contributions - got.ngrams, half, atol=TOLERANCE, rtol=0)
+    without.load_state_dict({k: v for k, v in model.state_dict().items() if k.startswith(("embedding", "gru", "out"))})
+    quarter = explain(around(without), REVIEW).contributions / 4
+    torch.testing.assert_close(got.contributions - got.ngrams, quarter, atol=TOLERANCE, rtol=0)
     assert "n-grams of it" in render(got)
 
 

@@ -177,6 +177,16 @@ def test_gradients_are_those_of_the_written_loss(adversarial):
     torch.testing.assert_close(logits, model.eval()(tokens, lengths).detach())
 
 
+def test_the_share_of_each_path_is_the_one_that_predicts_best():
+    """In the likelihood of labels drawn from 0.3 a + 0.7 b, that mixture is the best in expectation."""
+    model, margins = classifier(ngrams=100), 6 * torch.randn(2, 200_000)
+    labels = torch.bernoulli((0.3 * margins[0] + 0.7 * margins[1]).sigmoid())
+    model.choose_share(margins, labels)
+    assert model.share.item() == pytest.approx(0.3)
+    torch.testing.assert_close(model.combine(margins), 0.3 * margins[0] + 0.7 * margins[1])
+    assert torch.equal(classifier().combine(margins[:1]), margins[0])
+
+
 def test_directions_have_length_one_and_nothing_stays_nothing():
     gradient = torch.randn(3, 4, 5) * torch.tensor([1.0, 1e-30, 0.0])[:, None, None]
     norms = direction(gradient).flatten(1).norm(dim=1)

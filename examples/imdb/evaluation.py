@@ -9,7 +9,7 @@ from batches import EvaluationBatches, loader
 from data import Encoded
 from processes import Processes
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 
 class Evaluation(NamedTuple):
@@ -22,27 +22,33 @@ class Evaluation(NamedTuple):
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, encoded: Encoded, batch_size: int, processes: Processes) -> Evaluation:
-    """All reviews once, divided among the processes."""
+def evaluate(
+    model: nn.Module, encoded: Encoded, batch_size: int, processes: Processes, choose_share: bool = False
+) -> Evaluation:
+    """All reviews once, divided among the processes; `choose_share` first weighs the model's paths by them."""
     model.eval()
-    order = EvaluationBatches([len(row) for row in encoded.tokens], batch_size)
     names = ("gru", "ngrams") if getattr(model, "ngrams", None) is not None else ()
-    totals = torch.zeros(3 + len(names), dtype=torch.float64, device=processes.device)  # loss, right, reviews, paths
-    probabilities = torch.zeros(len(encoded.tokens), device=processes.device)
+    margins = _margins(model, encoded, batch_size, processes, len(names))
+    labels = encoded.labels.to(margins.device)
+    if names and choose_share:
+        model.choose_share(margins, labels)
+    combined = model.combine(margins) if names else margins[0]
+    loss = binary_cross_entropy_with_logits(combined.double(), labels.double()).item()
+    accuracy, *by_path = (((each > 0) == labels).double().mean().item() for each in (combined, *margins[: len(names)]))
+    return Evaluation(loss, accuracy, dict(zip(names, by_path, strict=True)), combined.sigmoid().cpu())
+
+
+def _margins(model: nn.Module, encoded: Encoded, batch_size: int, processes: Processes, paths: int) -> Tensor:
+    """The logit of positive less that of negative, (paths, N); of the model as a whole, (1, N), where it has none."""
+    order = EvaluationBatches([len(row) for row in encoded.tokens], batch_size)
+    margins = torch.zeros(max(paths, 1), len(encoded.tokens), device=processes.device)
     for rows, batch in zip(order, loader(encoded, order, processes.rank, processes.count), strict=True):
-        tokens, lengths, labels, weights = (t.to(processes.device, non_blocking=True) for t in batch[:4])
-        paths = model.paths(tokens, lengths) if names else model(tokens, lengths)[None]
-        logits = paths.mean(0)
-        losses = cross_entropy(logits, labels, reduction="none") * weights
-        right = [(each.argmax(1) == labels) * weights for each in (logits, *(paths if names else ()))]
-        sums = [losses.sum(), right[0].sum(), weights.sum(), *(each.sum() for each in right[1:])]
-        totals += torch.stack(sums)
+        tokens, lengths = (t.to(processes.device, non_blocking=True) for t in batch[:2])
+        logits = model.paths(tokens, lengths) if paths else model(tokens, lengths)[None]
         mine = rows[processes.rank :: processes.count]
-        probabilities[mine] = logits.softmax(1)[: len(mine), 1]
-    loss, right_count, reviews, *by_path = processes.sum(totals)
-    processes.sum(probabilities)
-    accuracies = {name: count / reviews for name, count in zip(names, by_path, strict=True)}
-    return Evaluation(loss / reviews, right_count / reviews, accuracies, probabilities.cpu())
+        margins[:, mine] = (logits[:, :, 1] - logits[:, :, 0])[:, : len(mine)].float()
+    processes.sum(margins)
+    return margins
 
 
 def calibration(probabilities: Tensor, labels: Tensor, bins: int = 10) -> tuple[Tensor, Tensor, Tensor]:

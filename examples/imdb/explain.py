@@ -94,8 +94,9 @@ def explain(predictor: Predictor, text: str, tolerance: float = TOLERANCE) -> Ex
     unread = len(tokens) - len(x)
     contributions, baseline, ngrams = pad(attribution.contributions, (unread, 0)), attribution.baseline, None
     if getattr(model, "ngrams", None) is not None:
-        # Linear, so that shares need no integral. The prediction is the mean of the GRU's and the n-grams' logits.
-        ngrams = model.ngrams.evidence(tokens[None], torch.tensor([len(tokens)], device=tokens.device))[0] / 2
+        # Linear, so that shares need no integral. The prediction is a weighted mean of both paths.
+        evidence = model.ngrams.evidence(tokens[None], torch.tensor([len(tokens)], device=tokens.device))[0]
+        ngrams = evidence * (1 - model.share)
         contributions, baseline = contributions + ngrams, baseline - ngrams.sum().item()
     return Explanation(
         words[:MAX_TOKENS],

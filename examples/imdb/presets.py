@@ -61,8 +61,7 @@ BEST = SEGMENTS | {
     "warmup": 0.05,
     "schedule": "cosine",
     "averaging": 0.99,
-    "adversarial": 2.0,
-    "epochs": 8,
+    "epochs": 5,
 }
 
 # A language model first, on the unlabelled reviews too; then the classifier, from its weights, with losses that need no

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from ngrams import NGrams
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from grucore import GRU
@@ -18,7 +19,8 @@ class SegmentClassifier(nn.Module):
     and the mean value of each unit, and the state after the last word where `last` is set.
 
     The two paths, GRU and n-grams, are each trained on its own loss, since the n-grams fit the training part long
-    before the GRU and would leave it nothing to learn. The prediction is the mean of their logits.
+    before the GRU and would leave it nothing to learn. The prediction is a weighted mean of their logits: the GRU has
+    the `share` of it that `choose_share` found, the n-grams the rest.
 
     Args:
         vocabulary_size: V.
@@ -39,6 +41,7 @@ class SegmentClassifier(nn.Module):
     """
 
     masked = True
+    share: Tensor
 
     def __init__(
         self,
@@ -70,6 +73,8 @@ class SegmentClassifier(nn.Module):
         self.head = nn.Sequential(nn.Linear(pooled, head_size), nn.ReLU()) if head_size else nn.Identity()
         self.out = nn.Linear(head_size or pooled, 2)
         self.ngrams = NGrams(ngrams, vocabulary_size, ngram_order) if ngrams else None
+        if ngrams:
+            self.register_buffer("share", torch.tensor(0.5))
 
     def window(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens (B, T) and lengths (B,) that the GRU sees of each review."""
@@ -130,6 +135,25 @@ class SegmentClassifier(nn.Module):
             logits.append(self.wide(tokens, lengths).to(logits[0].dtype))
         return torch.stack(logits)
 
+    def combine(self, paths: Tensor) -> Tensor:
+        """The weighted mean of what `paths` returns, or of what is made of it: (1 or 2, ...) to (...)."""
+        return paths[0] if self.ngrams is None else torch.lerp(paths[1], paths[0], self.share.to(paths.dtype))
+
+    @torch.no_grad()
+    def choose_share(self, margins: Tensor, labels: Tensor) -> None:
+        """Sets the GRU's share to the twentieth with the lowest cross entropy.
+
+        Args:
+            margins: shape (2, N): of each path, the logit of positive less that of negative. Reviews that neither path
+                has been trained on belong here: on others both are surer than they should be.
+            labels: shape (N,), 0 or 1.
+        """
+        shares = torch.linspace(0, 1, 21, device=margins.device)
+        combined = torch.lerp(margins[1], margins[0], shares[:, None])
+        target = labels.to(combined.dtype).expand_as(combined)
+        losses = binary_cross_entropy_with_logits(combined, target, reduction="none").mean(1)
+        self.share.copy_(shares[losses.argmin()])
+
     def forward(self, tokens: Tensor, lengths: Tensor, x: Tensor | None = None) -> Tensor:
         """Logits of tokens (B, T), padded on the right, and lengths (B,), each at least 1.
 
@@ -142,4 +166,4 @@ class SegmentClassifier(nn.Module):
             In evaluation the prediction, (B, 2); in training the logits of each path, as `paths`.
         """
         paths = self.paths(tokens, lengths, x)
-        return paths if self.training else paths.mean(0)
+        return paths if self.training else self.combine(paths)

@@ -133,10 +133,12 @@ def train(
         loss, accuracy, rate = means(processes.sum(totals), time.perf_counter() - begin)
         if not math.isfinite(loss):
             raise RunError(f"the loss of epoch {epoch} is {loss}: try a lower --learning-rate. The checkpoint is older")
-        found = evaluate(trainer.evaluated, corpus["validation"], config["batch_size"], processes)
+        found = evaluate(trainer.evaluated, corpus["validation"], config["batch_size"], processes, choose_share=True)
         line = {"epoch": epoch, "train_loss": loss, "train_accuracy": accuracy, "validation_loss": found.loss}
         line |= {"validation_accuracy": found.accuracy}
         line |= {f"validation_accuracy_{path}": value for path, value in found.paths.items()}
+        if found.paths:
+            line["gru_share"] = round(trainer.evaluated.share.item(), 2)
         line |= {"tokens_per_second": round(rate), "seconds": round(time.perf_counter() - begin, 2)}
         best_so_far = all(found.loss < earlier["validation_loss"] for earlier in metrics)
         metrics.append(line)
@@ -208,6 +210,7 @@ def test(
         "test_accuracy": found.accuracy,
         "test_loss": found.loss,
         **{f"test_accuracy_{path}": value for path, value in found.paths.items()},
+        **({"gru_share": best["gru_share"]} if found.paths else {}),
         "test_reviews_also_in_train": int(also_in_train.sum()),
         "test_accuracy_without_those": right[~also_in_train].double().mean().item(),
         "test_calibration_error": calibration_error(found.probabilities, test_part.labels),
