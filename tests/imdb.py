@@ -13,6 +13,7 @@ EXAMPLE = ROOT / "examples" / "imdb"
 sys.path.insert(0, str(EXAMPLE))
 
 TINY = ["--hidden-size", "16", "--embedding-size", "8", "--device", "cpu", "--cache", "none"]
+BEST = ["--preset", "best", "--ngrams", 500, "--batch-size", 20, "--epochs", 2]
 
 
 def environment() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import shutil
 import signal
 import subprocess
@@ -19,9 +18,7 @@ from run_folder import RunError, RunFolder
 from safetensors.torch import load_file
 from seeds import combined
 from trainer import Trainer
-from vocabularies import learn
 
-BEST = ["--preset", "best", "--ngrams", 500, "--batch-size", 20, "--epochs", 2]
 SEMI = ["--preset", "semi", "--batch-size", 40, "--unlabelled-batch-size", 400, "--epochs", 1]
 SEMI += ["--lm-epochs", 2, "--lm-streams", 20, "--lm-steps", 60]
 NO_DROPOUT = ["--dropout", 0, "--embedding-dropout", 0, "--word-dropout", 0]
@@ -37,7 +34,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def best(data, tmp_path_factory):
     """A whole run of `best`."""
-    return imdb.train_here(tmp_path_factory.mktemp("runs") / "best", "--data", data, *BEST)
+    return imdb.train_here(tmp_path_factory.mktemp("runs") / "best", "--data", data, *imdb.BEST)
 
 
 def metrics(folder):
@@ -82,7 +79,7 @@ def test_test_reviews_that_were_trained_on_are_told_apart(tmp_path):
     )
     test = {"text": test["text"] + [train["text"][0].upper()], "label": test["label"] + [1 - train["label"][0]]}
     pyarrow.parquet.write_table(pyarrow.table(test), tmp_path / "data" / "test.parquet")
-    found = summary(imdb.train_here(tmp_path / "run", "--data", tmp_path / "data", *BEST, "--epochs", 1))
+    found = summary(imdb.train_here(tmp_path / "run", "--data", tmp_path / "data", *imdb.BEST, "--epochs", 1))
     assert found["test_reviews_also_in_train"] == 1
     right, right_without = round(found["test_accuracy"] * 21), round(found["test_accuracy_without_those"] * 20)
     assert found["test_accuracy"] == pytest.approx(right / 21) and right - right_without in (0, 1)
@@ -117,7 +114,7 @@ def test_killed_anywhere_the_resumed_run_ends_the_same(best, data, tmp_path, mon
             raise Killed
         return original(self, name, write_to)
 
-    flags = ["--data", data, *BEST, "--checkpoint-every", 2]
+    flags = ["--data", data, *imdb.BEST, "--checkpoint-every", 2]
     with monkeypatch.context() as patch:
         patch.setattr(*((Trainer, "step", step) if kind == "step" else (RunFolder, "write", write)))
         with pytest.raises(Killed):
@@ -130,8 +127,8 @@ def test_killed_anywhere_the_resumed_run_ends_the_same(best, data, tmp_path, mon
 def test_kill_9_while_checkpoints_are_written(data, tmp_path):
     """A real process, saving at every step, killed at a moment of the clock's choice, twice."""
     torch.use_deterministic_algorithms(False)  # as in the process; results are repeatable all the same
-    whole = imdb.train_here(tmp_path / "whole", "--data", data, *BEST)
-    flags = ["--data", data, *BEST, "--checkpoint-every", 1, "--resume"]
+    whole = imdb.train_here(tmp_path / "whole", "--data", data, *imdb.BEST)
+    flags = ["--data", data, *imdb.BEST, "--checkpoint-every", 1, "--resume"]
     command = [sys.executable, imdb.EXAMPLE / "train.py", "--output", tmp_path / "run", *imdb.TINY, *flags]
     for wait in (0.05, 0.17):
         process = subprocess.Popen(
@@ -148,11 +145,11 @@ def test_kill_9_while_checkpoints_are_written(data, tmp_path):
 
 def test_another_number_of_epochs_is_another_schedule(best, data):
     with pytest.raises(RunError, match="epochs: 2 there, 3 now"):
-        imdb.train_here(best, "--data", data, *BEST, "--epochs", 3, "--resume")
+        imdb.train_here(best, "--data", data, *imdb.BEST, "--epochs", 3, "--resume")
 
 
 def test_gradients_of_a_batch_in_parts_are_those_of_the_whole(data, tmp_path):
-    flags = ["--data", data, *BEST, *NO_DROPOUT, "--adversarial", 0]  # a perturbation amplifies rounding
+    flags = ["--data", data, *imdb.BEST, *NO_DROPOUT, "--adversarial", 0]  # a perturbation amplifies rounding
     one = imdb.train_here(tmp_path / "one", *flags)
     parts = imdb.train_here(tmp_path / "parts", *flags, "--accumulate", 3)
     for a, b in zip(metrics(one), metrics(parts), strict=True):
@@ -161,7 +158,7 @@ def test_gradients_of_a_batch_in_parts_are_those_of_the_whole(data, tmp_path):
 
 
 def test_bfloat16_trains_nearly_the_same(data, tmp_path):
-    flags = ["--data", data, *BEST, *NO_DROPOUT]
+    flags = ["--data", data, *imdb.BEST, *NO_DROPOUT]
     exact = imdb.train_here(tmp_path / "fp32", *flags)
     rounded = imdb.train_here(tmp_path / "bf16", *flags, "--precision", "bf16")
     losses = [[line["train_loss"] for line in metrics(folder)] for folder in (exact, rounded)]
@@ -199,7 +196,7 @@ processes.end()
 def test_gradients_of_two_processes_are_those_of_one(tmp_path):
     """An uneven batch in parts, n-grams and perturbed words included; DistributedDataParallel over gloo."""
     (tmp_path / "step.py").write_text(STEP)
-    flags = [*BEST, *NO_DROPOUT, "--accumulate", 3, "--clip", 1e9, "--adversarial", 0.5, *imdb.TINY, "--output"]
+    flags = [*imdb.BEST, *NO_DROPOUT, "--accumulate", 3, "--clip", 1e9, "--adversarial", 0.5, *imdb.TINY, "--output"]
     environment = imdb.environment()
     environment["PYTHONPATH"] += os.pathsep + str(imdb.EXAMPLE)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -215,7 +212,7 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path):
 
 
 def test_seeds(data, tmp_path, capsys, monkeypatch):
-    flags = ["--data", data, *BEST, "--epochs", 1, "--seeds", "3-4"]
+    flags = ["--data", data, *imdb.BEST, "--epochs", 1, "--seeds", "3-4"]
     ended = []
     original = RunFolder.write_json
 
@@ -267,8 +264,8 @@ REFUSED = {
     "fp16 without a GPU": (["--precision", "fp16"], "--precision fp16 needs a GPU"),
     "n-grams for book": (["--preset", "book", "--ngrams", 5], "--ngrams means nothing to --preset book"),
     "perturbation for book": (["--preset", "book", "--adversarial", 1], "--adversarial means nothing to --preset book"),
-    "no parts": ([*BEST, "--accumulate", 0], "--accumulate must be 1 or more, got 0"),
-    "never": ([*BEST, "--checkpoint-every", 0], "--checkpoint-every must be 1 or more, got 0"),
+    "no parts": ([*imdb.BEST, "--accumulate", 0], "--accumulate must be 1 or more, got 0"),
+    "never": ([*imdb.BEST, "--checkpoint-every", 0], "--checkpoint-every must be 1 or more, got 0"),
 }
 
 
@@ -281,7 +278,7 @@ def test_refused(data, tmp_path, arguments, message):
 
 def test_a_diverged_run_keeps_its_last_checkpoint(data, tmp_path):
     with pytest.raises(RunError, match="the loss of epoch 1 is nan"):
-        imdb.train_here(tmp_path / "run", "--data", data, *BEST, "--learning-rate", 1e30, "--clip", 1e30)
+        imdb.train_here(tmp_path / "run", "--data", data, *imdb.BEST, "--learning-rate", 1e30, "--clip", 1e30)
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
@@ -289,14 +286,14 @@ def test_tensorboard(data, tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    output = imdb.train_here(tmp_path / "run", "--data", data, *BEST, "--tensorboard")
+    output = imdb.train_here(tmp_path / "run", "--data", data, *imdb.BEST, "--tensorboard")
     events = EventAccumulator(str(output / "tensorboard"))
     events.Reload()
     got = [event.value for event in events.Scalars("validation/loss")]
     assert got == pytest.approx([line["validation_loss"] for line in metrics(output)])
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(RunError, match="--tensorboard needs the package: pip install tensorboard"):
-        imdb.train_here(tmp_path / "other", "--data", data, *BEST, "--tensorboard")
+        imdb.train_here(tmp_path / "other", "--data", data, *imdb.BEST, "--tensorboard")
 
 
 @pytest.fixture(scope="module")
@@ -371,98 +368,3 @@ def test_semi_needs_unlabelled_reviews(data, tmp_path):
         imdb.train_here(tmp_path / "run", *SEMI, "--data", data)
     with pytest.raises(RunError, match="--lm-streams 90000 is too many for"):
         imdb.train_here(tmp_path / "run", *SEMI, "--lm-streams", 90_000)
-
-
-ODD = {
-    "HTML": "<script>alert('film')</script><br /><b>wonderful</b>",
-    "NUL bytes": "a wonderful\x00 film\x00",
-    "another script": "電影 film 很好看",
-    "100,000 words": "film wonderful " * 50_000,
-}
-
-
-@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
-def test_odd_reviews_have_a_prediction(best, text):
-    from predict import Predictor
-
-    (probability,) = Predictor(best)([text])
-    assert 0 < probability < 1
-
-
-@pytest.mark.parametrize(
-    "text, message", [("", "no words"), (" \n<br />", "no words"), ("電影 xyzzy", "no word of the")]
-)
-def test_reviews_without_known_words_are_refused(best, text, message):
-    from predict import Predictor
-
-    with pytest.raises(ValueError, match=f"review 4 has {message}"):
-        Predictor(best)(["film", text], first=3)
-
-
-def test_a_review_in_a_batch_has_the_prediction_that_it_has_alone(best):
-    from predict import Predictor
-
-    predict = Predictor(best)
-    texts = ["i found this film wonderful .", "film " * 300, "the novel was dull . i found this film awful ."]
-    assert predict(texts) == pytest.approx([predict([text])[0] for text in texts], abs=1e-6)
-
-
-def test_files_and_standard_input(best, tmp_path):
-    (tmp_path / "review.txt").write_text("i found this film\nwonderful .\n")
-    from_file = imdb.run("predict.py", "--checkpoint", best, "--file", tmp_path / "review.txt")
-    direct = imdb.run("predict.py", "--checkpoint", best, "i found this film wonderful .")
-    assert from_file.returncode == 0 and from_file.stdout == direct.stdout != ""
-    (tmp_path / "review.txt").write_bytes(b"\xff\xfe film")
-    refused = imdb.run("predict.py", "--checkpoint", best, "--file", tmp_path / "review.txt")
-    assert (
-        refused.returncode == 1
-        and "--file must be a UTF-8 text" in refused.stderr
-        and "Traceback" not in refused.stderr
-    )
-
-
-@pytest.fixture
-def copy(best, tmp_path):
-    shutil.copytree(best, tmp_path / "copy")
-    return tmp_path / "copy"
-
-
-def test_another_vocabulary_is_named(copy):
-    from predict import Predictor
-
-    for name, contents in learn("words", ["some other film"], 30).files().items():
-        (copy / name).write_text(contents)
-    with pytest.raises(RunError, match=r"trained with the vocabulary \w+ of \d+ words, but .* is \w+ of \d+ words"):
-        Predictor(copy)
-
-
-def test_another_format_is_named(copy):
-    from predict import Predictor
-
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"format": 99}))
-    with pytest.raises(RunError, match="a run of format 99; this code reads formats 1 and 2"):
-        Predictor(copy)
-
-
-class Trap:
-    """A pickle that leaves a mark when it is read."""
-
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.mark),)
-
-
-@pytest.mark.parametrize("name", ["last.pt", "best.safetensors", "vocabulary.json", "tokenizer.json", "config.json"])
-def test_pickles_are_never_read(copy, data, tmp_path, name):
-    from predict import Predictor
-
-    (copy / name).write_bytes(pickle.dumps(Trap(tmp_path / "mark")))
-    with pytest.raises(RunError, match=f"must be the .*|{name}"):
-        if name == "last.pt":
-            imdb.train_here(copy, "--data", data, *BEST, "--resume")
-        else:
-            Predictor(copy)
-    assert not (tmp_path / "mark").exists()

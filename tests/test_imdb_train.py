@@ -10,7 +10,6 @@ import time
 import imdb
 import pytest
 import torch
-from predict import Predictor
 from run_folder import RunError, RunFolder
 from safetensors.torch import load_file
 from vocabularies import Spaces
@@ -237,36 +236,6 @@ def test_patience_stops_early(data, tmp_path):
     assert len(lines) < 40
     losses = [line["validation_loss"] for line in lines]
     assert losses.index(min(losses)) == len(losses) - 2
-
-
-def test_predict(finished):
-    output, _ = finished
-    texts = ["i found this film wonderful .", "a", "the novel was dull . i found this film awful ."]
-    result = imdb.run("predict.py", "--checkpoint", output, *texts)
-    piped = imdb.run("predict.py", "--checkpoint", output, "-", input="\n".join(texts) + "\n")
-    assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
-    assert lines == piped.stdout.splitlines() and len(lines) == 3
-    for line, text in zip(lines, texts, strict=True):
-        label, probability = line.split()
-        positive = Predictor(output)([text])[0]
-        assert label == ("positive" if positive >= 0.5 else "negative")
-        assert float(probability) == pytest.approx(max(positive, 1 - positive), abs=1e-4)
-
-
-def test_predict_refuses(finished, tmp_path):
-    output, _ = finished
-    for arguments, message in (
-        ((output, "film", " "), "review 2 has no words"),
-        ((tmp_path / "nothing", "good"), "must be the folder of a run"),
-        ((tmp_path, "good"), "vocabulary.json must be the vocabulary.json of a run"),
-    ):
-        result = imdb.run("predict.py", "--checkpoint", *arguments)
-        assert result.returncode == 1 and message in result.stderr and "Traceback" not in result.stderr
-    shutil.copytree(output, tmp_path / "run")
-    (tmp_path / "run" / "vocabulary.json").write_text('["<unk>", "<pad>"]')
-    result = imdb.run("predict.py", "--checkpoint", tmp_path / "run", "good")
-    assert result.returncode == 1 and "was trained with the vocabulary" in result.stderr
 
 
 def test_the_sample_is_learned(tmp_path):

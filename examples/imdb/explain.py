@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("--html", type=Path, required=True, help="the page to write")
     parser.add_argument("--png", type=Path, help="a picture of the same, to write beside it")
     parser.add_argument("--force", action="store_true", help="overwrite these files")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("text", help="a review, or - to read it from standard input")
     given = parser.parse_args()
 

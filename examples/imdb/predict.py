@@ -20,6 +20,7 @@ import torch
 from batches import EvaluationBatches, loader
 from data import LABELS, UNKNOWN, Encoded
 from model import build
+from processes import check_device
 from run_folder import RunError, RunFolder
 
 LONGEST = 1_000_000  # tokens of a review; the longest of IMDB has 2,900
@@ -38,10 +39,12 @@ class Predictor:
         model: in evaluation mode.
 
     Raises:
-        RunError: the folder holds no whole run, or one of a format or vocabulary that does not fit.
+        RunError: the folder holds no whole run, or one of a format or vocabulary that does not fit; or there is no GPU
+            and `device` is one.
     """
 
     def __init__(self, checkpoint: Path, device: str = "cpu"):
+        check_device(device)
         folder = RunFolder(checkpoint)
         if not checkpoint.is_dir():
             raise RunError(f"--checkpoint must be the folder of a run, got {checkpoint}, which is no folder")
@@ -120,7 +123,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="the --output folder of train.py")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--file", type=Path, help="a file that holds one review")
     source.add_argument("text", nargs="*", default=[], help="a review, or - to read one a line from standard input")

@@ -11,6 +11,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 
+def check_device(device: str) -> None:
+    """Raises a RunError if the device is a GPU and there is none."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise RunError("--device cuda needs a GPU that this PyTorch can use, and there is none; --device cpu works")
+
+
 class Processes:
     """Where this process computes, and what it exchanges with the others.
 
@@ -23,8 +29,7 @@ class Processes:
 
     def __init__(self, device: str):
         self.rank, self.count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        if device == "cuda" and not torch.cuda.is_available():
-            raise RunError("--device cuda needs a GPU that this PyTorch can use, and there is none; --device cpu works")
+        check_device(device)
         on_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
         local_rank = int(os.environ.get("LOCAL_RANK", 0))
         self.device = torch.device("cuda", local_rank) if on_cuda else torch.device("cpu")
