@@ -61,12 +61,12 @@ COLUMNS = [
 # The largest error of outputs and gradients; a provider above it computes something else. TF32 keeps ten bits.
 MAX_ERROR = {"float32": 1e-4, "tf32": 4e-3, "float16": 4e-3, "bfloat16": 3e-2}
 DEFAULTS = {
-    "cpu": ["grucore-reference", "torch", "torch-compile", "torch-lstm", "products", "onnxruntime", "keras"],
+    "cpu": ["grucore-reference", "torch", "torch-lstm", "products", "onnxruntime", "keras"],
     "cuda": ["grucore-triton", "torch", "torch-compile", "torch-lstm", "products", "flashrnn", "torchrl"],
 }
 OWN_THREADS = ("onnxruntime", "keras")
-ONCE = {  # what runs elsewhere, or is slow by its nature here: in the first cell of each mode, to be seen at all
-    "cpu": ["flashrnn", "torchrl", "xma", "haste"],
+ONCE = {  # what is at home elsewhere, or takes long to compile: in the first cell of each mode
+    "cpu": ["torch-compile", "flashrnn", "torchrl", "xma", "haste"],
     "cuda": ["xma", "haste"],
 }
 

@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 from grucore import backend as backends
 from grucore import ops, resets
 from grucore.errors import InputError, check_probability
-from grucore.kernels import reference, variants
+from grucore.kernels import bptt, reference, variants
 from grucore.kernels.reference import Gates
 from grucore.kernels.variants import ACTIVATIONS, Variant
 from grucore.sequence import Flags, flags
@@ -192,6 +192,11 @@ def gru_cell(
     if backend == "triton" or input.device.type != "cpu":
         steps, states = input.reshape(1, -1, input.shape[-1]), hx.reshape(1, -1, hx.shape[-1])
         return gru(steps, states, [weights], **options)[1].view(hx.shape)
+    # Without gradients memory is used again, which has no rule in torch.func; 16-bit types and autocast have their own.
+    unused = not (torch.is_grad_enabled() and any(t.requires_grad for t in (input, hx, *weights)))
+    plain = input.dtype is hx.dtype in (torch.float32, torch.float64) and _autocast_dtype(input.device) is None
+    if unused and plain and reset_after and input.dim() == 2 and not transformed():
+        return bptt.gru_step(input, hx, w_ih, w_hh, b_ih, b_hh)
     return reference.gru_update(reference.gru_gates(linear(input, w_ih, b_ih), hx, w_hh, b_hh, reset_after), hx)
 
 

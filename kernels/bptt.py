@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from .gemm import Weight, add_outer
 from .schedule import CHUNK_ROWS, Schedule
@@ -148,6 +149,14 @@ class _ResetBefore:
         add_outer(dw_hh_t[:, 2 * hidden_size :], a_n, r * h)
         db_hh += dg.sum(0)
         return dg
+
+
+def gru_step(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor:
+    """The state (B, H) after one step, reset-after form, from x (B, I) and h (B, H); no gradient is kept."""
+    gx_rz, gx_n = _rz_and_n(linear(x, w_ih, b_ih))
+    gh_rz, gh_n = _rz_and_n(linear(h, w_hh, b_hh))
+    r, z = gh_rz.add_(gx_rz).sigmoid_().chunk(2, 1)
+    return torch.lerp(_tanh_(gx_n.addcmul_(r, gh_n)), h, z)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

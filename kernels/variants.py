@@ -50,6 +50,8 @@ class Variant(NamedTuple):
     def name(self) -> str:
         """What acts, in the names of `GRU`'s arguments; "" where nothing does."""
         defaults = Variant(training=self.training)
+        if self == defaults:
+            return ""
         if not self.training:
             self = self._replace(recurrent_dropout=0.0)  # its expectation is to do nothing
         return " and ".join(f for f, v, d in zip(self._fields, self, defaults, strict=True) if v != d)

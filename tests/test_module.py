@@ -3,6 +3,7 @@
 import copy
 import inspect
 import io
+import itertools
 import pickle
 import re
 import warnings
@@ -247,11 +248,29 @@ def test_cell_equals_nn_gru_cell(bias):
     assert list(ours.state_dict()) == list(theirs.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
     x, h = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
-    for args in ((x, h), (x,), (x[0], h[0]), (x[0],)):
-        assert_near("output", ours(*args), theirs(*args))
+    for grad, args in itertools.product((True, False), ((x, h), (x,), (x[0], h[0]), (x[0],))):
+        with torch.set_grad_enabled(grad):
+            assert_near("output", ours(*args), theirs(*args))
     grads, grads_want = (torch.autograd.grad(m(x, h).square().sum(), list(m.parameters())) for m in (ours, theirs))
     for got, want in zip(grads, grads_want, strict=True):
         assert_near("dw", got, want)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@torch.no_grad()
+def test_a_step_without_gradients_leaves_its_inputs_and_bends_to_its_surroundings():
+    """Memory is used again there: not the caller's, and not under torch.func or autocast."""
+    cell, x, h = GRUCell(3, 4), torch.randn(5, 2, 3), torch.randn(2, 4)
+    args = (x.clone(), h.clone(), {name: p.clone() for name, p in cell.named_parameters()})
+    want = torch.stack([cell(x_t, h) for x_t in x])
+    wide = GRUCell(3, 1500)  # from 2048 elements on tanh is made of sigmoid
+    assert_near("output", wide(x[0]), nn.GRUCell.forward(wide, x[0]))
+    assert torch.equal(args[0], x) and torch.equal(args[1], h)
+    assert all(torch.equal(args[2][name], p) for name, p in cell.named_parameters())
+    torch.testing.assert_close(torch.func.vmap(cell, in_dims=(0, None))(x, h), want)
+    torch.testing.assert_close(torch.func.jvp(lambda x: cell(x, h), (x[0],), (x[0],))[0], want[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(cell(x[0], h).float(), want[0], atol=2e-2, rtol=0)
 
 
 def test_functional_forms_are_the_layers():
