@@ -237,7 +237,7 @@ def cpu_summary(rows: list[dict[str, str]]) -> str:
 
 def imdb_summary(folder: Path) -> str:
     """The README's table of IMDB runs, from the example's results."""
-    lines = ["| preset | layer | test accuracy | from epoch | on | file |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = []
     for file in sorted(folder.glob("*.json")):
         run = json.loads(file.read_text())
         config, summary = run["config"], run["summary"]
@@ -249,9 +249,11 @@ def imdb_summary(folder: Path) -> str:
             cells.append(f"{' or '.join(map(str, best))} of {config['epochs']}")
         else:
             cells.append(f"{summary['best_epoch']} of {summary['epochs']}")
-        cells.append(summary["device"])
-        lines.append(f"| {' | '.join(cells)} | [{file.name}](examples/imdb/results/{file.name}) |")
-    return "\n".join(lines)
+        alone = [summary.get(f"test_accuracy_{path}") for path in ("gru", "ngrams")]
+        cells += [*("-" if accuracy is None else f"{accuracy:.4f}" for accuracy in alone), summary["device"]]
+        lines.append([*cells, f"[{file.name}](examples/imdb/results/{file.name})"])
+    titles = ["preset", "layer", "test accuracy", "from epoch", "GRU alone", "n-grams alone", "on", "file"]
+    return "\n".join(table(titles, lines))
 
 
 def with_block(page: str, name: str, block: str) -> str:
