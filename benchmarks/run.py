@@ -65,7 +65,7 @@ DEFAULTS = {
     "cuda": ["grucore-triton", "torch", "torch-compile", "torch-lstm", "products", "flashrnn", "torchrl"],
 }
 OWN_THREADS = ("onnxruntime", "keras")
-ONCE = {  # what is at home elsewhere, or takes long to compile: in the first cell of each mode
+ONCE = {  # what is at home elsewhere, or takes long to compile: in the first cell of each mode but memory
     "cpu": ["torch-compile", "flashrnn", "torchrl", "xma", "haste"],
     "cuda": ["xma", "haste"],
 }
@@ -182,7 +182,8 @@ def main() -> None:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for mode, case in work[index - 1 :: parts]:
-            names = given.providers or DEFAULTS[given.device] + ONCE[given.device] * (mode not in seen)
+            once = ONCE[given.device] if mode not in (*seen, "memory") else []
+            names = given.providers or DEFAULTS[given.device] + once
             seen.add(mode)
             if mode in ("first", "memory"):
                 rows = fresh(mode, case, names, given.device)

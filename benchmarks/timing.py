@@ -11,21 +11,21 @@ from typing import TypeVar
 import torch
 
 Name = TypeVar("Name", bound=Hashable)
-SECONDS = {"cpu": 1.5, "cuda": 6.0}  # of a case, all its runs together: then no round begins, once there were three
+SECONDS = {"cpu": 1.0, "cuda": 6.0}  # of a case, all its runs together: then no round begins, once there were three
 FLUSH_BYTES = 2**28  # more than any L2 cache: what a run left there does not help the next one
 
 
 def timed(runs: Mapping[Name, Callable[[], object]], rounds: int, device: str = "cpu") -> dict[Name, list[float]]:
-    """Milliseconds of each run in each of at most `rounds` rounds, after two rounds of warming up."""
+    """Milliseconds of each run in each of at most `rounds` rounds, after a round of warming up."""
     samples: dict[Name, list[float]] = {name: [] for name in runs}
     begin = time.perf_counter()
     flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda") if device == "cuda" else None
-    for i in range(rounds + 2):
-        if i >= 5 and time.perf_counter() - begin > SECONDS[device]:
+    for i in range(rounds + 1):
+        if i > 3 and time.perf_counter() - begin > SECONDS[device]:
             break
         for name, run in runs.items():
             elapsed = _milliseconds(run) if flush is None else _milliseconds_on_gpu(run, flush)
-            if i >= 2:
+            if i > 0:
                 samples[name].append(elapsed)
     return samples
 
