@@ -239,8 +239,9 @@ def test_patience_stops_early(data, tmp_path):
 
 
 def test_the_sample_is_learned(tmp_path):
-    """The whole road with the flags that `make imdb` gives."""
-    flags = ["--data", "sample", "--dropout", 0.2, "--epochs", 8, "--device", "cpu"]
+    """The whole road that `make imdb` goes, with a smaller layer and larger steps: a quarter of the time."""
+    flags = ["--data", "sample", "--dropout", 0.2, "--epochs", 5, "--device", "cpu"]
+    flags += ["--embedding-size", 64, "--hidden-size", 64, "--learning-rate", 4e-3]
     result = imdb.run("train.py", *flags, "--output", tmp_path / "run")
     assert result.returncode == 0, result.stderr
     assert "synthetic" in result.stdout

@@ -3,14 +3,13 @@
 import pytest
 import torch
 from grucore.kernels.reference import gru_layers
-from oracle import compare, to_oracle
+from oracle import assert_near, compare, to_oracle
 
 from grucore import GRU
 
 BEYOND = 66_000  # 65,535 is the largest y or z axis of a CUDA grid, and cuDNN's T
 
 SIZES = {  # T, B, I, H, layers, two-way
-    "T": (BEYOND, 1, 2, 3, 1, False),
     "B": (2, BEYOND, 2, 3, 1, True),
     "I": (2, 1, BEYOND, 1, 1, False),
     "layers": (2, 1, 2, 3, 40, False),
@@ -24,6 +23,25 @@ def test_equals_nn_gru(size):
     layer = GRU(I, H, layers, bidirectional=two_way, dtype=torch.float64)
     x, hx = torch.randn(T, B, I, dtype=torch.float64), torch.randn(layers * (1 + two_way), B, H, dtype=torch.float64)
     compare(layer, to_oracle(layer), x, hx)
+
+
+def test_long_sequences():
+    """Gradients of the last steps; nn.GRU begins 500 steps before the end, from its own state there: what is earlier
+    has been forgotten.
+    """
+    layer, cut = GRU(2, 3, dtype=torch.float64), BEYOND - 500
+    oracle, x = to_oracle(layer), torch.randn(BEYOND, 1, 2, dtype=torch.float64, requires_grad=True)
+    with torch.no_grad():
+        want, h_cut = oracle(x[:cut])
+    y, h_n = layer(x)
+    y_want, h_want = oracle(x[cut:], h_cut)
+    assert_near("output", y, torch.cat([want, y_want]))
+    assert_near("output", h_n, h_want)
+    dy = torch.randn(100, 1, 3, dtype=torch.float64)
+    got = torch.autograd.grad(y[-100:], [x, *layer.parameters()], dy)
+    for a, b in zip(got, torch.autograd.grad(y_want[-100:], [x, *oracle.parameters()], dy), strict=True):
+        assert_near("dx", a, b)
+    assert got[0][-500].abs().max() < 1e-20
 
 
 @pytest.mark.parametrize("kind", ["lengths", "mask", "reset"])
