@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import torch
+
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "imdb"
 sys.path.insert(0, str(EXAMPLE))
@@ -17,8 +19,8 @@ BEST = ["--preset", "best", "--ngrams", 500, "--batch-size", 20, "--epochs", 2]
 
 
 def environment() -> dict[str, str]:
-    """The environment of a script: the checkout importable, two threads at most between all tests."""
-    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    """The environment of a script: the checkout importable, as many threads as here, so that sums round alike."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
 def run(script: str, *arguments: object, **options) -> subprocess.CompletedProcess:
