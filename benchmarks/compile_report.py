@@ -141,9 +141,9 @@ def main() -> None:
         kernel = KERNELS[row["recurrence"], bool(row["block_j"])]
         # float16 differs from bfloat16 in a type alone: without flags is enough. So is one dtype off sm_90, whose loop
         # the budget is for, and the kernel with flags there, which holds more in registers.
-        dtypes, has_flags = DTYPES[row["kind"]], "HAS_FLAGS" in kernel.arg_names
-        wanted = [(dtypes[0], flags) for flags in {False, has_flags}] + [(dtype, False) for dtype in dtypes[1:]]
-        for dtype, flags in wanted if options.arch == 90 else [(dtypes[0], has_flags)]:
+        (first, *others), has_flags = DTYPES[row["kind"]], "HAS_FLAGS" in kernel.arg_names
+        wanted = [(first, False), *[(first, True)] * has_flags, *((dtype, False) for dtype in others)]
+        for dtype, flags in wanted if options.arch == 90 else [(first, has_flags)]:
             result = compiled(kernel, dtype, row, flags, options.arch)
             results.append(result)
             wrong += faults(result, row, budget)

@@ -43,7 +43,7 @@ class Processes:
         """The model with gradients averaged over processes, if there are several."""
         if self.count == 1:
             return model
-        # Buffers (the n-grams' table) are the same everywhere and never change.
+        # Buffers (the n-grams' table and share) are the same everywhere without that.
         return DistributedDataParallel(model, broadcast_buffers=False)
 
     def sum(self, values: torch.Tensor) -> list[float]:
