@@ -13,19 +13,6 @@ from run_folder import RunError
 from vocabularies import learn
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    imdb.write_parquet(folder, train=120, test=40)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def best(data, tmp_path_factory):
-    """A whole run of `best`."""
-    return imdb.train_here(tmp_path_factory.mktemp("runs") / "best", "--data", data, *imdb.BEST)
-
-
 def test_predict(best):
     texts = ["i found this film wonderful .", "a", "the novel was dull . i found this film awful ."]
     result = imdb.run("predict.py", "--checkpoint", best, *texts)

@@ -3,7 +3,6 @@
 import copy
 import inspect
 import io
-import itertools
 import pickle
 import re
 import warnings
@@ -211,24 +210,6 @@ def test_final_state_is_what_nn_gru_ends_a_packed_sequence_with(bidirectional):
         layer.final_state(torch.zeros(7, 3, 4))
 
 
-@pytest.mark.parametrize("num_layers", [1, 3])
-@pytest.mark.parametrize("reset_after", [True, False], ids=["reset-after", "reset-before"])
-def test_steps_equal_the_whole_sequence(num_layers, reset_after):
-    layer = GRU(3, 4, num_layers=num_layers, reset_after=reset_after, dtype=torch.float64)
-    x, hx = torch.randn(7, 2, 3, dtype=torch.float64), torch.randn(num_layers, 2, 4, dtype=torch.float64)
-    y, h_n = layer(x, hx)
-    outputs, h = [], hx
-    for x_t in x:
-        y_t, h = layer.step(x_t, h)
-        outputs.append(y_t)
-    torch.testing.assert_close(torch.stack(outputs), y)
-    torch.testing.assert_close(h, h_n)
-    y_row, h_row = layer.step(x[0, 0], hx[:, 0])
-    torch.testing.assert_close(y_row, outputs[0][0])
-    assert h_row.shape == (num_layers, 4)
-    torch.testing.assert_close(layer.step(x[0])[0], layer(x[:1])[0][0])
-
-
 def test_chunks_of_time_equal_the_whole_sequence():
     layer, x = GRU(3, 4, num_layers=2), torch.randn(20, 2, 3)
     whole, h_n = layer(x)
@@ -236,41 +217,6 @@ def test_chunks_of_time_equal_the_whole_sequence():
     second, h = layer(x[13:], h)
     torch.testing.assert_close(torch.cat([first, second]), whole)
     torch.testing.assert_close(h, h_n)
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_cell_equals_nn_gru_cell(bias):
-    torch.manual_seed(3)
-    ours = GRUCell(3, 4, bias=bias, dtype=torch.float64)
-    torch.manual_seed(3)
-    theirs = nn.GRUCell(3, 4, bias=bias, dtype=torch.float64)
-    assert repr(ours) == repr(theirs)
-    assert list(ours.state_dict()) == list(theirs.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
-    x, h = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
-    for grad, args in itertools.product((True, False), ((x, h), (x,), (x[0], h[0]), (x[0],))):
-        with torch.set_grad_enabled(grad):
-            assert_near("output", ours(*args), theirs(*args))
-    grads, grads_want = (torch.autograd.grad(m(x, h).square().sum(), list(m.parameters())) for m in (ours, theirs))
-    for got, want in zip(grads, grads_want, strict=True):
-        assert_near("dw", got, want)
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-@torch.no_grad()
-def test_a_step_without_gradients_leaves_its_inputs_and_bends_to_its_surroundings():
-    """Memory is used again there: not the caller's, and not under torch.func or autocast."""
-    cell, x, h = GRUCell(3, 4), torch.randn(5, 2, 3), torch.randn(2, 4)
-    args = (x.clone(), h.clone(), {name: p.clone() for name, p in cell.named_parameters()})
-    want = torch.stack([cell(x_t, h) for x_t in x])
-    wide = GRUCell(3, 1500)  # from 2048 elements on tanh is made of sigmoid
-    assert_near("output", wide(x[0]), nn.GRUCell.forward(wide, x[0]))
-    assert torch.equal(args[0], x) and torch.equal(args[1], h)
-    assert all(torch.equal(args[2][name], p) for name, p in cell.named_parameters())
-    torch.testing.assert_close(torch.func.vmap(cell, in_dims=(0, None))(x, h), want)
-    torch.testing.assert_close(torch.func.jvp(lambda x: cell(x, h), (x[0],), (x[0],))[0], want[0])
-    with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(cell(x[0], h).float(), want[0], atol=2e-2, rtol=0)
 
 
 def test_functional_forms_are_the_layers():
