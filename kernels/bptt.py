@@ -2,12 +2,15 @@
 
 Forward, for a chunk of time at once gx = x W_ih^T + b_ih, then a step at a time
 
-    gh = h W_hh^T + b_hh;   r, z = sigmoid(gx_rz + gh_rz);   n = tanh(gx_n + r gh_n);   h' = lerp(n, h, z)
+    gh = h W_hh^T + b_hh;   r, z = sigmoid(gx_rz + gh_rz);   n = tanh(gx_n + r gh_n);   h' = (1 - z) n + z h
 
 Backward, chunks from the end. With all states known, the gates of a chunk come again from two products, and so do the
 local derivatives of the new state with respect to the pre-activations, for all its steps at once (reset-after form):
 
     a_n = (1 - z) (1 - n^2)      a_z = (h - n) z (1 - z)      a_r = a_n gh_n r (1 - r)
+
+1 - s of a sigmoid s(u) is computed as sigmoid(-u), and 1 - n^2 as 1 / cosh^2(u): as differences they would lose their
+digits where a gate is nearly open or n nearly 1.
 
 In sequence remain  dg = (a_r, a_z, a_n r) dh'  and  dh = z dh' + dg W_hh. The gradient of each weight is one product a
 chunk, added in a fixed order. Nothing but x, h0 and y is kept for backward.
@@ -27,9 +30,6 @@ from torch.nn.functional import linear
 from .gemm import Weight, add_outer
 from .schedule import CHUNK_ROWS, Schedule
 
-_sigmoid_backward = torch.ops.aten.sigmoid_backward  # (d, s) -> d s (1 - s)
-_tanh_backward = torch.ops.aten.tanh_backward  # (d, n) -> d (1 - n^2)
-
 
 def _rz_and_n(g: Tensor) -> Sequence[Tensor]:
     """(M, 3H) as its gates r and z together, (M, 2H), and n, (M, H)."""
@@ -37,12 +37,14 @@ def _rz_and_n(g: Tensor) -> Sequence[Tensor]:
     return torch.split_with_sizes(g, [2 * hidden_size, hidden_size], 1)
 
 
-def _tanh_(u: Tensor) -> Tensor:
-    """tanh in place; from 2048 elements on as 2 sigmoid(2 u) - 1.
+def _updated(u_n: Tensor, z: Tensor, not_z: Tensor, h: Tensor, out: Tensor | None = None) -> Tensor:
+    """h' = (1 - z) tanh(u_n) + z h; overwrites u_n."""
+    return torch.addcmul(u_n.tanh_().mul_(not_z), z, h, out=out)
 
-    torch.tanh on CPU is MKL's: 4 to 9 times as slow as torch.sigmoid, which was a tenth of a step at B = 64, H = 256.
-    """
-    return u.tanh_() if u.numel() < 2048 else u.mul_(2).sigmoid_().mul_(2).sub_(1)
+
+def _gates_and_complements(u_rz: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """r, z, 1 - r and 1 - z, each (M, H), out of (M, 2H)."""
+    return *u_rz.sigmoid().chunk(2, 1), *u_rz.neg().sigmoid_().chunk(2, 1)
 
 
 class _ResetAfter:
@@ -58,27 +60,26 @@ class _ResetAfter:
         gh_rz, gh_n = _rz_and_n(gh)
         return gh, gh_rz, *gh_rz.chunk(2, 1), gh_n
 
-    def gates(self, h: Tensor, gx_rz: Tensor, gx_n: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """r, z, n and gh_n; n takes the memory of gx_n."""
+    def step(self, h: Tensor, gx_rz: Tensor, gx_n: Tensor, out: Tensor) -> Tensor:
+        """The next state, written to out; overwrites gx_n."""
         gh = self.w_hh.apply(h, self.b_hh, out=self.gh_parts[0])
         if gh is not self.gh_parts[0]:
             self.gh_parts = self._parts(gh)
-        _, gh_rz, r, z, gh_n = self.gh_parts
-        gh_rz.add_(gx_rz).sigmoid_()
-        return r, z, _tanh_(gx_n.addcmul_(r, gh_n)), gh_n
-
-    def step(self, h: Tensor, gx_rz: Tensor, gx_n: Tensor, out: Tensor) -> Tensor:
-        """The next state, written to out; overwrites gx_n."""
-        _, z, n, _ = self.gates(h, gx_rz, gx_n)
-        return torch.lerp(n, h, z, out=out)
+        _, rz, r, z, gh_n = self.gh_parts
+        rz.add_(gx_rz)
+        not_z = z.neg().sigmoid_()
+        rz.sigmoid_()
+        return _updated(gx_n.addcmul_(r, gh_n), z, not_z, h, out)
 
     def linearise(self, h: Tensor, gx: Tensor) -> tuple[Tensor, ...]:
         """For M steps at once: a = (a_r, a_z, a_n r) of shape (M, 3, H), a_n and z of shape (M, H); overwrites gx."""
-        r, z, n, gh_n = self.gates(h, *_rz_and_n(gx))
-        a_n = _tanh_backward(1 - z, n)
+        gx_rz, u_n = _rz_and_n(gx)
+        gh_rz, gh_n = _rz_and_n(self.w_hh.apply(h, self.b_hh))
+        r, z, not_r, not_z = _gates_and_complements(gh_rz.add_(gx_rz))
+        a_n = not_z / u_n.addcmul_(r, gh_n).cosh().square_()
         a = gx.unflatten(1, (3, -1))
-        a[:, 1] = _sigmoid_backward(h - n, z)
-        a[:, 0] = _sigmoid_backward(a_n * gh_n, r)
+        torch.sub(h, u_n.tanh(), out=a[:, 1]).mul_(z).mul_(not_z)
+        torch.mul(a_n, gh_n, out=a[:, 0]).mul_(r).mul_(not_r)
         torch.mul(a_n, r, out=a[:, 2])
         return a, a_n, z
 
@@ -112,23 +113,22 @@ class _ResetBefore:
         if backward_rows is not None:
             self.w_rz_t, self.w_n_t = Weight(w_rz.t(), backward_rows), Weight(w_n.t(), backward_rows)
 
-    def gates(self, h: Tensor, gx_rz: Tensor, gx_n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """r, z and n; n takes the memory of gx_n."""
-        r, z = self.w_rz.apply(h, self.b_rz).add_(gx_rz).sigmoid_().chunk(2, 1)
-        return r, z, _tanh_(gx_n.add_(self.w_n.apply(r * h, self.b_n)))
-
     def step(self, h: Tensor, gx_rz: Tensor, gx_n: Tensor, out: Tensor) -> Tensor:
         """The next state, written to out; overwrites gx_n."""
-        _, z, n = self.gates(h, gx_rz, gx_n)
-        return torch.lerp(n, h, z, out=out)
+        rz = self.w_rz.apply(h, self.b_rz).add_(gx_rz)
+        r, z = rz.chunk(2, 1)
+        not_z = z.neg().sigmoid_()
+        rz.sigmoid_()
+        return _updated(gx_n.add_(self.w_n.apply(r * h, self.b_n)), z, not_z, h, out)
 
     def linearise(self, h: Tensor, gx: Tensor) -> tuple[Tensor, ...]:
         """For M steps at once: (h r (1 - r), a_z) of shape (M, 2, H), a_n, r and z of shape (M, H); overwrites gx."""
-        r, z, n = self.gates(h, *_rz_and_n(gx))
-        a_n = _tanh_backward(1 - z, n)
-        a = gx[:, : 2 * r.shape[1]].unflatten(1, (2, -1))
-        a[:, 0] = _sigmoid_backward(h, r)
-        a[:, 1] = _sigmoid_backward(h - n, z)
+        u_rz, u_n = _rz_and_n(gx)
+        r, z, not_r, not_z = _gates_and_complements(u_rz.add_(self.w_rz.apply(h, self.b_rz)))
+        a_n = not_z / u_n.add_(self.w_n.apply(r * h, self.b_n)).cosh().square_()
+        a = u_rz.unflatten(1, (2, -1))
+        torch.mul(h, r, out=a[:, 0]).mul_(not_r)
+        torch.sub(h, u_n.tanh(), out=a[:, 1]).mul_(z).mul_(not_z)
         return a, a_n, r, z
 
     def step_backward(self, dh: Tensor, a: Tensor, a_n: Tensor, r: Tensor, z: Tensor) -> Tensor:
@@ -154,9 +154,11 @@ class _ResetBefore:
 def gru_step(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor:
     """The state (B, H) after one step, reset-after form, from x (B, I) and h (B, H); no gradient is kept."""
     gx_rz, gx_n = _rz_and_n(linear(x, w_ih, b_ih))
-    gh_rz, gh_n = _rz_and_n(linear(h, w_hh, b_hh))
-    r, z = gh_rz.add_(gx_rz).sigmoid_().chunk(2, 1)
-    return torch.lerp(_tanh_(gx_n.addcmul_(r, gh_n)), h, z)
+    rz, gh_n = _rz_and_n(linear(h, w_hh, b_hh))
+    r, z = rz.add_(gx_rz).chunk(2, 1)
+    not_z = z.neg().sigmoid_()
+    rz.sigmoid_()
+    return _updated(gx_n.addcmul_(r, gh_n), z, not_z, h)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
