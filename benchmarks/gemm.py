@@ -24,12 +24,10 @@ from benchmarks.timing import timed
 
 def forced(w: torch.Tensor, rows: int, onednn: bool) -> Weight:
     """A weight on the path that is asked for, whatever its size."""
-    weight = Weight(w[:0], rows)
+    weight = Weight(w, rows)
     weight.onednn = onednn
     if onednn:
         weight.w = torch.ops.mkldnn._reorder_linear_weight(w, rows)
-    else:
-        weight.w_t = w.t()
     return weight
 
 
