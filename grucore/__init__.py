@@ -47,7 +47,9 @@ To run elsewhere: `grucore.convert` for ONNX, Keras and Flax, and `to_torch` for
 quantisation does. With Opacus: `grucore.opacus`.
 """
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -63,3 +65,10 @@ from grucore.module import GRU
 from grucore.truncated import truncated_bptt
 
 __all__ = ["GRU", "GRUCell", "Gates", "InputError", "gru", "gru_cell", "truncated_bptt"]
+
+
+def __getattr__(name: str) -> Any:
+    """`grucore.convert`, imported when it is first used."""
+    if name == "convert":
+        return import_module("grucore.convert")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

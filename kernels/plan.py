@@ -8,7 +8,7 @@ a GPU and writes the table. Nothing in it was timed yet.
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from importlib.resources import files
 from typing import NamedTuple
 
 import torch
@@ -38,7 +38,7 @@ class Device(NamedTuple):
 H100 = Device(90, 132, 232_448)
 
 # The rows of plans.json. max_hidden and max_batch are None where there is no limit.
-TABLE: list[dict] = json.loads((Path(__file__).parent / "plans.json").read_text())
+TABLE: list[dict] = json.loads((files(__package__) / "plans.json").read_text())
 
 
 def kind(dtype: torch.dtype, precision: str) -> str:
