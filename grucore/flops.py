@@ -1,0 +1,52 @@
+"""What torch.utils.flop_counter counts for our operators: the products of the equations, as it counts for torch.nn.GRU.
+
+Gates that backward computes again are not counted.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+
+def register() -> None:
+    """Tells the counter of our operators, if it was imported; without it that would take a quarter of a second.
+
+    A counter that counts already has a list of its own, made when it was: that is told too.
+    """
+    counting = sys.modules.get("torch.utils.flop_counter")
+    if counting is None:
+        return
+    if torch.ops.grucore.gru_layer not in counting.flop_registry:
+        counting.register_flop_formula(torch.ops.grucore.gru_layer, get_raw=True)(_forward)
+        counting.register_flop_formula(torch.ops.grucore.gru_layer_backward, get_raw=True)(_backward)
+    for mode in _get_current_dispatch_mode_stack():
+        if isinstance(counter := getattr(mode, "counter", None), counting.FlopCounterMode):
+            ours = (torch.ops.grucore.gru_layer, torch.ops.grucore.gru_layer_backward)
+            counter.flop_registry |= {operator: counting.flop_registry[operator] for operator in ours}
+
+
+def _steps(x: Tensor, real: Tensor | None) -> tuple[int, int]:
+    """How many steps are real, and how many of them are the first of their row; all, where the flags have no values."""
+    steps, batch, _ = x.shape
+    if real is None or real.is_meta or isinstance(real, FakeTensor):
+        return steps * batch, batch if steps else 0
+    return int(real.sum()), int(real.any(0).sum())
+
+
+def _forward(*arguments: Any, out_val: Any = None) -> int:
+    x, _h0, w_ih, w_hh, _b_ih, _b_hh, real, *_ = arguments
+    steps, _first = _steps(x, real)
+    return 2 * steps * (w_ih.numel() + w_hh.numel())
+
+
+def _backward(*arguments: Any, out_val: Any = None) -> int:
+    _dy, _dh_n, x, h0, _y, w_ih, w_hh, _b_ih, _b_hh, real, *_, need_dx = arguments
+    steps, first = _steps(x, real)
+    chained = steps if h0.requires_grad else steps - first  # steps that pass a gradient on to the state before
+    return 2 * (steps * (1 + need_dx) * w_ih.numel() + (steps + chained) * w_hh.numel())
