@@ -1,0 +1,107 @@
+"""Whole models: every GRU and GRUCell of torch.nn inside one becomes ours, in place, and back again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from grucore import backend as backends
+from grucore import copies
+from grucore.cell import GRUCell
+from grucore.module import GRU
+
+_OURS: dict[type, type] = {copies.TorchGRU: GRU, copies.TorchGRUCell: GRUCell}
+_THEIRS: dict[type, type] = {ours: theirs for theirs, ours in _OURS.items()}
+
+
+def replace_torch(model: nn.Module, *, backend: str = "auto") -> list[str]:
+    """Turns every torch.nn.GRU and torch.nn.GRUCell inside a model into a grucore layer, in place.
+
+    Each stays the object that it is, with its parameters, hooks, parametrisations and mode, so that optimizers, tied
+    weights and other references to it go on working. Subclasses are left as they are: their own code would be lost.
+
+    Args:
+        model: any module, or such a layer itself.
+        backend: of the new layers, see `GRU`.
+
+    Returns:
+        The names of what was replaced, as `named_modules` has them ("" for the model itself); a shared layer once.
+
+    Raises:
+        TypeError: model is not a module.
+        ValueError: an unknown backend. Nothing is changed then.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.GRU(3, 4))
+        >>> replace_torch(model)
+        ['1']
+        >>> model
+        Sequential(
+          (0): Linear(in_features=2, out_features=3, bias=True)
+          (1): GRU(3, 4)
+        )
+    """
+    backends.check(backend)
+    found = list(_found(model, _OURS))
+    for _, layer in found:
+        _become(layer, _OURS[_kind(layer)], backend=backend)
+    return [name for name, _ in found]
+
+
+def restore_torch(model: nn.Module) -> list[str]:
+    """Turns every `grucore.GRU` and `grucore.GRUCell` inside a model into torch.nn's, in place: `replace_torch` undone.
+
+    For tools that know torch.nn's layers only: torch.jit.script, torch.fx, quantisation, FLOP and parameter counters.
+
+    Args:
+        model: any module, or such a layer itself. Subclasses are left as they are.
+
+    Returns:
+        The names of what was replaced, as `named_modules` has them ("" for the model itself); a shared layer once.
+
+    Raises:
+        TypeError: model is not a module.
+        ValueError: a layer has an option that torch.nn does not have; the error names both. Nothing is changed then.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 3), GRU(3, 4))
+        >>> restore_torch(model), type(model[1])
+        (['1'], <class 'torch.nn.modules.rnn.GRU'>)
+    """
+    found = list(_found(model, _THEIRS))
+    for name, layer in found:
+        copies.check_equal_exists(layer, f"{name!r}" if name else "the model")
+    for _, layer in found:
+        _become(layer, _THEIRS[_kind(layer)])
+        if isinstance(layer, copies.TorchGRU):
+            layer._init_flat_weights()
+    return [name for name, _ in found]
+
+
+def _found(model: nn.Module, kinds: dict[type, type]) -> Iterator[tuple[str, nn.Module]]:
+    """The layers of those kinds by name, each once."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
+    return ((name, layer) for name, layer in model.named_modules() if _kind(layer) in kinds)
+
+
+def _kind(layer: nn.Module) -> type:
+    """A layer's class; a parametrised one has a subclass of its own, made by torch.nn.utils.parametrize."""
+    return type(layer).__bases__[0] if parametrize.is_parametrized(layer) else type(layer)
+
+
+def _become(layer: nn.Module, kind: type, **options: Any) -> None:
+    """Gives a layer another class, and that class' attributes for those of its own."""
+    state = vars(nn.Module()).keys()  # parameters, hooks, mode: these stay
+    before, after = (vars(copies.alike(layer, each, device="meta")) for each in (_kind(layer), kind))
+    for name in before.keys() - state:
+        vars(layer).pop(name, None)
+    vars(layer).update((name, value) for name, value in after.items() if name not in state)
+    vars(layer).update(options)
+    if parametrize.is_parametrized(layer):
+        own = {name: value for name, value in vars(type(layer)).items() if name not in ("__dict__", "__weakref__")}
+        kind = type(type(layer).__name__, (kind,), own)
+    layer.__class__ = kind
