@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from grucore import backend as backends
-from grucore.errors import InputError, check_size
-from grucore.functional import gru_cell
+from grucore import copies
+from grucore.errors import InputError, check_flag, check_size, differ
+from grucore.functional import check_tensor, gru_cell
 
 
 class GRUCell(nn.Module):
@@ -55,17 +56,15 @@ class GRUCell(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        check_size("input_size", input_size)
-        check_size("hidden_size", hidden_size)
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.bias = bias
-        self.reset_after = reset_after
+        self.input_size = check_size("input_size", input_size, least=0)
+        self.hidden_size = hidden_size = check_size("hidden_size", hidden_size, least=0)
+        self.bias = check_flag("bias", bias)
+        self.reset_after = check_flag("reset_after", reset_after)
         backends.resolve_precision(precision)
         self.precision = precision
         self.backend = backends.check(backend)
         gates = 3 * hidden_size
-        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (gates, input_size), "weight_hh": (gates, hidden_size)}
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (gates, self.input_size), "weight_hh": (gates, hidden_size)}
         shapes |= {"bias_ih": (gates,), "bias_hh": (gates,)} if bias else {}
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
             values = torch.empty(shapes[name], device=device, dtype=dtype) if name in shapes else None
@@ -74,7 +73,7 @@ class GRUCell(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draws every parameter from U(-1/sqrt(H), 1/sqrt(H)), in torch.nn.GRUCell's order."""
-        bound = 1 / math.sqrt(self.hidden_size)
+        bound = 1 / math.sqrt(self.hidden_size) if self.hidden_size else 0.0
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
@@ -91,17 +90,44 @@ class GRUCell(nn.Module):
         Raises:
             InputError: a size that does not fit.
         """
+        check_tensor("input", input)
         if input.dim() not in (1, 2):
             raise InputError(f"GRUCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
-        if input.shape[-1] != self.input_size:
+        if differ(input.shape[-1:], (self.input_size,)):
             raise InputError(f"GRUCell: input has {input.shape[-1]} features, expected input_size = {self.input_size}")
         expected = (*input.shape[:-1], self.hidden_size)
         if hx is None:
             hx = input.new_zeros(expected)
-        elif tuple(hx.shape) != expected:
+        check_tensor("hx", hx)
+        if differ(hx.shape, expected):
             raise InputError(f"GRUCell: Expected hidden to have shape {expected}, got {tuple(hx.shape)}")
         options: dict[str, Any] = {name: getattr(self, name) for name in ("reset_after", "precision", "backend")}
         return gru_cell(input, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, **options)
+
+    @classmethod
+    def from_torch(cls, module: nn.GRUCell, *, backend: str = "auto") -> GRUCell:
+        """A copy of a torch.nn.GRUCell: the same options, parameters, device, dtype and mode.
+
+        Raises:
+            TypeError: the module is not a torch.nn.GRUCell.
+
+        Example:
+            >>> GRUCell.from_torch(nn.GRUCell(3, 4, bias=False))
+            GRUCell(3, 4, bias=False)
+        """
+        return copies.from_torch(cls, copies.TorchGRUCell, module, backend)
+
+    def to_torch(self) -> nn.GRUCell:
+        """A copy as torch.nn.GRUCell: the same options, parameters, device, dtype and mode.
+
+        Raises:
+            ValueError: the cell has what torch.nn.GRUCell does not.
+
+        Example:
+            >>> type(GRUCell(3, 4).to_torch())
+            <class 'torch.nn.modules.rnn.GRUCell'>
+        """
+        return copies.to_torch(self)
 
     def extra_repr(self) -> str:
         """The arguments that differ from their defaults, as torch.nn.GRUCell prints them."""

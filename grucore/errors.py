@@ -1,6 +1,12 @@
 """The error for arguments of a wrong size, shape or value, and the checks that layers share."""
 
+from __future__ import annotations
+
 import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 
 
 class InputError(ValueError, RuntimeError):
@@ -10,27 +16,47 @@ class InputError(ValueError, RuntimeError):
     """
 
 
-def check_size(name: str, size: int) -> None:
-    """A layer's size is a positive int.
+def differ(sizes: Sequence[int], expected: Sequence[int]) -> bool:
+    """Whether sizes are not those expected. torch.jit.trace, which leaves sizes open, compares none."""
+    return not torch.jit.is_tracing() and tuple(sizes) != tuple(expected)
+
+
+def check_size(name: str, size: Any, least: int = 1) -> int:
+    """A layer's size as an int; NumPy integers are sizes too.
 
     Raises:
-        TypeError: it is no int.
-        ValueError: it is below 1.
+        TypeError: it is not an integer.
+        ValueError: it is below `least`.
     """
-    if not isinstance(size, int) or isinstance(size, bool):
+    if not isinstance(size, numbers.Integral) or isinstance(size, bool):
         raise TypeError(f"{name} should be of type int, got: {type(size).__name__}")
-    if size <= 0:
-        raise ValueError(f"{name} must be greater than zero, got {size}")
+    if size < least:
+        raise ValueError(f"{name} must be {'greater than zero' if least == 1 else f'at least {least}'}, got {size}")
+    return int(size)
 
 
-def check_probability(name: str, p: float) -> None:
-    """A probability is a number from 0 to 1.
+def check_flag(name: str, flag: Any) -> bool:
+    """A flag itself, where it is a bool.
 
     Raises:
-        InputError: it is not.
+        TypeError: it is anything else, such as "no", which is true.
     """
-    if isinstance(p, bool) or not isinstance(p, numbers.Number) or not 0 <= p <= 1:
-        raise InputError(
-            f"{name} should be a number in range [0, 1] representing the probability of an element being zeroed, "
-            f"got {p!r}"
-        )
+    if not isinstance(flag, bool):
+        raise TypeError(f"{name} should be of type bool, got: {type(flag)}")  # NumPy's bool has the same name
+    return flag
+
+
+def check_probability(name: str, p: Any, of: str = "an element being zeroed") -> float:
+    """A probability as a float.
+
+    Args:
+        name: the argument's.
+        p: a number from 0 to 1.
+        of: what happens with that probability.
+
+    Raises:
+        InputError: it is anything else.
+    """
+    if isinstance(p, bool) or not isinstance(p, numbers.Real) or not 0 <= float(p) <= 1:
+        raise InputError(f"{name} should be a number in range [0, 1] representing the probability of {of}, got {p!r}")
+    return float(p)

@@ -11,17 +11,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp import is_autocast_available
 from torch.nn.functional import dropout as apply_dropout
 from torch.nn.functional import linear
 
 from grucore import backend as backends
-from grucore import ops, resets
-from grucore.errors import InputError, check_probability
+from grucore import flops, ops, resets
+from grucore.errors import InputError, check_flag, check_probability, differ
 from grucore.kernels import bptt, reference, variants
 from grucore.kernels.reference import Gates
-from grucore.kernels.variants import ACTIVATIONS, Variant
+from grucore.kernels.variants import ACTIVATIONS, Variant, acting
 from grucore.sequence import Flags, flags
 from grucore.transforms import transformed
+
+# Asked once: before torch 2.12 torch.compile could not trace the question.
+_DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "maia", torch._C._get_privateuse1_backend_name())
+_AUTOCAST_DEVICES = [each for each in _DEVICES if is_autocast_available(each)]
 
 Weights = Sequence[Tensor]  # w_ih (3H, I), w_hh (3H, H) and, unless there are no biases, b_ih and b_hh (3H,)
 
@@ -104,6 +109,11 @@ def gru(
         >>> y.shape, h_n.shape, int(y[2:, 1].count_nonzero())
         (torch.Size([5, 2, 4]), torch.Size([1, 2, 4]), 0)
     """
+    flags_given = {"bidirectional": bidirectional, "training": training, "reset_after": reset_after}
+    flags_given |= {"return_gates": return_gates, "return_all_layers": return_all_layers}
+    for name, flag in flags_given.items():
+        check_flag(name, flag)
+    check_probability("dropout", dropout)
     directions = 2 if bidirectional else 1
     steps, batch, hidden_size = _check_sequence(input, hx, weights, directions)
     _check_reset_state(reset_state, reset, bidirectional, (len(weights), batch, hidden_size))
@@ -119,7 +129,10 @@ def gru(
     hx = x.new_zeros(len(weights), batch, hidden_size) if hx is None else hx.to(x.dtype)
     if reset_state is not None:
         x, hx, per_step = resets.doubled(x, hx, reset_state, per_step)
-    chosen = backends.choose(backend, x.device, x.dtype, hidden_size, reset_after, precision, variant.name)
+    _check_recordable(x, hx, *(w for group in weights for w in group))
+    by_steps = return_gates or transformed()
+    extras = beyond_the_recurrence(variant, return_gates)
+    chosen = backends.choose(backend, x.device, x.dtype, hidden_size, reset_after, precision, extras)
 
     h_n, gates, outputs = [], [], []
     for layer in range(len(weights) // directions):
@@ -127,13 +140,12 @@ def gru(
             x = apply_dropout(x, dropout, training=True)
         these = slice(layer * directions, (layer + 1) * directions)
         layer_weights = _stacked(weights[these], 4)
-        if variant.name:
+        if acting(variant):
             norms = _stacked([] if layer_norms is None else layer_norms[these], 2)
             x, h, layer_gates = variants.gru_layers(
                 x, hx[these], *layer_weights, *norms, *per_step, reset_after, variant
             )
         else:
-            by_steps = return_gates or transformed()
             x, h, layer_gates = _gru_layer(
                 x, hx[these], layer_weights, per_step, reset_after, precision, by_steps, chosen.name
             )
@@ -183,6 +195,8 @@ def gru_cell(
         >>> gru_cell(torch.ones(2, 3), torch.zeros(2, 4), torch.ones(12, 3), torch.ones(12, 4)).shape
         torch.Size([2, 4])
     """
+    check_tensor("input", input)
+    check_tensor("hx", hx)
     if (b_ih is None) != (b_hh is None):
         raise InputError("b_ih and b_hh must be given together or not at all")
     biases = [] if b_ih is None or b_hh is None else [b_ih, b_hh]
@@ -192,10 +206,12 @@ def gru_cell(
     if backend == "triton" or input.device.type != "cpu":
         steps, states = input.reshape(1, -1, input.shape[-1]), hx.reshape(1, -1, hx.shape[-1])
         return gru(steps, states, [weights], **options)[1].view(hx.shape)
+    _check_recordable(input, hx, *weights)
     # Without gradients memory is used again, which has no rule in torch.func; 16-bit types and autocast have their own.
+    # A trace holds for calls with gradients too.
     unused = not (torch.is_grad_enabled() and any(t.requires_grad for t in (input, hx, *weights)))
     plain = input.dtype is hx.dtype in (torch.float32, torch.float64) and _autocast_dtype(input.device) is None
-    if unused and plain and reset_after and input.dim() == 2 and not transformed():
+    if unused and plain and reset_after and input.dim() == 2 and not transformed() and not torch.jit.is_tracing():
         return bptt.gru_step(input, hx, w_ih, w_hh, b_ih, b_hh)
     return reference.gru_update(reference.gru_gates(linear(input, w_ih, b_ih), hx, w_hh, b_hh, reset_after), hx)
 
@@ -226,6 +242,8 @@ def _gru_layer(
     waits = backend == "reference" and x.device.type != "cpu" and per_step != Flags()
     if step_by_step or waits:
         return reference.gru_layers(*arguments)
+    if not torch.compiler.is_compiling():
+        flops.register()
     return *ops.gru_layer(*arguments, precision, backend), None
 
 
@@ -238,6 +256,7 @@ def _check_sequence(
         InputError: a size that does not fit.
         TypeError: a dtype that does not fit.
     """
+    check_tensor("input", input)
     if input.dim() != 3:
         raise InputError(f"input must have 3 dimensions (T, B, I), got {input.dim()}: {tuple(input.shape)}")
     if not weights or len(weights) % directions:
@@ -250,6 +269,7 @@ def _check_sequence(
     for name, tensor in (("input", input), ("hx", hx)):
         if tensor is None:
             continue
+        check_tensor(name, tensor)
         differs = tensor.dtype != dtype if name == "input" else not tensor.is_floating_point()
         if differs and _autocast_dtype(device) is None:
             raise InputError(
@@ -262,7 +282,7 @@ def _check_sequence(
                 f"Move it: {name}.to({str(device)!r}), or move the model: model.to({str(tensor.device)!r})"
             )
     expected = (len(weights), batch, hidden_size)
-    if hx is not None and tuple(hx.shape) != expected:
+    if hx is not None and differ(hx.shape, expected):
         raise InputError(
             f"Expected hidden size {expected}, got {list(hx.shape)}: "
             "hx is (num_layers * directions, batch, hidden_size)"
@@ -270,23 +290,52 @@ def _check_sequence(
     return steps, batch, hidden_size
 
 
+def check_tensor(name: str, tensor: Any) -> None:
+    """Raises a TypeError for what is not a tensor."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")
+
+
+def beyond_the_recurrence(variant: Variant, return_gates: bool) -> str:
+    """What a call wants that only PyTorch's own operators have, as an error names it; "" where that is nothing."""
+    wanted = [names] if (names := acting(variant)) else []
+    if return_gates:
+        wanted.append("return_gates")
+    if transformed():
+        wanted.append("rule for torch.func and forward-mode differentiation")
+    return " and ".join(wanted)
+
+
+def _check_recordable(*tensors: Tensor) -> None:
+    """Raises where gradients are wanted of inference tensors: no operator would see them, and none would come."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        return
+    if any(t.requires_grad and t.is_inference() for t in tensors):
+        raise InputError(
+            "Inference tensors cannot be saved for backward: weights or input that require a gradient were made, "
+            "copied, cast or loaded inside torch.inference_mode(). Do that outside, or clone them; where no gradient "
+            "is wanted, call under torch.no_grad()"
+        )
+
+
 def _check_reset_state(
     reset_state: Tensor | None, reset: Tensor | None, bidirectional: bool, shape: tuple[int, int, int]
 ) -> None:
     if reset_state is None:
         return
+    check_tensor("reset_state", reset_state)
     if reset is None:
         raise InputError("reset_state is where resets go: give reset too")
     if bidirectional:
         raise InputError("reset_state needs one direction: in reverse a batch does not carry its state on")
-    if tuple(reset_state.shape) != shape:
+    if differ(reset_state.shape, shape):
         raise InputError(f"Expected reset_state of shape {shape}, as hx, got {tuple(reset_state.shape)}")
 
 
 def check_variant(variant: Variant, reset_after: bool) -> None:
     """Raises an InputError for a probability or name that does not fit, or parts that do not go together."""
-    for name in ("recurrent_dropout", "zoneout"):
-        check_probability(name, getattr(variant, name))
+    check_probability("recurrent_dropout", variant.recurrent_dropout, "a unit being dropped from the products with h")
+    check_probability("zoneout", variant.zoneout, "a unit keeping its state in a step")
     for name in ("activation", "recurrent_activation"):
         if getattr(variant, name) not in ACTIVATIONS:
             known = ", ".join(map(repr, ACTIVATIONS))
@@ -305,17 +354,22 @@ def _check_gains(layer_norms: Sequence[tuple[Tensor, Tensor]], weights: Sequence
 
 def _autocast_dtype(device: torch.device) -> torch.dtype | None:
     """The dtype of torch.autocast on this device, None where it is off."""
-    on = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    on = device.type in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device.type)
     return torch.get_autocast_dtype(device.type) if on else None
 
 
 def _check_weights(weights: Weights, input_size: int, hidden_size: int) -> None:
     if len(weights) not in (2, 4):
         raise InputError(f"weights must be (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh), got {len(weights)} tensors")
+    if any(type(w).__name__ == "ExpandedWeight" for w in weights):
+        raise InputError(
+            "torch.nn.utils' call_for_per_sample_grads (ExpandedWeights, Opacus' grad_sample_mode='ew') only knows "
+            "torch.nn's layers: vmap(grad(...)) of torch.func gives these gradients, and so does grucore.opacus"
+        )
     gates, w_ih = 3 * hidden_size, weights[0]
     shapes = (("w_ih", (gates, input_size)), ("w_hh", (gates, hidden_size)), ("b_ih", (gates,)), ("b_hh", (gates,)))
-    for (name, expected), tensor in zip(shapes, weights, strict=False):
-        if tuple(tensor.shape) != expected:
+    for (name, expected), tensor in zip(shapes[: len(weights)], weights, strict=True):
+        if differ(tensor.shape, expected):
             raise InputError(f"{name} must have shape {expected}, got {tuple(tensor.shape)}")
         if tensor.device != w_ih.device or (tensor.dtype != w_ih.dtype and _autocast_dtype(w_ih.device) is None):
             raise InputError(

@@ -12,10 +12,11 @@ from torch.nn.utils.rnn import PackedSequence
 
 from grucore import backend as backends
 from grucore import copies
-from grucore.errors import InputError
-from grucore.functional import gru, gru_cell
+from grucore.errors import InputError, differ
+from grucore.functional import beyond_the_recurrence, check_tensor, gru, gru_cell
 from grucore.kernels.reference import Gates
-from grucore.sequence import repack, unpack
+from grucore.kernels.variants import acting
+from grucore.sequence import as_lengths, check_step_flag, repack, unpack
 from grucore.stack import Stack
 
 _OPTIONS = [  # of `gru`, that a layer holds under the same names
@@ -153,6 +154,10 @@ class GRU(Stack):
                     "pad_packed_sequence gives the input and its lengths"
                 )
             return self._forward_packed(input, hx)
+        if not isinstance(input, Tensor):
+            raise TypeError(f"input must be a Tensor or a PackedSequence, got {type(input).__name__}")
+        if hx is not None:
+            check_tensor("hx", hx)
         if input.dim() not in (2, 3):
             raise InputError(f"GRU: Expected input to be 2D or 3D, got {input.dim()}D instead")
         batched = input.dim() == 3
@@ -163,14 +168,17 @@ class GRU(Stack):
             return self._forward_unbatched(input, hx, **call)
         if not self.batch_first:
             return self._run(input, hx, **call)
-        call["mask"], call["reset"] = (_swapped(flag) for flag in (mask, reset))
+        for name, flag in (("mask", mask), ("reset", reset)):
+            if flag is not None:
+                check_step_flag(name, flag, B=input.shape[0], T=input.shape[1])
+                call[name] = flag.t()
         y, h_n, *others = self._run(input.transpose(0, 1), hx, **call)
         others = [each if isinstance(each, Gates) else each.transpose(1, 2) for each in others]
         return (y.transpose(0, 1), h_n, *others)
 
     def _run(self, input: Tensor, hx: Tensor | None, **call: Any) -> Any:
         """`functional.gru` of a time-major batch with this layer's parameters and options."""
-        if input.shape[-1] != self.input_size:
+        if differ(input.shape[-1:], (self.input_size,)):
             raise InputError(
                 f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.shape[-1]}"
             )
@@ -182,11 +190,17 @@ class GRU(Stack):
 
     def _forward_unbatched(self, input: Tensor, hx: Tensor | None, **call: Any) -> Any:
         if call["lengths"] is not None:
-            call["lengths"] = torch.as_tensor(call["lengths"]).reshape(-1)
+            call["lengths"] = as_lengths(call["lengths"]).reshape(-1)
+            if call["lengths"].shape != (1,):
+                raise InputError(f"an unbatched input has one length, got {len(call['lengths'])}")
         for name in ("mask", "reset"):
-            if isinstance(call[name], Tensor):
+            if call[name] is not None:
+                check_step_flag(name, call[name], T=len(input))
                 call[name] = call[name].unsqueeze(1)
-        if isinstance(call["reset_state"], Tensor):
+        if call["reset_state"] is not None:
+            expected = (self.num_layers * self.num_directions, self.hidden_size)
+            if differ(call["reset_state"].shape, expected):
+                raise InputError(f"Expected reset_state of shape {expected}, got {tuple(call['reset_state'].shape)}")
             call["reset_state"] = call["reset_state"].unsqueeze(1)
         y, h_n, *others = self._run(input.unsqueeze(1), None if hx is None else hx.unsqueeze(1), **call)
         others = [
@@ -231,14 +245,17 @@ class GRU(Stack):
         """
         if self.bidirectional:
             raise InputError("step needs one direction: a bidirectional GRU reads the whole sequence first")
-        if input.dim() not in (1, 2) or input.shape[-1] != self.input_size:
+        check_tensor("input", input)
+        if input.dim() not in (1, 2) or differ(input.shape[-1:], (self.input_size,)):
             raise InputError(
                 f"step: input must be (B, {self.input_size}) or ({self.input_size},), got {tuple(input.shape)}"
             )
         expected = (self.num_layers, *input.shape[:-1], self.hidden_size)
-        if hx is not None and tuple(hx.shape) != expected:
-            raise InputError(f"step: Expected hidden size {expected}, got {list(hx.shape)}")
-        if self._variant.name or (hx is None and self.learn_initial_state):
+        if hx is not None:
+            check_tensor("hx", hx)
+            if differ(hx.shape, expected):
+                raise InputError(f"step: Expected hidden size {expected}, got {list(hx.shape)}")
+        if acting(self._variant) or (hx is None and self.learn_initial_state):
             rows = input if input.dim() == 2 else input.unsqueeze(0)
             y, hx = self._run(rows.unsqueeze(0), None if hx is None else hx.view(len(hx), *rows.shape[:1], -1))
             return y.view(*input.shape[:-1], -1), hx.view(expected)
@@ -253,8 +270,15 @@ class GRU(Stack):
             states.append(y)
         return y, torch.stack(states)
 
-    def backend_for(self, input: Tensor) -> backends.Choice:
+    def backend_for(self, input: Tensor, *, return_gates: bool = False) -> backends.Choice:
         """The implementation that a call on this input runs, `.name` "triton" or "reference", and the `.reason`.
+
+        Args:
+            input: as of `forward`.
+            return_gates: as of `forward`: gates come from PyTorch's own operators only.
+
+        Raises:
+            RuntimeError: the layer's explicit backend cannot run such a call.
 
         Example:
             >>> GRU(3, 4).backend_for(torch.randn(5, 2, 3))
@@ -262,7 +286,8 @@ class GRU(Stack):
         """
         of_input = (input.device, input.dtype, self.hidden_size, self.reset_after)
         precision = backends.resolve_precision(self.precision)
-        return backends.choose(self.backend, *of_input, precision, self._variant.name)
+        extras = beyond_the_recurrence(self._variant, return_gates)
+        return backends.choose(self.backend, *of_input, precision, extras)
 
     def final_state(self, h_n: Tensor) -> Tensor:
         """What the last layer ended with, its directions side by side: what a classifier reads.
@@ -294,7 +319,7 @@ class GRU(Stack):
             >>> GRU.from_torch(nn.GRU(3, 4, bidirectional=True))
             GRU(3, 4, bidirectional=True)
         """
-        return copies.from_torch(cls, module, backend)
+        return copies.from_torch(cls, copies.TorchGRU, module, backend)
 
     def to_torch(self) -> nn.GRU:
         """A copy as torch.nn.GRU: the same options, parameters, device, dtype and mode.
@@ -309,8 +334,3 @@ class GRU(Stack):
             <class 'torch.nn.modules.rnn.GRU'>
         """
         return copies.to_torch(self)
-
-
-def _swapped(flag: Tensor | None) -> Tensor | None:
-    """A flag (B, T) as (T, B); what has another shape is left for the check that names it."""
-    return flag.t() if isinstance(flag, Tensor) and flag.dim() == 2 else flag

@@ -19,6 +19,7 @@ from torch.func import functional_call, grad, vmap
 from grucore import copies
 from grucore.errors import InputError
 from grucore.module import GRU
+from grucore.sequence import as_lengths
 
 
 class DPGRU(GRU):
@@ -76,7 +77,7 @@ class DPGRU(GRU):
             raise InputError("DPGRU needs a padded batch of 3 dimensions: its rows are the samples")
         if not self.batch_first:
             input, mask, reset = input.transpose(0, 1), _swapped(mask), _swapped(reset)
-        lengths = None if lengths is None else torch.as_tensor(lengths)
+        lengths = None if lengths is None else as_lengths(lengths)
         absent = input.new_empty(len(input), 0)  # hooks take tensors alone
         arguments = (_swapped(hx), lengths, mask, reset, _swapped(reset_state))
         both = super().__call__(input, *(absent if t is None else t for t in arguments))

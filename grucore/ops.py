@@ -116,10 +116,10 @@ def _save(ctx: Any, inputs: tuple, output: tuple) -> None:
 def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple:
     if dy is None and dh_n is None:
         return (None,) * 11
-    has_biases = ctx.saved_tensors[5] is not None
+    saved = ctx.saved_tensors  # read once: each reading unpacks, which checkpointing refuses and offloading pays for
     need_dx = ctx.needs_input_grad[0]
-    dx, dh0, dw_ih, dw_hh, db_ih, db_hh = gru_layer_backward(dy, dh_n, *ctx.saved_tensors, *ctx.options, need_dx)
-    biases = (db_ih, db_hh) if has_biases else (None, None)
+    dx, dh0, dw_ih, dw_hh, db_ih, db_hh = gru_layer_backward(dy, dh_n, *saved, *ctx.options, need_dx)
+    biases = (None, None) if saved[5] is None else (db_ih, db_hh)
     return dx if need_dx else None, dh0, dw_ih, dw_hh, *biases, None, None, None, None, None
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from grucore.errors import InputError
+from grucore.errors import InputError, differ
 from grucore.transforms import transformed
 
 
@@ -48,42 +48,64 @@ def flags(
     """
     if lengths is not None and mask is not None:
         raise InputError("give lengths or mask, not both: they say the same thing")
-    real = None
+    real = start = None
     if lengths is not None:
         lengths = _checked_lengths(lengths, steps, batch)
         real = torch.arange(steps, device=device).unsqueeze(1) < lengths.to(device, non_blocking=True)
-    elif mask is not None:
-        real = _checked_flag("mask", mask, steps, batch).to(device, non_blocking=True)
-    start = None if reset is None else _checked_flag("reset", reset, steps, batch).to(device, non_blocking=True)
+    if mask is not None:
+        check_step_flag("mask", mask, T=steps, B=batch)
+        real = mask.to(device, non_blocking=True)
+    if reset is not None:
+        check_step_flag("reset", reset, T=steps, B=batch)
+        start = reset.to(device, non_blocking=True)
     return Flags(real, start)
 
 
-def _checked_lengths(lengths: Tensor | Sequence[int], steps: int, batch: int) -> Tensor:
-    lengths = torch.as_tensor(lengths)
+def as_lengths(lengths: Tensor | Sequence[int] | int) -> Tensor:
+    """Lengths as a tensor of integers where they are: a list's lie on the CPU, whatever torch.set_default_device says.
+
+    Raises:
+        TypeError: they are not integers.
+    """
+    if not isinstance(lengths, Tensor):
+        try:
+            tensor = torch.as_tensor(lengths, device="cpu")
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"lengths must be integers, a tensor (B,) or a list, got {lengths!r}") from error
+        lengths = tensor.long() if tensor.numel() == 0 else tensor  # an empty list becomes float
     if lengths.dtype.is_floating_point or lengths.dtype.is_complex or lengths.dtype is torch.bool:
-        if len(lengths) or lengths.dtype is torch.bool:  # an empty list becomes float
-            raise TypeError(f"lengths must be integers, got {lengths.dtype}")
-        lengths = lengths.long()
-    if lengths.shape != (batch,):
+        raise TypeError(f"lengths must be integers, got {lengths.dtype}")
+    return lengths
+
+
+def _checked_lengths(lengths: Tensor | Sequence[int], steps: int, batch: int) -> Tensor:
+    lengths = as_lengths(lengths)
+    if differ(lengths.shape, (batch,)):
         raise InputError(f"lengths must have shape (B,) = ({batch},), got {tuple(lengths.shape)}")
     # On a device the values stay unread: reading them would make the host wait. Under torch.compile and torch.vmap
-    # there are none.
-    if lengths.device.type == "cpu" and batch and not torch.compiler.is_compiling() and not transformed():
+    # there are none, and torch.jit.trace would write down what it read as a constant.
+    readable = lengths.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    if readable and batch and not transformed():
         shortest, longest = int(lengths.min()), int(lengths.max())
         if shortest < 0 or longest > steps:
             raise InputError(f"lengths must be between 0 and T = {steps}, got {shortest if shortest < 0 else longest}")
     return lengths
 
 
-def _checked_flag(name: str, flag: Tensor, steps: int, batch: int) -> Tensor:
-    if not isinstance(flag, Tensor) or flag.dtype is not torch.bool:
-        raise TypeError(f"{name} must be a bool tensor, got {getattr(flag, 'dtype', type(flag).__name__)}")
-    if flag.shape != (steps, batch):
-        raise InputError(
-            f"{name} must have a flag for each step of each row, (T, B) = ({steps}, {batch}), got {tuple(flag.shape)}; "
-            "with batch_first=True it is given as (B, T)"
-        )
-    return flag
+def check_step_flag(name: str, flag: Tensor, **sizes: int) -> None:
+    """Whether a flag has a bool for each step: `sizes` are T and, in the order of the user's layout, B.
+
+    Raises:
+        InputError: a wrong shape.
+        TypeError: it is not a bool tensor.
+    """
+    if not isinstance(flag, Tensor):
+        raise TypeError(f"{name} must be a bool tensor, got a {type(flag).__name__}: torch.as_tensor makes one")
+    if flag.dtype is not torch.bool:
+        raise TypeError(f"{name} must be a bool tensor, got {flag.dtype}")
+    if differ(flag.shape, tuple(sizes.values())):
+        layout, expected = ", ".join(sizes), ", ".join(map(str, sizes.values()))
+        raise InputError(f"{name} must have a flag for each step, ({layout}) = ({expected}), got {tuple(flag.shape)}")
 
 
 def unpack(packed: PackedSequence) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from grucore import backend as backends
 from grucore import copies
-from grucore.errors import check_probability, check_size
+from grucore.errors import InputError, check_flag, check_probability, check_size
 from grucore.functional import check_variant
 from grucore.kernels.variants import Variant
 
@@ -42,46 +42,41 @@ class Stack(nn.Module):
         learn_initial_state: bool = False,
         activation: str = "tanh",
         recurrent_activation: str = "sigmoid",
+        proj_size: int = 0,
         precision: str | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
-            check_size(name, size)
-        flags = {"bias": bias, "batch_first": batch_first, "reset_after": reset_after}
-        flags |= {"layer_norm": layer_norm, "learn_initial_state": learn_initial_state}
-        for name, flag in flags.items():
-            if not isinstance(flag, bool):
-                raise TypeError(f"{name} should be of type bool, got: {type(flag).__name__}")
-        for name, p in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout), ("zoneout", zoneout)):
-            check_probability(name, p)
-        check_variant(Variant(0.0, 0.0, layer_norm, activation, recurrent_activation), reset_after)
-        if dropout > 0 and num_layers == 1:
+        if proj_size != 0:
+            raise InputError(f"proj_size is for torch.nn.LSTM only: a GRU has no projection, got {proj_size!r}")
+        self.input_size = check_size("input_size", input_size)
+        self.hidden_size = check_size("hidden_size", hidden_size)
+        self.num_layers = check_size("num_layers", num_layers)
+        self.bias = check_flag("bias", bias)
+        self.batch_first = check_flag("batch_first", batch_first)
+        self.dropout = check_probability("dropout", dropout)
+        self.bidirectional = check_flag("bidirectional", bidirectional)
+        self.reset_after = check_flag("reset_after", reset_after)
+        self.layer_norm = check_flag("layer_norm", layer_norm)
+        self.learn_initial_state = check_flag("learn_initial_state", learn_initial_state)
+        check_variant(Variant(recurrent_dropout, zoneout, layer_norm, activation, recurrent_activation), reset_after)
+        self.recurrent_dropout = float(recurrent_dropout)
+        self.zoneout = float(zoneout)
+        self.activation = activation
+        self.recurrent_activation = recurrent_activation
+        if self.dropout > 0 and self.num_layers == 1:
             warnings.warn(
                 "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
                 f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}",
                 stacklevel=2,
             )
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.bias = bias
-        self.batch_first = batch_first
-        self.dropout = float(dropout)
-        self.bidirectional = bool(bidirectional)
-        self.reset_after = reset_after
-        self.recurrent_dropout = float(recurrent_dropout)
-        self.zoneout = float(zoneout)
-        self.layer_norm = layer_norm
-        self.learn_initial_state = learn_initial_state
-        self.activation = activation
-        self.recurrent_activation = recurrent_activation
         backends.resolve_precision(precision)
         self.precision = precision
         self.backend = backends.check(backend)
 
-        for layer in range(num_layers):
-            layer_input_size = input_size if layer == 0 else self.num_directions * hidden_size
+        hidden_size = self.hidden_size
+        for layer in range(self.num_layers):
+            layer_input_size = self.input_size if layer == 0 else self.num_directions * hidden_size
             shapes: list[tuple[int, ...]] = [(3 * hidden_size, layer_input_size), (3 * hidden_size, hidden_size)]
             shapes += [(3 * hidden_size,), (3 * hidden_size,)] if bias else []
             for direction in range(self.num_directions):
@@ -90,7 +85,7 @@ class Stack(nn.Module):
                 for name, shape in names.items():
                     setattr(self, name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         if learn_initial_state:
-            shape = (num_layers * self.num_directions, hidden_size)
+            shape = (self.num_layers * self.num_directions, hidden_size)
             self.initial_state = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from grucore.errors import InputError
 from grucore.module import GRU
+from grucore.sequence import as_lengths
 
 
 class Part(NamedTuple):
@@ -81,7 +81,7 @@ def truncated_bptt(
         if reset is not None and begin > 0:
             flags["reset_state"] = first
         if lengths is not None:
-            flags["lengths"] = (torch.as_tensor(lengths) - begin).clamp(0, part.stop - begin)
+            flags["lengths"] = (as_lengths(lengths) - begin).clamp(0, part.stop - begin)
         y, h_n = model(_part(input, time, part), hx, **flags)
         yield Part(part, y, h_n)
         hx = h_n.detach()

@@ -44,7 +44,9 @@ def _updated(u_n: Tensor, z: Tensor, not_z: Tensor, h: Tensor, out: Tensor | Non
 
 def _gates_and_complements(u_rz: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """r, z, 1 - r and 1 - z, each (M, H), out of (M, 2H)."""
-    return *u_rz.sigmoid().chunk(2, 1), *u_rz.neg().sigmoid_().chunk(2, 1)
+    r, z = u_rz.sigmoid().chunk(2, 1)
+    not_r, not_z = u_rz.neg().sigmoid_().chunk(2, 1)
+    return r, z, not_r, not_z
 
 
 class _ResetAfter:

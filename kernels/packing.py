@@ -32,24 +32,24 @@ def pack(real: Tensor | None, start: Tensor | None, reverse: bool) -> Packing:
     if given is None:
         raise ValueError("pack needs real or start, got neither")
     steps, batch = given.shape
-    real = torch.ones(steps, batch, dtype=torch.bool) if real is None else real
-    cut_count = torch.zeros(steps, batch, dtype=torch.long) if start is None else start.long().cumsum(0)
+    real = torch.ones_like(given) if real is None else real
+    cut_count = torch.zeros_like(given, dtype=torch.long) if start is None else start.long().cumsum(0)
     if reverse:
         real, cut_count = real.flip(0), cut_count.flip(0)
 
     # Real steps row by row; a segment begins where the row or its number of cuts changes.
     row, step = real.t().nonzero(as_tuple=True)
     cut = cut_count[step, row]
-    begins = torch.ones(len(row), dtype=torch.bool)
+    begins = torch.ones_like(row, dtype=torch.bool)
     begins[1:] = (row[1:] != row[:-1]) | (cut[1:] != cut[:-1])
     segment = begins.long().cumsum(0) - 1
     first = begins.nonzero().squeeze(1)
-    rank = torch.arange(len(row)) - first[segment]  # the place of each real step in its segment
+    rank = torch.arange(len(row), device=row.device) - first[segment]  # the place of each real step in its segment
 
     lengths = torch.bincount(segment)
     order = torch.argsort(lengths, descending=True, stable=True)
     place = torch.empty_like(order)
-    place[order] = torch.arange(len(order))
+    place[order] = torch.arange(len(order), device=order.device)
     longest = int(lengths.max()) if len(lengths) else 0
     running = torch.bincount(lengths, minlength=longest + 1).flip(0).cumsum(0).flip(0)[1:]  # segments longer than k
     offset = running.cumsum(0) - running
@@ -58,7 +58,7 @@ def pack(real: Tensor | None, start: Tensor | None, reverse: bool) -> Packing:
     position = torch.empty_like(packed)
     position[packed] = (steps - 1 - step if reverse else step) * batch + row
 
-    ends = torch.ones(len(row), dtype=torch.bool)  # the last real step of each batch row
+    ends = torch.ones_like(row, dtype=torch.bool)  # the last real step of each batch row
     ends[:-1] = row[1:] != row[:-1]
     return Packing(
         position=position,

@@ -46,15 +46,18 @@ class Variant(NamedTuple):
     recurrent_activation: str = "sigmoid"
     training: bool = False
 
-    @property
-    def name(self) -> str:
-        """What acts, in the names of `GRU`'s arguments; "" where nothing does."""
-        defaults = Variant(training=self.training)
-        if self == defaults:
-            return ""
-        if not self.training:
-            self = self._replace(recurrent_dropout=0.0)  # its expectation is to do nothing
-        return " and ".join(f for f, v, d in zip(self._fields, self, defaults, strict=True) if v != d)
+
+def acting(variant: Variant) -> str:
+    """What acts, in the names of `GRU`'s arguments; "" where nothing does."""
+    defaults = Variant()
+    names = [
+        name
+        for name in ("recurrent_dropout", "zoneout", "layer_norm", "activation", "recurrent_activation")
+        if getattr(variant, name) != getattr(defaults, name)
+    ]
+    if not variant.training and "recurrent_dropout" in names:
+        names.remove("recurrent_dropout")  # its expectation is to do nothing
+    return " and ".join(names)
 
 
 def gru_layers(
