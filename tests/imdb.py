@@ -26,7 +26,8 @@ def environment() -> dict[str, str]:
 def run(script: str, *arguments: object, **options) -> subprocess.CompletedProcess:
     """Runs a script of the example and returns what it printed."""
     command = [sys.executable, str(EXAMPLE / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=240, **options)
+    options = {"text": True} | options
+    return subprocess.run(command, capture_output=True, env=environment(), timeout=240, **options)
 
 
 def train(output: Path, *arguments: object) -> subprocess.CompletedProcess:

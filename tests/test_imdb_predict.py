@@ -29,7 +29,6 @@ def test_predict(best):
 
 def test_predict_refuses(best, tmp_path):
     for arguments, message in (
-        ((best, "film", " "), "review 2 has no words"),
         ((tmp_path / "nothing", "good"), "must be the folder of a run"),
         ((tmp_path, "good"), "vocabulary.json must be the vocabulary.json of a run"),
     ):
@@ -57,11 +56,24 @@ def test_odd_reviews_have_a_prediction(best, text):
 
 
 @pytest.mark.parametrize(
-    "text, message", [("", "no words"), (" \n<br />", "no words"), ("電影 xyzzy", "no word of the")]
+    "text, message",
+    [("", "no words"), (" \n<br />", "no words"), ("電影 xyzzy", "no word of the"), ("film \udcff", "not UTF-8 text")],
 )
-def test_reviews_without_known_words_are_refused(best, text, message):
-    with pytest.raises(ValueError, match=f"review 4 has {message}"):
-        Predictor(best)(["film", text], first=3)
+def test_reviews_that_cannot_be_read_are_named(best, text, message):
+    first, wrong, last = Predictor(best)(["film", text, "film"])
+    assert message in wrong and 0 < first == last < 1
+
+
+def test_a_line_in_is_a_line_out(best):
+    """Whatever stands on the others."""
+    lines = [b"i found this film wonderful .", b"", b"xyzzy", b"\xff film", b"the novel was dull ."]
+    alone = [imdb.run("predict.py", "--checkpoint", best, lines[i].decode()).stdout.strip() for i in (0, 4)]
+    result = imdb.run("predict.py", "--checkpoint", best, "-", input=b"\n".join(lines), text=False)
+    printed = result.stdout.decode().splitlines()
+    assert result.returncode == 1 and b"3 of 5 reviews have no prediction" in result.stderr
+    assert len(printed) == 5 and [printed[0], printed[4]] == alone
+    for line, reason in zip(printed[1:4], ("no words", "no word of the", "not UTF-8 text"), strict=True):
+        assert line.startswith(f"error: {reason}")
 
 
 def test_a_review_in_a_batch_has_the_prediction_that_it_has_alone(best):

@@ -4,8 +4,8 @@
     python examples/imdb/predict.py --checkpoint runs/imdb-sample - < reviews.txt
     python examples/imdb/predict.py --checkpoint runs/imdb-sample --file review.txt
 
-Prints the label and its probability, a line for each review. A checkpoint is JSON and safetensors: reading it runs
-nothing that is in it.
+Prints a line for each review: its label and the probability of it, or `error:` and why there is none. In that case the
+exit status is 1, after all reviews. A checkpoint is JSON and safetensors: reading it runs nothing that is in it.
 """
 
 from __future__ import annotations
@@ -67,27 +67,38 @@ class Predictor:
         self.model.to(self.device).eval()
 
     @torch.inference_mode()
-    def __call__(self, texts: list[str], first: int = 1) -> list[float]:
-        """The probability that each review is positive; `first` is the first review's number, for errors.
-
-        Raises:
-            ValueError: a review without a word, without one that the model knows, or of more than a million tokens.
-        """
-        tokens = self.tokenizer.ids(texts)
-        for i, row in enumerate(tokens, first):
-            if not len(row):
-                raise ValueError(f"review {i} has no words: expected the text of a film review")
-            if (row == UNKNOWN).all():
-                raise ValueError(f"review {i} has no word of the {len(self.vocabulary)} that the model knows")
-            if len(row) > LONGEST:
-                raise ValueError(f"review {i} has {len(row):,} tokens: expected {LONGEST:,} at most")
-        encoded = Encoded(tokens, torch.zeros(len(texts), dtype=torch.long))
-        order = EvaluationBatches([len(row) for row in tokens], 64)
-        probabilities = torch.zeros(len(texts))
+    def __call__(self, texts: list[str]) -> list[float | str]:
+        """For each review the probability that it is positive, or a sentence that says why there is none."""
+        wrong = [_not_text(text) for text in texts]
+        tokens = self.tokenizer.ids(["" if problem else text for text, problem in zip(texts, wrong, strict=True)])
+        results: list[float | str] = [
+            problem or self._unreadable(row) for row, problem in zip(tokens, wrong, strict=True)
+        ]
+        readable = [i for i, problem in enumerate(results) if not problem]
+        encoded = Encoded([tokens[i] for i in readable], torch.zeros(len(readable), dtype=torch.long))
+        order = EvaluationBatches([len(row) for row in encoded.tokens], 64)
         for rows, batch in zip(order, loader(encoded, order), strict=True):
             logits = self.model(batch.tokens.to(self.device), batch.lengths.to(self.device))
-            probabilities[rows] = logits.softmax(1)[:, 1].cpu()
-        return probabilities.tolist()
+            for row, probability in zip(rows, logits.softmax(1)[:, 1].tolist(), strict=True):
+                results[readable[row]] = probability
+        return results
+
+    def _unreadable(self, row: torch.Tensor) -> str:
+        """Why these tokens have no prediction; "" where they have one."""
+        if not len(row):
+            return "no words: expected the text of a film review"
+        if (row == UNKNOWN).all():
+            return f"no word of the {len(self.vocabulary)} that the model knows"
+        return f"{len(row):,} tokens: expected {LONGEST:,} at most" if len(row) > LONGEST else ""
+
+
+def _not_text(text: str) -> str:
+    """Why this is not UTF-8, if bytes that were not were kept in it; "" where it is."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"not UTF-8 text: {error}"
+    return ""
 
 
 def groups(lines: Iterable[str], size: int = 1024) -> Iterator[list[str]]:
@@ -108,15 +119,9 @@ def texts(given: argparse.Namespace) -> Iterable[str]:
             return [given.file.read_text(encoding="utf-8")]
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"--file must be a UTF-8 text: {given.file}: {error}") from error
-    return _standard_input() if given.text == ["-"] else given.text
-
-
-def _standard_input() -> Iterator[str]:
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        try:
-            yield line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"line {number} of standard input must be UTF-8: {error}") from error
+    if given.text == ["-"]:
+        return (line.decode(errors="surrogateescape") for line in sys.stdin.buffer)
+    return given.text
 
 
 def main() -> None:
@@ -129,13 +134,17 @@ def main() -> None:
     source.add_argument("text", nargs="*", default=[], help="a review, or - to read one a line from standard input")
     given = parser.parse_args()
     predict = Predictor(given.checkpoint, given.device)
-    done = 0
+    done = refused = 0
     for group in groups(texts(given)):
-        probabilities = predict(group, done + 1)
-        done += len(group)
-        for probability in probabilities:
-            positive = probability >= 0.5
-            print(LABELS[positive], f"{probability if positive else 1 - probability:.4f}", flush=True)
+        for result in predict(group):
+            done += 1
+            if isinstance(result, str):
+                refused += 1
+                print(f"error: {result}", flush=True)
+            else:
+                print(LABELS[result >= 0.5], f"{max(result, 1 - result):.4f}", flush=True)
+    if refused:
+        sys.exit(f"error: {refused} of {done} reviews have no prediction")
 
 
 if __name__ == "__main__":
