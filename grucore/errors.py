@@ -42,7 +42,8 @@ def check_flag(name: str, flag: Any) -> bool:
         TypeError: it is anything else, such as "no", which is true.
     """
     if not isinstance(flag, bool):
-        raise TypeError(f"{name} should be of type bool, got: {type(flag)}")  # NumPy's bool has the same name
+        kind = type(flag).__name__
+        raise TypeError(f"{name} should be of type bool, got: {'numpy.bool' if kind == 'bool' else kind}")
     return flag
 
 

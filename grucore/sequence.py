@@ -100,7 +100,7 @@ def check_step_flag(name: str, flag: Tensor, **sizes: int) -> None:
         TypeError: it is not a bool tensor.
     """
     if not isinstance(flag, Tensor):
-        raise TypeError(f"{name} must be a bool tensor, got a {type(flag).__name__}: torch.as_tensor makes one")
+        raise TypeError(f"{name} must be a bool tensor, got {type(flag).__name__}: torch.as_tensor makes one")
     if flag.dtype is not torch.bool:
         raise TypeError(f"{name} must be a bool tensor, got {flag.dtype}")
     if differ(flag.shape, tuple(sizes.values())):

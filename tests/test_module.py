@@ -303,7 +303,7 @@ BAD_ARGUMENTS = {
     "dropout text": (ValueError, "dropout should be a number", (3, 4), {"dropout": "a"}),
     "backend": (ValueError, "one of 'auto', 'triton', 'reference', got 'cudnn'", (3, 4), {"backend": "cudnn"}),
     "precision": (ValueError, "'ieee', 'tf32' or None, got 'half'", (3, 4), {"precision": "half"}),
-    "proj_size": (TypeError, "proj_size", (3, 4), {"proj_size": 2}),
+    "proj_size": (ValueError, "proj_size is for torch.nn.LSTM only", (3, 4), {"proj_size": 2}),
 }
 
 
