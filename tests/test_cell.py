@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from oracle import assert_near
@@ -61,3 +62,28 @@ def test_a_step_without_gradients_leaves_its_inputs_and_bends_to_its_surrounding
     torch.testing.assert_close(torch.func.jvp(lambda x: cell(x, h), (x[0],), (x[0],))[0], want[0])
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(cell(x[0], h).float(), want[0], atol=2e-2, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
+@pytest.mark.parametrize("sizes", [(0, 4), (3, 0), (0, 0)], ids=str)
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+def test_sizes_of_0(sizes, bias):
+    """As torch.nn.GRUCell has them."""
+    theirs = nn.GRUCell(*sizes, bias=bias)
+    cell = GRUCell.from_torch(theirs)
+    x, h = torch.randn(2, sizes[0]), torch.randn(2, sizes[1])
+    for ours, want in ((cell(x, h), theirs(x, h)), (cell(x), theirs(x))):
+        torch.testing.assert_close(ours, want)
+    with torch.no_grad():
+        torch.testing.assert_close(cell(x, h), theirs(x, h))
+
+
+def test_sizes_of_other_libraries():
+    cell = GRUCell(np.int64(3), np.int32(4))
+    assert repr(cell) == "GRUCell(3, 4)" and cell(torch.randn(2, 3)).shape == (2, 4)
+    for arguments, error in (((3, -1), ValueError), ((3.0, 4), TypeError), ((True, 4), TypeError)):
+        with pytest.raises(error, match="_size"):
+            GRUCell(*arguments)
+    for flag in ("bias", "reset_after"):
+        with pytest.raises(TypeError, match=f"{flag} should be of type bool, got: str"):
+            GRUCell(3, 4, **{flag: "no"})

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
+from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
 
 from grucore import GRU, GRUCell
 
@@ -132,3 +133,11 @@ def test_outside_of_transforms_the_operator_runs(monkeypatch):
     ours(x)
     vmap(lambda x: ours(x)[0])(x.unsqueeze(0))
     assert len(called) == 1
+
+
+@pytest.mark.parametrize("layer", [GRU(3, 4, batch_first=True), GRUCell(3, 4)], ids=["GRU", "GRUCell"])
+def test_expanded_weights_are_refused_by_name(layer):
+    """What Opacus calls grad_sample_mode="ew"; torch.nn.GRUCell has it neither."""
+    x = torch.randn(2, 5, 3) if isinstance(layer, GRU) else torch.randn(2, 3)
+    with pytest.raises(RuntimeError, match=r"call_for_per_sample_grads .* only knows torch.nn's layers: vmap\(grad"):
+        call_for_per_sample_grads(layer, batch_size=2)(x)

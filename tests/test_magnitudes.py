@@ -34,9 +34,7 @@ def results(module, x, hx, **call):
     weights = torch.Generator().manual_seed(1)
     weigh = [torch.randn(output.shape, generator=weights).to(output.dtype) for output in outputs.values()]
     inputs = {"dx": x, "dh0": hx, **dict(module.named_parameters())}
-    return outputs | dict(
-        zip(inputs, torch.autograd.grad([*outputs.values()], [*inputs.values()], weigh), strict=True)
-    )
+    return outputs | dict(zip(inputs, torch.autograd.grad([*outputs.values()], [*inputs.values()], weigh), strict=True))
 
 
 def assert_all_near(got, want, dtype, theirs=None):

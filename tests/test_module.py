@@ -7,11 +7,13 @@ import pickle
 import re
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from grucore.kernels.plan import H100
 from oracle import assert_near
 from torch import nn
+from torch.func import vmap
 
 from grucore import GRU, GRUCell, InputError, gru, gru_cell
 from grucore import backend as backends
@@ -266,6 +268,24 @@ def test_an_explicit_backend_never_falls_back(monkeypatch):
             backends.choose("triton", torch.device("cuda"), dtype, 4, reset_after, "tf32")
 
 
+REFUSED = {  # what only PyTorch's own operators have: a layer's options and a call
+    "gates": ({}, lambda layer, x: layer(x, return_gates=True), "no return_gates"),
+    "backend_for": ({}, lambda layer, x: layer.backend_for(x, return_gates=True), "no return_gates"),
+    "vmap": ({}, lambda layer, x: vmap(lambda x: layer(x)[0], in_dims=1)(x[:, :, None]), "no rule for torch.func"),
+    "vmap of a cell": ({}, lambda layer, x: vmap(layer.step)(x, x.new_zeros(5, 1, 2, 4)), "no rule for"),
+    "zoneout": ({"zoneout": 0.1}, lambda layer, x: layer(x), "no zoneout"),
+    "several": ({"layer_norm": True}, lambda layer, x: layer(x, return_gates=True), "no layer_norm and return_gates"),
+}
+
+
+@pytest.mark.parametrize("options, call, message", REFUSED.values(), ids=REFUSED)
+def test_an_explicit_backend_that_cannot_serve_a_call_raises(options, call, message):
+    x = torch.randn(5, 2, 3)
+    with pytest.raises(RuntimeError, match=f"backend='triton' cannot run: the fused kernels have {message}"):
+        call(GRU(3, 4, backend="triton", **options), x)
+    call(GRU(3, 4, **options), x)
+
+
 @pytest.mark.parametrize(
     "installed, message", [(None, "Triton is not installed"), ("3.3.1", "need Triton 3.4 or newer, and 3.3.1 is")]
 )
@@ -296,6 +316,16 @@ BAD_ARGUMENTS = {
     "hidden_size -1": (ValueError, "hidden_size must be greater than zero, got -1", (3, -1), {}),
     "num_layers 0": (ValueError, "num_layers must be greater than zero, got 0", (3, 4, 0), {}),
     "hidden_size float": (TypeError, "hidden_size should be of type int, got: float", (3, 4.0), {}),
+    "bidirectional text": (
+        TypeError,
+        "bidirectional should be of type bool, got: str",
+        (3, 4),
+        {"bidirectional": "no"},
+    ),
+    "bidirectional int": (TypeError, "bidirectional should be of type bool, got: int", (3, 4), {"bidirectional": 1}),
+    "bidirectional NumPy": (TypeError, "bool, got: numpy.bool", (3, 4), {"bidirectional": np.True_}),
+    "reset_after": (TypeError, "reset_after should be of type bool", (3, 4), {"reset_after": None}),
+    "zoneout": (ValueError, "probability of a unit keeping its state in a step, got 2", (3, 4), {"zoneout": 2}),
     "bias int": (TypeError, "bias should be of type bool, got: int", (3, 4), {"bias": 1}),
     "batch_first int": (TypeError, "batch_first should be of type bool, got: int", (3, 4), {"batch_first": 1}),
     "dropout 2": (ValueError, r"dropout should be a number in range \[0, 1\]", (3, 4), {"dropout": 2}),
@@ -311,6 +341,32 @@ BAD_ARGUMENTS = {
 def test_bad_arguments(error, message, args, options):
     with pytest.raises(error, match=message):
         GRU(*args, **options)
+
+
+@pytest.mark.parametrize("flag", ["bidirectional", "training", "reset_after", "return_gates", "return_all_layers"])
+def test_flags_of_the_function_are_bools(flag):
+    x, weights = torch.ones(5, 2, 3), [(torch.ones(12, 3), torch.ones(12, 4))]
+    with pytest.raises(TypeError, match=f"{flag} should be of type bool, got: str"):
+        gru(x, None, weights, **{flag: "no"})
+
+
+def test_sizes_are_integers_of_any_library():
+    layer = GRU(np.int64(3), np.int32(4), num_layers=np.uint8(2))
+    assert repr(layer) == "GRU(3, 4, num_layers=2)" and type(layer.hidden_size) is int
+    assert GRU(3, 4, proj_size=0).proj_size == 0  # as a program that makes LSTMs too may say
+
+
+@pytest.mark.parametrize("input", [None, [1.0], np.ones((5, 2, 3))], ids=["None", "list", "ndarray"])
+def test_input_that_is_not_a_tensor(input):
+    layer, kind = GRU(3, 4), type(input).__name__
+    with pytest.raises(TypeError, match=f"input must be a Tensor or a PackedSequence, got {kind}"):
+        layer(input)
+    for call in (layer.step, GRUCell(3, 4), lambda x: gru(x, None, layer.all_weights)):
+        with pytest.raises(TypeError, match=f"input must be a Tensor, got {kind}"):
+            call(input)
+    for call in (layer, GRUCell(3, 4), layer.step):
+        with pytest.raises(TypeError, match="hx must be a Tensor, got int"):
+            call(torch.randn(2, 3), 0)
 
 
 BAD_CALLS = {

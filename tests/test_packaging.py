@@ -59,6 +59,28 @@ print(x.grad.abs().sum() > 0, sys.modules.get("kernels"))
     assert run_installed(installed, code).split() == ["tensor(True)", "None"]
 
 
+def test_runs_from_a_zip(wheel):
+    """As zipapp, pex and Spark bring packages: nothing is a file by itself."""
+    code = """
+import grucore, torch
+layer, x = grucore.GRU(3, 4), torch.randn(5, 2, 3, requires_grad=True)
+layer(x, lengths=[5, 2])[0].sum().backward()
+print(x.grad.abs().sum() > 0, grucore.__file__.startswith(sys.path[0]))
+"""
+    flags = ["-I", "-c", f"import sys; sys.path.insert(0, {str(wheel)!r})\n" + code]
+    result = subprocess.run([sys.executable, *flags], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["tensor(True)", "True"]
+
+
+def test_converters_are_there_without_an_import_of_their_own(installed):
+    code = """
+import grucore
+assert "grucore.convert" not in sys.modules
+print(grucore.convert.to_onnx.__name__, hasattr(grucore, "converter"))
+"""
+    assert run_installed(installed, code).split() == ["to_onnx", "False"]
+
+
 def test_import_brings_torch_and_numpy_alone(installed):
     code = """
 import torch, numpy

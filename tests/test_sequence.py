@@ -1,5 +1,6 @@
 """lengths, mask, reset and PackedSequence: against torch.nn.GRU on packed or cut sequences."""
 
+import numpy as np
 import pytest
 import torch
 from grucore.kernels import reference
@@ -228,6 +229,12 @@ BAD = {
     "wrong count": (InputError, r"shape \(B,\) = \(2,\), got \(3,\)", {"lengths": [1, 2, 3]}),
     "float mask": (TypeError, "mask must be a bool tensor, got torch.float32", {"mask": torch.ones(4, 2)}),
     "mask as list": (TypeError, "mask must be a bool tensor, got list", {"mask": [[True] * 2] * 4}),
+    "mask as an array": (TypeError, "mask must be a bool tensor, got ndarray", {"mask": np.ones((4, 2), bool)}),
+    "scalar float": (TypeError, "lengths must be integers, got torch.float32", {"lengths": torch.tensor(3.0)}),
+    "scalar": (InputError, r"shape \(B,\) = \(2,\), got \(\)", {"lengths": torch.tensor(3)}),
+    "None among them": (TypeError, r"lengths must be integers, .* got \[4, None\]", {"lengths": [4, None]}),
+    "text": (TypeError, "lengths must be integers, .* got 'ab'", {"lengths": "ab"}),
+    "reset_state": (TypeError, "reset_state must be a Tensor", {"reset": torch.ones(4, 2).bool(), "reset_state": 0}),
     "mask swapped": (InputError, r"\(T, B\) = \(4, 2\), got \(2, 4\)", {"mask": torch.ones(2, 4).bool()}),
     "reset shape": (InputError, r"reset must have a flag .* got \(4,\)", {"reset": torch.ones(4).bool()}),
     "both": (InputError, "lengths or mask, not both", {"lengths": [1, 2], "mask": torch.ones(4, 2).bool()}),
@@ -238,6 +245,33 @@ BAD = {
 def test_bad_flags(error, message, options):
     with pytest.raises(error, match=message):
         GRU(3, 4)(torch.randn(4, 2, 3), **options)
+
+
+LAYOUTS = {
+    "batch_first mask": ((2, 4, 3), {"mask": torch.ones(4, 2).bool()}, r"mask .* \(B, T\) = \(2, 4\), got \(4, 2\)"),
+    "batch_first reset": ((2, 4, 3), {"reset": torch.ones(4).bool()}, r"reset .* \(B, T\) = \(2, 4\), got \(4,\)"),
+    "unbatched mask": ((4, 3), {"mask": torch.ones(1, 4).bool()}, r"mask .* \(T\) = \(4\), got \(1, 4\)"),
+    "unbatched lengths": ((4, 3), {"lengths": [2, 3]}, "an unbatched input has one length, got 2"),
+    "unbatched reset_state": (
+        (4, 3),
+        {"reset": torch.ones(4).bool(), "reset_state": torch.zeros(4)},
+        r"reset_state of shape \(1, 4\), got \(4,\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("shape, options, message", LAYOUTS.values(), ids=LAYOUTS)
+def test_errors_speak_in_the_layout_of_the_user(shape, options, message):
+    with pytest.raises(InputError, match=message):
+        GRU(3, 4, batch_first=True)(torch.randn(shape), **options)
+
+
+@pytest.mark.parametrize(
+    "lengths", [[4, 2], (4, 2), np.array([4, 2]), torch.tensor([4, 2], dtype=torch.uint8)], ids=str
+)
+def test_lengths_of_every_type(lengths):
+    layer, x = GRU(3, 4), torch.randn(4, 2, 3)
+    assert torch.equal(layer(x, lengths=lengths)[0], layer(x, lengths=torch.tensor([4, 2]))[0])
 
 
 @pytest.mark.parametrize(

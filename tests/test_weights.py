@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from grucore import GRU
+from grucore import GRU, gru_cell
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = {"reference": torch.float64, "triton": torch.float32}
@@ -250,3 +250,40 @@ def test_to_torch_takes_the_weights_as_they_are(change):
         torch.testing.assert_close(getattr(copied, name), value, rtol=0, atol=1e-15)
     back = GRU.from_torch(copied)
     assert all(torch.equal(getattr(back, name), getattr(copied, name)) for name in NAMES)
+
+
+def cast_inside(layer):
+    return layer.double().float()
+
+
+def loaded_inside(layer):
+    layer.load_state_dict({name: value.clone() for name, value in layer.state_dict().items()}, assign=True)
+    return layer
+
+
+MADE = {"copied": copy.deepcopy, "cast": cast_inside, "loaded": loaded_inside, "made": lambda _: GRU(3, 4)}
+CALLS = {
+    "dense": lambda layer, x: layer(x),
+    "lengths": lambda layer, x: layer(x, lengths=[5, 2]),
+    "gates": lambda layer, x: layer(x, return_gates=True),
+    "step": lambda layer, x: layer.step(x[0]),
+    "cell": lambda layer, x: gru_cell(x[0], x.new_zeros(2, 4), *layer.all_weights[0]),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("make", MADE.values(), ids=MADE)
+def test_training_what_was_made_in_inference_mode_raises_as_nn_gru_does(make, call):
+    """Operators do not see such tensors: their gradients would be missing without a word."""
+    layer = GRU(3, 4)
+    with torch.inference_mode():
+        layer = make(layer)
+    x = torch.randn(5, 2, 3)
+    with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward"):
+        call(layer, x)
+    with torch.no_grad():
+        call(layer, x)
+    with torch.inference_mode():
+        call(layer, x)
+    call(copy.deepcopy(layer), x)  # outside, a copy is as any other layer
+    call(layer.requires_grad_(False), x)

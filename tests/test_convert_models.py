@@ -1,0 +1,199 @@
+"""Whole models: torch.nn's layers become ours in place, and back."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+
+import grucore
+from grucore import GRU, GRUCell
+from grucore.convert import replace_torch, restore_torch
+
+TORCH = {"gru": nn.GRU, "cell": nn.GRUCell}
+
+
+class Model(nn.Module):
+    """A shared layer, a cell, a layer in a container, and layers that are left as they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = TORCH["gru"](3, 4, num_layers=2, bidirectional=True)
+        self.again = self.first
+        self.cell = TORCH["cell"](8, 3)
+        self.head = nn.Sequential(nn.Linear(3, 3), TORCH["gru"](3, 3, bias=False, batch_first=True))
+        self.lstm = nn.LSTM(3, 3)
+
+    def forward(self, x):
+        y, _ = self.first(x)
+        return self.lstm(self.head(self.cell(y[-1])[None])[0])[0]
+
+
+@pytest.fixture
+def x():
+    return torch.randn(5, 2, 3)
+
+
+@pytest.fixture
+def model():
+    return Model().eval()
+
+
+def gradients(model, x):
+    return torch.autograd.grad(model(x).square().sum(), list(model.parameters()), materialize_grads=True)
+
+
+def assert_same(got, want):
+    for g, w in zip(got, want, strict=True):
+        torch.testing.assert_close(g, w)
+
+
+def test_there_and_back(model, x):
+    """The same layers, parameters, results and gradients, and the types and attributes of before at the end."""
+    layers, parameters, want = dict(model.named_modules()), list(model.parameters()), model(x)
+    attributes = {name: set(vars(layer)) for name, layer in layers.items()}
+    want_gradients = gradients(model, x)
+    assert replace_torch(model) == ["first", "cell", "head.1"]
+    assert type(model.first) is type(model.head[1]) is GRU and type(model.cell) is GRUCell
+    assert type(model.lstm) is nn.LSTM and not model.first.training
+    assert all(model.get_submodule(name) is layer for name, layer in layers.items()) and model.again is model.first
+    assert all(p is q for p, q in zip(model.parameters(), parameters, strict=True))
+    torch.testing.assert_close(model(x), want)
+    assert_same(gradients(model, x), want_gradients)
+    assert repr(model.first) == "GRU(3, 4, num_layers=2, bidirectional=True)"
+    assert set(vars(model.first)) == set(vars(GRU(3, 4)))
+
+    assert restore_torch(model) == ["first", "cell", "head.1"]
+    assert type(model.first) is nn.GRU and type(model.cell) is nn.GRUCell
+    assert {name: set(vars(layer)) for name, layer in model.named_modules()} == attributes
+    torch.testing.assert_close(model(x), want)
+    assert_same(gradients(model, x), want_gradients)
+
+
+def test_hooks_and_their_handles_go_on(model, x):
+    calls = []
+    handle = model.first.register_forward_hook(lambda *_: calls.append("forward"))
+    model.cell.register_full_backward_hook(lambda *_: calls.append("backward"))
+    replace_torch(model)
+    model(x).sum().backward()
+    assert calls == ["forward", "backward"]
+    handle.remove()
+    model(x)
+    assert calls == ["forward", "backward"]
+
+
+def test_an_optimizer_goes_on(model, x):
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    replace_torch(model)
+    before = model.first.weight_hh_l0.detach().clone()
+    model(x).sum().backward()
+    optimizer.step()
+    assert not torch.equal(model.first.weight_hh_l0, before)
+
+
+def test_copies_pickles_and_state_dicts(model, x):
+    state = model.state_dict()
+    replace_torch(model)
+    assert list(model.state_dict()) == list(state)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert type(other.first) is GRU and torch.equal(other(x), model(x))
+    restore_torch(model)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(x), model(x))
+
+
+def test_a_layer_itself(x):
+    layer = nn.GRU(3, 4)
+    assert replace_torch(layer, backend="reference") == [""]
+    assert type(layer) is GRU and layer.backend == "reference"
+    assert restore_torch(layer) == [""] and type(layer) is nn.GRU
+
+
+WEIGHTS = {
+    "weight_norm": lambda layer: parametrizations.weight_norm(layer, "weight_hh_l0"),
+    "orthogonal": lambda layer: parametrizations.orthogonal(layer, "weight_hh_l0"),
+    "pruned": lambda layer: prune.random_unstructured(layer, "weight_hh_l0", 0.5),
+}
+
+
+@pytest.mark.parametrize("change", WEIGHTS.values(), ids=WEIGHTS)
+def test_weights_made_of_others(change, x):
+    layer = nn.GRU(3, 4)
+    change(layer)
+    model, want = nn.Sequential(layer), layer(x)[0]
+    for function in (replace_torch, restore_torch):
+        assert function(model) == ["0"]
+        torch.testing.assert_close(layer(x)[0], want)
+        layer.zero_grad()
+        layer(x)[0].sum().backward()
+        assert all(p.grad is not None for p in layer.parameters())
+
+
+def test_subclasses_are_left():
+    class Own(nn.GRU):
+        pass
+
+    model = nn.ModuleList([Own(3, 4), nn.GRU(3, 4)])
+    assert replace_torch(model) == ["1"] and type(model[0]) is Own
+
+
+def test_an_option_that_torch_lacks_is_named_before_anything_changes():
+    model = nn.ModuleDict({"plain": GRU(3, 4), "own": GRU(3, 4, zoneout=0.1)})
+    with pytest.raises(ValueError, match=r"torch.nn.GRU has no zoneout=0.1; 'own' has no equal there"):
+        restore_torch(model)
+    assert type(model["plain"]) is GRU
+    with pytest.raises(ValueError, match=r"torch.nn.GRUCell has no reset_after=False; the model has"):
+        restore_torch(GRUCell(3, 4, reset_after=False))
+
+
+@pytest.mark.parametrize("function", [replace_torch, restore_torch])
+def test_what_is_not_a_module(function):
+    with pytest.raises(TypeError, match=r"expected a torch.nn.Module, got list"):
+        function([nn.GRU(3, 4)])
+    model = nn.Sequential(nn.GRU(3, 4))
+    with pytest.raises(ValueError, match="backend must be one of"):
+        replace_torch(model, backend="fast")
+    assert type(model[0]) is nn.GRU
+
+
+def test_a_program_that_put_ours_in_the_place_of_torchs(monkeypatch, x):
+    """As a migration in one line does: torch.nn.GRU = grucore.GRU."""
+    theirs, cell = nn.GRU(3, 4), nn.GRUCell(3, 4)
+    monkeypatch.setattr(torch.nn, "GRU", grucore.GRU)
+    monkeypatch.setattr(torch.nn, "GRUCell", grucore.GRUCell)
+    layer = GRU.from_torch(theirs)
+    torch.testing.assert_close(layer(x)[0], theirs(x)[0])
+    assert type(layer.to_torch()) is TORCH["gru"]
+    assert type(GRUCell.from_torch(cell).to_torch()) is TORCH["cell"]
+    model = Model()
+    assert replace_torch(model) == restore_torch(model) == ["first", "cell", "head.1"]
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"dtype": torch.float64}], ids=str)
+def test_cells_are_copied_exactly(options):
+    cell = nn.GRUCell(3, 4, **options).eval()
+    ours = GRUCell.from_torch(cell, backend="reference")
+    assert not ours.training and ours.backend == "reference"
+    back = ours.to_torch()
+    for name, value in cell.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], value) and torch.equal(back.state_dict()[name], value)
+    with pytest.raises(TypeError, match=r"from_torch needs a torch.nn.GRUCell, got GRU"):
+        GRUCell.from_torch(nn.GRU(3, 4))
+    with pytest.raises(ValueError, match="reset_after=False"):
+        GRUCell(3, 4, reset_after=False).to_torch()
+
+
+TOOLS = {
+    "jit.script": lambda model: torch.jit.script(model),
+    "fx": lambda model: torch.fx.symbolic_trace(model),
+    "quantize_dynamic": lambda model: torch.ao.quantization.quantize_dynamic(model, {nn.GRU}),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*quantized tensor creation:UserWarning")
+@pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)
+def test_tools_that_know_torchs_layers_only(tool, x):
+    model = nn.Sequential(GRU(3, 4)).eval()
+    restore_torch(model)
+    torch.testing.assert_close(tool(model)(x)[0], model(x)[0], atol=0.1, rtol=0)
