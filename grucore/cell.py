@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from grucore import backend as backends
 from grucore.errors import InputError, check_size
+from grucore.exporting import quiet_in_onnx_export
 from grucore.functional import gru_cell
 
 
@@ -78,6 +79,7 @@ class GRUCell(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
+    @quiet_in_onnx_export
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """The state after one step.
 

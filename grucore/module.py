@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from grucore import backend as backends
 from grucore import copies
 from grucore.errors import InputError
+from grucore.exporting import in_onnx_export, quiet_in_onnx_export
 from grucore.functional import gru, gru_cell
 from grucore.kernels.reference import Gates
 from grucore.sequence import repack, unpack
@@ -90,6 +91,7 @@ class GRU(Stack):
         (torch.Size([5, 3, 20]), torch.Size([2, 3, 20]))
     """
 
+    @quiet_in_onnx_export
     def forward(
         self,
         input: Tensor | PackedSequence,
@@ -196,6 +198,11 @@ class GRU(Stack):
         return (y.squeeze(1), h_n.squeeze(1), *others)
 
     def _forward_packed(self, packed: PackedSequence, hx: Tensor | None) -> tuple[PackedSequence, Tensor]:
+        if in_onnx_export():
+            raise InputError(
+                "a PackedSequence cannot be exported to ONNX: give the padded input with lengths=, which needs no "
+                "sorting and computes the same"
+            )
         if packed.data.dim() != 2:
             raise InputError(f"a PackedSequence must hold data of 2 dimensions (N, I), got {tuple(packed.data.shape)}")
         if hx is not None and packed.sorted_indices is not None:
@@ -209,6 +216,7 @@ class GRU(Stack):
             h_n = h_n.index_select(1, packed.unsorted_indices)
         return repack(y, lengths, packed), h_n
 
+    @quiet_in_onnx_export
     def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One step of all layers, for streaming: calling it T times equals one call on the whole sequence.
 

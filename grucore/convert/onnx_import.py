@@ -1,7 +1,7 @@
 """From ONNX: the GRU nodes of a file as one layer.
 
 Reads what `to_onnx`, torch.onnx.export and others write for a stack of GRU layers: GRU nodes, each of which reads what
-the one before it gives, with the directions side by side. The meaning of the operator is in `onnx_export.py`.
+the one before it gives, with the directions side by side. The meaning of the operator is in `onnx_operator.py`.
 """
 
 from __future__ import annotations
