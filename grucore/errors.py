@@ -23,6 +23,16 @@ def check_size(name: str, size: int) -> None:
         raise ValueError(f"{name} must be greater than zero, got {size}")
 
 
+def check_flag(name: str, flag: bool) -> None:
+    """A flag is a bool.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(flag, bool):
+        raise TypeError(f"{name} should be of type bool, got: {type(flag).__name__}")
+
+
 def check_probability(name: str, p: float) -> None:
     """A probability is a number from 0 to 1.
 

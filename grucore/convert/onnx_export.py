@@ -15,6 +15,7 @@ from torch import Tensor
 import grucore
 from grucore.convert import onnx_operator
 from grucore.convert.weights import check_model, require, swap_gates, to_array
+from grucore.errors import check_flag
 from grucore.module import GRU
 
 _OPSET, _IR_VERSION = 17, 8  # of 2022: old enough for any runtime in use, and nothing newer is needed
@@ -53,12 +54,9 @@ def to_onnx(model: GRU, path: str | os.PathLike[str], *, h0: bool = False, lengt
         >>> from_onnx(path)
         GRU(3, 4, bidirectional=True)
     """
-    check_model(model, "the ONNX operator GRU", ignore_dropout=True)
-    for name, flag in (("h0", h0), ("lengths", lengths)):
-        if not isinstance(flag, bool):
-            raise TypeError(
-                f"{name} says whether the file has such an input: expected a bool, got {type(flag).__name__}"
-            )
+    check_model(model, "the ONNX operator GRU", ignore_dropout=True, activations=onnx_operator.ACTIVATIONS)
+    check_flag("h0", h0)
+    check_flag("lengths", lengths)
     if (dtype := model.all_weights[0][0].dtype) not in onnx_operator.DTYPES:
         expected = ", ".join(map(str, onnx_operator.DTYPES))
         raise ValueError(

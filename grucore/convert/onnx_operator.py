@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 DTYPES = (torch.float16, torch.float32, torch.float64)  # of GRU-14
@@ -22,7 +23,7 @@ class _Activation(NamedTuple):
     beta: float | None = None
 
 
-_ACTIVATIONS = {  # ONNX has no name for "hard_tanh"
+_ACTIVATIONS = {  # by our names; ONNX has none for "hard_tanh"
     "tanh": _Activation("Tanh"),
     "sigmoid": _Activation("Sigmoid"),
     "relu": _Activation("Relu"),
@@ -34,9 +35,7 @@ _ACTIVATIONS = {  # ONNX has no name for "hard_tanh"
 _DEFAULTS = {"hardsigmoid": (0.2, 0.5), "affine": (1.0, 0.0)}
 
 
-def can_say(activation: str) -> bool:
-    """Whether ONNX has a function of ours."""
-    return activation in _ACTIVATIONS
+ACTIVATIONS = tuple(_ACTIVATIONS)  # those of ours that ONNX has
 
 
 def attributes(
@@ -57,34 +56,43 @@ def attributes(
     return given
 
 
-def read_activations(given: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(recurrent_activation, activation) of each direction, from a node's attributes.
+def read_activations(given: Mapping[str, Any], node: str) -> list[tuple[str, str]]:
+    """(recurrent_activation, activation) of each direction, under our names.
+
+    Args:
+        given: the attributes of a node, as Python values.
+        node: how messages name it.
 
     Raises:
-        ValueError: a function that we do not have; the message says which.
+        ValueError: a function that we do not have.
     """
     names = [name.lower() for name in given.get("activations") or ["Sigmoid", "Tanh"]]
-    alphas, betas = list(given.get("activation_alpha", [])), list(given.get("activation_beta", []))
+    values = {name: list(given.get(f"activation_{name}", [])) for name in ("alpha", "beta")}
     ours = []
     for name in names:
         alpha, beta = _DEFAULTS.get(name, (None, None))
         if name in _DEFAULTS:
-            alpha = alphas.pop(0) if alphas else alpha
-            beta = betas.pop(0) if betas else beta
-        ours.append(_ours(name, alpha, beta))
-    if alphas or betas:
-        raise ValueError(f"has activation_alpha or activation_beta that activations={names} do not take")
-    if len(ours) % 2:
-        raise ValueError(f"has activations={names}, which must come in pairs")
+            alpha, beta = (
+                left.pop(0) if left else default for left, default in zip(values.values(), (alpha, beta), strict=True)
+            )
+        ours.append(_our_name(name, alpha, beta, node))
+    if left := {name: list_ for name, list_ in values.items() if list_}:
+        raise ValueError(f"{node} has {left} for activations={names}, which take no such values")
     return list(zip(ours[::2], ours[1::2], strict=True))
 
 
-def _ours(name: str, alpha: float | None, beta: float | None) -> str:
+def _our_name(name: str, alpha: float | None, beta: float | None, node: str) -> str:
     for ours, function in _ACTIVATIONS.items():
-        if function.name.lower() == name and all(
-            a is b or (a is not None and b is not None and abs(a - b) <= 1e-7)
-            for a, b in ((alpha, function.alpha), (beta, function.beta))
+        if (name, _rounded(alpha), _rounded(beta)) == (
+            function.name.lower(),
+            _rounded(function.alpha),
+            _rounded(function.beta),
         ):
             return ours
-    values = "" if alpha is None else f" with alpha={alpha:.6g} and beta={beta:.6g}"
-    raise ValueError(f"has the activation {name!r}{values}, which cannot be converted")
+    values = "" if alpha is None else f" with alpha={alpha:.6g}, beta={beta:.6g}"
+    raise ValueError(f"{node} has the activation {name!r}{values}, which cannot be converted")
+
+
+def _rounded(value: float | None) -> float | None:
+    """As the attribute's float32 keeps it."""
+    return None if value is None else float(np.float32(value))

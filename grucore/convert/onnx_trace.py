@@ -60,7 +60,9 @@ def node_for(
     if dtype not in onnx_operator.DTYPES:
         expected = ", ".join(map(str, onnx_operator.DTYPES))
         raise InputError(f"the ONNX operator GRU takes {expected}, and this one is {dtype}: convert the model first")
-    names = [name for name in ("activation", "recurrent_activation") if onnx_operator.can_say(getattr(variant, name))]
+    names = [
+        name for name in ("activation", "recurrent_activation") if getattr(variant, name) in onnx_operator.ACTIVATIONS
+    ]
     unsaid = variant._replace(**{name: Variant._field_defaults[name] for name in names}).name
     if not unsaid:
         lengths = None if lengths is None else torch.as_tensor(lengths)
