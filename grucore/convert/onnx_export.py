@@ -43,7 +43,7 @@ def to_onnx(model: GRU, path: str | os.PathLike[str], *, h0: bool = False, lengt
     Raises:
         FileExistsError: there is something at path (or at path + ".partial", under which it is written first).
         ImportError: onnx is not installed.
-        TypeError: model is no `grucore.GRU`, or a flag is no bool.
+        TypeError: model is not a `grucore.GRU`, or a flag is not a bool.
         ValueError: an option or a dtype that cannot be written.
 
     Example:

@@ -43,7 +43,7 @@ def from_onnx(source: Any, node: str | None = None, *, batch_first: bool | None 
     too, and `lengths`.
 
     Weights are constants of the file: initializers, whether or not they are inputs of the graph too (then they are
-    their default values), nodes, or what the file computes of these alone, as torch.onnx.export leaves it in large
+    their default values), nodes, or what the file computes only from these, as torch.onnx.export leaves it in large
     models.
 
     A stack of nodes with direction="reverse" runs from the last step to the first, and a layer of grucore that has one
@@ -63,8 +63,8 @@ def from_onnx(source: Any, node: str | None = None, *, batch_first: bool | None 
 
     Raises:
         ImportError: onnx is not installed.
-        TypeError: source is none of the above, or a flag is no bool.
-        ValueError: no such stack; weights that are no constants; an attribute that cannot be converted, as clip; an
+        TypeError: source is none of the above, or a flag is not a bool.
+        ValueError: no such stack; weights that are not constants; an attribute that cannot be converted, as clip; an
             activation that grucore lacks; a constant initial state other than 0; a direction other than `reverse` says.
 
     Example:

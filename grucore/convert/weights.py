@@ -124,7 +124,7 @@ def check_model(model: GRU, target: str, *, ignore_dropout: bool, activations: C
         activations: the functions that the target has beside tanh for n and sigmoid for r and z, under our names.
 
     Raises:
-        TypeError: it is no `grucore.GRU`, or ignore_dropout is no bool.
+        TypeError: it is not a `grucore.GRU`, or ignore_dropout is not a bool.
         ValueError: it has an option that cannot be written; dropout is one unless it is to be ignored.
     """
     if not isinstance(model, GRU):
