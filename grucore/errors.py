@@ -16,7 +16,7 @@ class InputError(ValueError, RuntimeError):
     """
 
 
-def differ(sizes: Sequence[int], expected: Sequence[int]) -> bool:
+def differ(sizes: Sequence[Any], expected: Sequence[Any]) -> bool:
     """Whether sizes are not those expected. torch.jit.trace, which leaves sizes open, compares none."""
     return not torch.jit.is_tracing() and tuple(sizes) != tuple(expected)
 

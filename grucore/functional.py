@@ -18,6 +18,7 @@ from torch.nn.functional import linear
 from grucore import backend as backends
 from grucore import flops, ops, resets
 from grucore.errors import InputError, check_flag, check_probability, differ
+from grucore.exporting import in_onnx_export
 from grucore.kernels import bptt, reference, variants
 from grucore.kernels.reference import Gates
 from grucore.kernels.variants import ACTIVATIONS, Variant, acting
@@ -126,6 +127,12 @@ def gru(
     x = input
     if (dtype := _autocast_dtype(x.device)) is not None:
         x, weights = x.to(dtype), [[w.to(dtype) for w in group] for group in weights]
+    node = None  # of an ONNX graph, in the place of a layer's computation
+    if in_onnx_export():
+        from grucore.convert.onnx_trace import node_for
+
+        others = {"mask": mask, "reset": reset, "reset_state": reset_state, "return_gates": return_gates}
+        node = node_for(variant, reset_after, x.dtype, hx is not None, lengths, others)
     hx = x.new_zeros(len(weights), batch, hidden_size) if hx is None else hx.to(x.dtype)
     if reset_state is not None:
         x, hx, per_step = resets.doubled(x, hx, reset_state, per_step)
@@ -140,7 +147,9 @@ def gru(
             x = apply_dropout(x, dropout, training=True)
         these = slice(layer * directions, (layer + 1) * directions)
         layer_weights = _stacked(weights[these], 4)
-        if acting(variant):
+        if node is not None:
+            x, h, layer_gates = node(x, hx[these], layer_weights)
+        elif acting(variant):
             norms = _stacked([] if layer_norms is None else layer_norms[these], 2)
             x, h, layer_gates = variants.gru_layers(
                 x, hx[these], *layer_weights, *norms, *per_step, reset_after, variant
@@ -211,7 +220,8 @@ def gru_cell(
     # A trace holds for calls with gradients too.
     unused = not (torch.is_grad_enabled() and any(t.requires_grad for t in (input, hx, *weights)))
     plain = input.dtype is hx.dtype in (torch.float32, torch.float64) and _autocast_dtype(input.device) is None
-    if unused and plain and reset_after and input.dim() == 2 and not transformed() and not torch.jit.is_tracing():
+    exported = torch.jit.is_tracing() or in_onnx_export()
+    if unused and plain and reset_after and input.dim() == 2 and not transformed() and not exported:
         return bptt.gru_step(input, hx, w_ih, w_hh, b_ih, b_hh)
     return reference.gru_update(reference.gru_gates(linear(input, w_ih, b_ih), hx, w_hh, b_hh, reset_after), hx)
 
@@ -348,7 +358,7 @@ def check_variant(variant: Variant, reset_after: bool) -> None:
 
 def _check_gains(layer_norms: Sequence[tuple[Tensor, Tensor]], weights: Sequence[Weights]) -> None:
     expected = [((w_hh.shape[0],),) * 2 for _, w_hh, *_ in weights]
-    if (got := [tuple(tuple(gain.shape) for gain in pair) for pair in layer_norms]) != expected:
+    if differ(got := [tuple(tuple(gain.shape) for gain in pair) for pair in layer_norms], expected):
         raise InputError(f"layer_norms must hold gains of shapes {expected}, a pair for each group, got {got}")
 
 

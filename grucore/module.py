@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from grucore import backend as backends
 from grucore import copies
 from grucore.errors import InputError, differ
+from grucore.exporting import in_onnx_export
 from grucore.functional import beyond_the_recurrence, check_tensor, gru, gru_cell
 from grucore.kernels.reference import Gates
 from grucore.kernels.variants import acting
@@ -210,6 +211,11 @@ class GRU(Stack):
         return (y.squeeze(1), h_n.squeeze(1), *others)
 
     def _forward_packed(self, packed: PackedSequence, hx: Tensor | None) -> tuple[PackedSequence, Tensor]:
+        if in_onnx_export():
+            raise InputError(
+                "a PackedSequence cannot be exported to ONNX: give the padded input with lengths=, which needs no "
+                "sorting and computes the same"
+            )
         if packed.data.dim() != 2:
             raise InputError(f"a PackedSequence must hold data of 2 dimensions (N, I), got {tuple(packed.data.shape)}")
         if hx is not None and packed.sorted_indices is not None:

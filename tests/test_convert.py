@@ -54,7 +54,7 @@ def test_other_layers_are_refused(writer, tmp_path):
         WRITERS[writer](nn.GRU(3, 4), tmp_path / "model.onnx")
 
 
-OWN = {"zoneout": 0.1, "layer_norm": True, "learn_initial_state": True, "recurrent_activation": "hard_sigmoid"}
+OWN = {"zoneout": 0.1, "layer_norm": True, "learn_initial_state": True}
 
 
 @pytest.mark.parametrize("option", OWN)
@@ -76,6 +76,25 @@ def test_dropout_is_left_out_on_demand_alone(writer, option):
     with pytest.raises(ValueError, match=rf"{option}=0.25 cannot be written for .* ignore_dropout=True"):
         convert_to(model)
     assert len(convert_to(model, ignore_dropout=True)) == 2
+
+
+FLAGS = {
+    "to_keras": ("ignore_dropout", lambda flag: convert.to_keras(GRU(3, 4), ignore_dropout=flag)),
+    "to_flax": ("ignore_dropout", lambda flag: convert.to_flax(GRU(3, 4), ignore_dropout=flag)),
+    "from_flax": ("batch_first", lambda flag: convert.from_flax({}, batch_first=flag)),
+    "from_keras": ("ignore_dropout", lambda flag: convert.from_keras([], ignore_dropout=flag)),
+    "from_keras, form": ("reset_after", lambda flag: convert.from_keras([], reset_after=flag)),
+    "from_keras, direction": ("reverse", lambda flag: convert.from_keras([], reverse=flag)),
+    "from_onnx": ("batch_first", lambda flag: convert.from_onnx("model.onnx", batch_first=flag)),
+    "from_onnx, direction": ("reverse", lambda flag: convert.from_onnx("model.onnx", reverse=flag)),
+    "to_onnx": ("lengths", lambda flag: convert.to_onnx(GRU(3, 4), "model.onnx", lengths=flag)),
+}
+
+
+@pytest.mark.parametrize("name, call", FLAGS.values(), ids=FLAGS)
+def test_a_flag_is_a_bool(name, call):
+    with pytest.raises(TypeError, match=f"^{name} should be of type bool, got: str$"):
+        call("no")
 
 
 def test_gates_are_swapped_there_and_back():

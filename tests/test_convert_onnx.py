@@ -114,7 +114,7 @@ def test_nothing_is_half_written(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx.checker, "check_model", refuse)
     with pytest.raises(RuntimeError, match="refused"):
         to_onnx(GRU(3, 4), tmp_path / "model.onnx")
-    with pytest.raises(TypeError, match=r"h0 says whether .* expected a bool, got Tensor"):
+    with pytest.raises(TypeError, match="h0 should be of type bool, got: Tensor"):
         to_onnx(GRU(3, 4), tmp_path / "model.onnx", h0=torch.zeros(1, 2, 4))
     assert not list(tmp_path.iterdir())
 
@@ -150,6 +150,7 @@ WEIGHTS = {
     "w": random.normal(size=(1, 12, 3)).astype(np.float32),
     "r": random.normal(size=(1, 12, 4)).astype(np.float32),
     "w2": random.normal(size=(1, 12, 4)).astype(np.float32),
+    "none": np.array([0]),
     "one": np.array([1]),
     "shape": np.array([0, 0, -1]),
     "flat": np.array([5, 2, 4]),
@@ -166,13 +167,15 @@ def refused(message, *nodes, constants=None, **options):
 
 ATTRIBUTES = {
     "clip": ({"clip": 1.0}, r"GRU node 'gru' has \{'clip': 1.0\}, which cannot be converted"),
-    "layout": ({"layout": 1}, r"has \{'layout': 1\}, which cannot be converted"),
-    "reverse": (
-        {"direction": "reverse"},
-        "has direction='reverse'; only 'forward' and 'bidirectional' can be converted",
+    "reverse": ({"direction": "reverse"}, r"has direction='reverse': with reverse=True you get .*x.flip\(0\)"),
+    "direction": ({"direction": "sideways"}, "has direction='sideways', which ONNX does not know"),
+    "default alpha": ({"activations": ["HardSigmoid", "Tanh"]}, "activation 'hardsigmoid' with alpha=0.2, beta=0.5"),
+    "other activation": ({"activations": ["Sigmoid", "Elu"]}, "has the activation 'elu', which cannot be converted"),
+    "alpha of nothing": ({"activation_alpha": [0.5]}, r"has \{'alpha': \[0.5\]\} for activations=\['sigmoid', 'tanh'"),
+    "two kinds": (
+        {"activations": ["Sigmoid", "Tanh", "Sigmoid", "Relu"], "direction": "bidirectional"},
+        "has other activations in each direction",
     ),
-    "activations": ({"activations": ["HardSigmoid", "Tanh"]}, r"activations=\['hardsigmoid', 'tanh'\]"),
-    "activation_alpha": ({"activation_alpha": [0.5]}, "'activation_alpha'"),
 }
 
 
@@ -190,7 +193,10 @@ def test_defaults_may_be_written_out():
 
 
 def test_weights_that_are_no_constants_or_do_not_fit():
-    refused(r"constant weights W, R and B; \['free'\] are computed", gru_node(inputs=("w", "free")))
+    refused("constant weights, and 'free' are inputs of the graph without a value", gru_node(inputs=("w", "free")))
+    double = helper.make_node("Add", ["free", "r"], ["made"])
+    refused("constant weights, and 'made' are computed from what", double, gru_node(inputs=("w", "made")))
+    refused("must have weights W and R", gru_node(inputs=("w",)))
     refused(r"weights of shapes \[\(1, 6, 3\), .* got \[\(1, 12, 3\), \(2,\)\]", gru_node(inputs=("w", "l")))
     refused(r"weights of shapes \[\(2, 12, 3\), .* got \[\(1, 12, 3\)", gru_node(direction="bidirectional"))
 
@@ -203,13 +209,23 @@ def test_constants_as_nodes():
     assert same_parameters(ours, from_onnx(proto(gru_node(), constants=WEIGHTS, x=[5, 2, 3])))
 
 
+def test_weights_that_are_inputs_with_a_value_or_computed():
+    want = from_onnx(proto(gru_node(), constants=WEIGHTS, x=[5, 2, 3]))
+    inputs = {"x": [5, 2, 3], "w": [1, 12, 3], "r": [1, 12, 4]}
+    assert same_parameters(from_onnx(proto(gru_node(), constants=WEIGHTS, **inputs)), want)
+    halves = [
+        helper.make_node("Split", ["w"], ["first", "second"], axis=1, num_outputs=2),
+        helper.make_node("Concat", ["first", "second"], ["again"], axis=1),
+        gru_node(inputs=("again", "r")),
+    ]
+    assert same_parameters(from_onnx(proto(*halves, constants=WEIGHTS, x=[5, 2, 3])), want)
+
+
 def test_states_and_lengths_that_are_constants():
     refused("constant initial_h other than 0; in grucore hx is", gru_node(inputs=("w", "r", "", "", "state")))
-    expand = helper.make_node("Slice", ["state", "one", "one"], ["s"])
+    expand = helper.make_node("Slice", ["state", "none", "one"], ["s"])
     refused("constant initial_h other than 0", expand, gru_node(inputs=("w", "r", "", "", "s")))
-    filled = helper.make_node(
-        "ConstantOfShape", ["shape"], ["s"], value=numpy_helper.from_array(np.ones(1, np.float32))
-    )
+    filled = helper.make_node("ConstantOfShape", ["flat"], ["s"], value=numpy_helper.from_array(np.ones(1, np.float32)))
     refused("constant initial_h other than 0", filled, gru_node(inputs=("w", "r", "", "", "s")))
     refused("constant sequence_lens; in grucore lengths are", gru_node(inputs=("w", "r", "", "l")))
     for accepted in ("zeros", "free"):
@@ -247,7 +263,68 @@ def test_stacks_are_found_and_told_apart():
     refused("has none; its recurrent nodes are LSTM$", lstm)
     refused("must have one GRU node 'third'; it has GRU node 'gru'", gru_node(), node="third")
     differs = gru_node("second", "gru_x", ("w2", "r"), linear_before_reset=1)
-    refused(r"must agree in .* got \[\('forward', 0\), \('forward', 1\)\]", gru_node(), squeeze("gru"), differs)
+    refused(r"must agree in .* got \[\('forward', 0, .*\('forward', 1, ", gru_node(), squeeze("gru"), differs)
+
+
+@pytest.mark.parametrize("linear_before_reset", [0, 1])
+def test_layout_1(linear_before_reset):
+    """onnxruntime has none of it; the standard's own evaluator does, in one direction."""
+    node = gru_node(inputs=("w", "r", "", "", "free"), layout=1, linear_before_reset=linear_before_reset)
+    file = proto(node, constants=WEIGHTS, x=[2, 5, 3], free=[2, 1, 4])
+    ours, x, hx = from_onnx(file), torch.randn(2, 5, 3), torch.randn(1, 2, 4)
+    (got,) = onnx.reference.ReferenceEvaluator(file).run(None, {"x": x.numpy(), "free": hx.transpose(0, 1).numpy()})
+    assert ours.batch_first and rms_error(torch.tensor(got).squeeze(2), ours(x, hx)[0]) <= LIMIT
+    assert from_onnx(file, batch_first=False).batch_first is False
+    swap = helper.make_node("Transpose", ["x"], ["x_t"], perm=[1, 0, 2])
+    assert not from_onnx(proto(swap, gru_node(x="x_t", layout=1), constants=WEIGHTS, x=[5, 2, 3])).batch_first
+
+
+def test_stacks_with_layout_1():
+    constants = {name: np.concatenate([array] * 2) for name, array in WEIGHTS.items() if name in ("w", "r")}
+    constants |= {"v": random.normal(size=(2, 12, 8)).astype(np.float32), "shape": WEIGHTS["shape"]}
+    options = {"layout": 1, "direction": "bidirectional"}
+    join = helper.make_node("Reshape", ["gru_y", "shape"], ["gru_x"])
+    first, second = gru_node(**options), gru_node("second", "gru_x", ("v", "r"), **options)
+    ours = from_onnx(proto(first, join, second, constants=constants, x=[2, 5, 3]))
+    assert (ours.num_layers, ours.batch_first, ours.bidirectional) == (2, True, True)
+    second = gru_node("second", "gru_x", ("v", "r"), direction="bidirectional")  # (B, T, ...) read as (T, B, ...)
+    refused("has 2, which end with", first, join, second, constants=constants)
+
+
+def test_reverse_on_demand(tmp_path):
+    """A stack that runs backwards, in onnxruntime, against the copy on a sequence that is turned around."""
+    lengths = helper.make_tensor_value_info("lengths", onnx.TensorProto.INT32, [3])
+    nodes = [
+        gru_node(inputs=("w", "r", "", "lengths"), direction="reverse"),
+        squeeze("gru"),
+        gru_node("second", "gru_x", ("w2", "r", "", "lengths"), direction="reverse"),
+    ]
+    file = proto(*nodes, constants=WEIGHTS, x=[6, 3, 3])
+    file.graph.input.append(lengths)
+    file.ir_version = 8
+    ours, x = from_onnx(file, reverse=True), torch.randn(6, 3, 3)
+    for given in ([6, 6, 6], [6, 0, 2]):
+        onnx_given = {"x": x.numpy(), "lengths": np.array(given, np.int32)}
+        want = torch.tensor(session(file.SerializeToString()).run(None, onnx_given)[0]).squeeze(1)
+        real = torch.arange(6).unsqueeze(1) < torch.tensor(given)
+        assert rms_error(ours(x.flip(0), mask=real.flip(0))[0].flip(0), want) <= LIMIT
+        assert min(given) < 6 or rms_error(ours(x.flip(0))[0].flip(0), want) <= LIMIT
+    with pytest.raises(ValueError, match="has direction='forward': reverse=True is only for 'reverse'"):
+        from_onnx(proto(gru_node(), constants=WEIGHTS, x=[5, 2, 3]), reverse=True)
+    refused("must agree in direction", *nodes[:2], gru_node("second", "gru_x", ("w2", "r")))
+
+
+@pytest.mark.parametrize("activation, recurrent_activation", [("relu", "hard_sigmoid"), ("linear", "softsign")])
+def test_activations_there_and_back(activation, recurrent_activation, tmp_path):
+    model = GRU(3, 4, 2, bidirectional=True, activation=activation, recurrent_activation=recurrent_activation)
+    to_onnx(model, tmp_path / "model.onnx")
+    x = torch.randn(6, 3, 3)
+    for got, want in zip(run(tmp_path / "model.onnx", input=x), model(x), strict=True):
+        assert rms_error(got, want) <= LIMIT
+    back = from_onnx(tmp_path / "model.onnx")
+    assert repr(back) == repr(model) and same_parameters(back, model)
+    with pytest.raises(ValueError, match="activation='hard_tanh' cannot be written for the ONNX operator GRU"):
+        to_onnx(GRU(3, 4, activation="hard_tanh"), tmp_path / "other.onnx")
 
 
 @pytest.mark.parametrize("given", [None, False, True], ids=str)

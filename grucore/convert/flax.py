@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from grucore.convert.weights import check_model, gru_of, require, to_array, to_tensor
-from grucore.errors import InputError
+from grucore.errors import InputError, check_flag
 from grucore.module import GRU
 
 _INPUT, _HIDDEN = ("ir", "iz", "in"), ("hr", "hz", "hn")  # linen's names, in the order r, z, n
@@ -38,7 +38,7 @@ def from_flax(source: Any, *, batch_first: bool = True) -> GRU:
 
     Raises:
         ImportError: source is no tree, and Flax is not installed.
-        TypeError: source is none of the above.
+        TypeError: source is none of the above, or batch_first is not a bool.
         ValueError: parameters that are missing or do not fit, or a function other than sigmoid and tanh.
 
     Example:
@@ -48,6 +48,7 @@ def from_flax(source: Any, *, batch_first: bool = True) -> GRU:
         >>> from_flax({name: kernels[name] | biases.get(name, {}) for name in kernels})
         GRU(3, 4, batch_first=True)
     """
+    check_flag("batch_first", batch_first)
     layers = list(source) if isinstance(source, list) else [source]
     if not layers:
         raise InputError("from_flax needs at least one layer, got an empty list")
@@ -76,7 +77,7 @@ def to_flax(model: GRU, *, api: str = "linen", ignore_dropout: bool = False) -> 
 
     Raises:
         ImportError: api is "nnx", and Flax is not installed.
-        TypeError: model is no `grucore.GRU`.
+        TypeError: model is not a `grucore.GRU`, or ignore_dropout is not a bool.
         ValueError: an option that cannot be written; for nnx a b_hn that is not 0, or a dtype that JAX does not keep.
 
     Example:

@@ -7,6 +7,7 @@ bias (3H,), added to W x: b_ih. Source: keras.layers.GRUCell of Keras 3.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,12 +17,14 @@ from torch import Tensor
 
 from grucore.convert.keras_files import KerasLayer, read_layers
 from grucore.convert.weights import check_model, gru_of, require, swap_gates, to_array, to_tensor
-from grucore.errors import InputError
+from grucore.errors import InputError, check_flag
+from grucore.kernels.variants import ACTIVATIONS
 from grucore.module import GRU
 
-# What the layer's config must say, if it says anything. `unroll`, `implementation` and `use_cudnn` choose how the same
-# thing is computed; initialisers, regularisers and constraints are a matter of training.
-_REQUIRED = {"activation": "tanh", "recurrent_activation": "sigmoid", "stateful": False}
+# Of the layer's config `unroll`, `implementation` and `use_cudnn` choose how the same thing is computed; initialisers,
+# regularisers and constraints are a matter of training.
+_FUNCTIONS = {"activation": "tanh", "recurrent_activation": "sigmoid"}  # and their defaults
+_ACTIVATIONS = tuple(ACTIVATIONS)  # Keras 3 has every one of ours, under the same names
 
 
 def from_keras(
@@ -30,12 +33,18 @@ def from_keras(
     *,
     reset_after: bool | None = None,
     ignore_dropout: bool = False,
+    reverse: bool = False,
 ) -> GRU:
     """A copy of GRU layers of Keras 3; exact.
 
     A `.keras` file and an `.h5` model hold the options of each layer, and they are checked. A file of weights alone
     does not: its layers are taken to have Keras's defaults, tanh, sigmoid and merge_mode="concat". Files are read
     without Keras; h5py is enough.
+
+    A layer with go_backwards=True reads its input from the last step to the first, and gives its outputs in the order
+    in which it computes them; a layer of grucore that has one direction reads from the first to the last. The copy
+    gives the same on an input that is turned around: `y, h_n = gru(x.flip(1))`, with `mask=mask.flip(1)` if there is a
+    mask. Of a stack only the first layer may have go_backwards=True.
 
     Args:
         source: a keras.layers.GRU, a keras.layers.Bidirectional around one, a sequence of these (a stack, the first
@@ -45,23 +54,30 @@ def from_keras(
         reset_after: needed where a file of weights alone has a layer without bias, which does not tell.
         ignore_dropout: take a layer with `dropout` or `recurrent_dropout`, and leave them out: they act in training
             alone, and there not as those of grucore.
+        reverse: True for a layer, or a stack whose first layer, has go_backwards=True, and for no other: the caller
+            turns the input around. A file that holds only weights does not tell go_backwards: the caller is believed.
 
     Returns:
-        A layer with batch_first=True, as Keras has it, the dtype of the weights, on the CPU. Where a mask holds at a
-        step, a unidirectional Keras layer repeats its last output (zero_output_for_mask=False); grucore gives 0.
+        A layer with batch_first=True, as Keras has it, the dtype of the weights, on the CPU. At a step that is masked,
+        a unidirectional Keras layer repeats its last output, unless it has zero_output_for_mask=True; grucore gives 0,
+        as Bidirectional does.
 
     Raises:
         FileNotFoundError: there is no such file.
         ImportError: Keras, or h5py for a file, is not installed.
-        TypeError: source is none of the above.
-        ValueError: an option that cannot be converted, a layer that is not built or not in the file, or layers that
-            make no stack.
+        TypeError: source is none of the above, or a flag is not a bool.
+        ValueError: an option that cannot be converted, a layer that is not built or not in the file, layers that make
+            no stack, or go_backwards where `reverse` says otherwise.
 
     Example:
         >>> os.environ["KERAS_BACKEND"] = "torch"  # read when Keras is imported
         >>> from_keras(to_keras(GRU(3, 4, num_layers=2)))
         GRU(3, 4, num_layers=2, batch_first=True)
     """
+    check_flag("ignore_dropout", ignore_dropout)
+    check_flag("reverse", reverse)
+    if reset_after is not None:
+        check_flag("reset_after", reset_after)
     if isinstance(source, (str, os.PathLike)):
         stack = _select(read_layers(source), layer, os.fspath(source))
     else:
@@ -72,17 +88,29 @@ def from_keras(
         if not stack:
             raise InputError("from_keras needs at least one layer, got an empty sequence")
     groups: list[list[Tensor]] = []
-    forms, directions = set(), set()
-    for each in stack:
-        _check_options(each, ignore_dropout)
+    forms = set()
+    for k, each in enumerate(stack):
+        _check_options(each, ignore_dropout, reverse=reverse and k == 0)
         for config, weights in zip(each.configs, each.weights, strict=True):
             form = _reset_after(each.name, config, weights, reset_after)
-            forms.add(form)
             groups.append(_group(each.name, weights, form))
-        directions.add(len(each.weights))
+            forms.add((form, *(config.get(option, default) for option, default in _FUNCTIONS.items())))
+    directions = {len(each.weights) for each in stack}
     if len(forms) > 1 or len(directions) > 1:
-        raise InputError("the layers of a stack must agree in reset_after and in being bidirectional or not")
-    return gru_of(groups, bidirectional=directions == {2}, reset_after=forms.pop(), batch_first=True)
+        raise InputError(
+            "the layers of a stack must agree in reset_after and in being bidirectional or not, in activation and in "
+            "recurrent_activation"
+        )
+    _check_widths(stack)
+    form, activation, recurrent_activation = forms.pop()
+    return gru_of(
+        groups,
+        bidirectional=directions == {2},
+        reset_after=form,
+        batch_first=True,
+        activation=activation,
+        recurrent_activation=recurrent_activation,
+    )
 
 
 def to_keras(model: GRU, *, ignore_dropout: bool = False) -> list[Any]:
@@ -100,7 +128,7 @@ def to_keras(model: GRU, *, ignore_dropout: bool = False) -> list[Any]:
 
     Raises:
         ImportError: Keras is not installed.
-        TypeError: model is no `grucore.GRU`.
+        TypeError: model is not a `grucore.GRU`, or ignore_dropout is not a bool.
         ValueError: an option that cannot be written, or a dtype that its backend does not keep.
 
     Example:
@@ -109,7 +137,7 @@ def to_keras(model: GRU, *, ignore_dropout: bool = False) -> list[Any]:
         >>> second(first(torch.randn(2, 5, 3))).shape
         torch.Size([2, 5, 4])
     """
-    check_model(model, "keras.layers.GRU", ignore_dropout=ignore_dropout)
+    check_model(model, "keras.layers.GRU", ignore_dropout=ignore_dropout, activations=_ACTIVATIONS)
     keras = require("keras", "keras")
     dtype = str(model.weight_ih_l0.dtype).removeprefix("torch.")
     directions, weights, layers = model.num_directions, model.all_weights, []
@@ -119,6 +147,8 @@ def to_keras(model: GRU, *, ignore_dropout: bool = False) -> list[Any]:
             return_sequences=True,
             use_bias=model.bias,
             reset_after=model.reset_after,
+            activation=model.activation,
+            recurrent_activation=model.recurrent_activation,
             recurrent_initializer="glorot_uniform",  # Keras's default, orthogonal, does not run in half precision
             dtype=dtype,
         )
@@ -157,14 +187,15 @@ def _live_layer(layer: Any, keras: Any) -> KerasLayer:
         if not part.built:
             raise InputError(f"Keras layer {layer.name!r} has no weights yet: call it, or layer.build((None, None, I))")
         config = part.get_config()
-        for option, name in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
+        for option in _FUNCTIONS:
             function = getattr(part, option)  # by identity: a function of the user's may have the same name
-            config[option] = name if function is getattr(keras.activations, name) else function
+            names = [name for name in _ACTIVATIONS if function is getattr(keras.activations, name, None)]
+            config[option] = names[0] if names else function
         configs.append(config)
         # NumPy has no bfloat16, and Keras gives float32 in its place; the way back is exact.
         dtype = getattr(torch, part.variable_dtype)
         weights.append([to_tensor(array).to(dtype) for array in part.get_weights()])
-    return KerasLayer(layer.name, layer.get_config() if wrapped else {}, configs, weights)
+    return KerasLayer(layer.name, layer.get_config() if wrapped else {}, configs, weights, keras.__version__)
 
 
 def _select(found: Mapping[str, list[KerasLayer]], layer: str | Sequence[str] | None, path: str) -> list[KerasLayer]:
@@ -185,21 +216,61 @@ def _select(found: Mapping[str, list[KerasLayer]], layer: str | Sequence[str] | 
     return [found[name][0] for name in names]
 
 
-def _check_options(layer: KerasLayer, ignore_dropout: bool) -> None:
+def _check_options(layer: KerasLayer, ignore_dropout: bool, reverse: bool) -> None:
     """Refuses what cannot be converted."""
+    who = f"Keras layer {layer.name!r}"
     if (mode := layer.wrapper.get("merge_mode", "concat")) != "concat":
-        raise ValueError(f"Keras layer {layer.name!r} has merge_mode={mode!r}; only 'concat' can be converted")
+        raise ValueError(f"{who} has merge_mode={mode!r}; only 'concat' can be converted")
     for direction, config in enumerate(layer.configs):
-        required = _REQUIRED | {"go_backwards": direction == 1}
-        for option, value in required.items():
-            if (given := config.get(option, value)) != value:
-                raise ValueError(f"Keras layer {layer.name!r} has {option}={given!r}; only {value!r} can be converted")
+        if config.get("stateful", False):
+            raise ValueError(f"{who} has stateful=True; in grucore the caller gives the state on, as hx")
+        for option, default in _FUNCTIONS.items():
+            function = config.get(option, default)
+            if not isinstance(function, str) or function not in _ACTIVATIONS:
+                raise ValueError(f"{who} has {option}={function!r}; only {', '.join(_ACTIVATIONS)} can be converted")
+            if function == "hard_sigmoid" and not layer.version.startswith("3"):
+                raise ValueError(
+                    f"{who} has {option}='hard_sigmoid' and is not known to be of Keras 3: before, that was "
+                    "0.2 x + 0.5, and here it is x / 6 + 0.5"
+                )
+        _check_direction(layer, config, direction, reverse)
         for option in ("dropout", "recurrent_dropout"):
             if not ignore_dropout and (rate := config.get(option, 0.0)):
                 raise ValueError(
-                    f"Keras layer {layer.name!r} has {option}={rate}, which differs from that of grucore; "
-                    "ignore_dropout=True leaves it out"
+                    f"{who} has {option}={rate}, which differs from that of grucore; ignore_dropout=True leaves it out"
                 )
+
+
+def _check_direction(layer: KerasLayer, config: Mapping[str, Any], direction: int, reverse: bool) -> None:
+    """Refuses a direction other than the caller says."""
+    expected = direction == 1 or reverse
+    if len(layer.weights) == 2 and reverse:
+        raise ValueError(f"Keras layer {layer.name!r} is bidirectional: reverse=True is only for go_backwards=True")
+    if (given := config.get("go_backwards", expected)) == expected:
+        return
+    if given and len(layer.weights) == 1:
+        raise ValueError(
+            f"Keras layer {layer.name!r} has go_backwards=True: where it is the first of a stack, with reverse=True "
+            "you get a layer that computes the same once you turn its input around, gru(x.flip(1))"
+        )
+    raise ValueError(f"Keras layer {layer.name!r} has go_backwards={given}; only {expected} can be converted here")
+
+
+def _check_widths(stack: Sequence[KerasLayer]) -> None:
+    """Refuses layers that differ in their units, or do not read what the one before them gives."""
+    for before, layer in itertools.pairwise(stack):
+        units, own = before.weights[0][1].shape[0], layer.weights[0][1].shape[0]
+        if units != own:
+            raise InputError(
+                f"Keras layer {layer.name!r} has units={own}, and the one before, {before.name!r}, {units}: the layers "
+                "of a GRU have one width; convert each by itself"
+            )
+        features, given = layer.weights[0][0].shape[0], len(before.weights) * units
+        if features != given:
+            raise InputError(
+                f"Keras layer {layer.name!r} reads {features} features, and the one before, {before.name!r}, "
+                f"gives {given}"
+            )
 
 
 def _reset_after(name: str, config: Mapping[str, Any], weights: Sequence[Tensor], given: bool | None) -> bool:

@@ -34,6 +34,7 @@ class KerasLayer(NamedTuple):
     wrapper: dict[str, Any]  # the config of Bidirectional; {} if there is none, or none is stored
     configs: list[dict[str, Any]]  # of the GRU of each direction; {} where none is stored
     weights: list[list[Tensor]]  # of each direction: kernel (I, 3H), recurrent kernel (H, 3H) and perhaps bias
+    version: str = ""  # of the Keras that the configs are from; "" where it is not stored
 
 
 class _Cell(NamedTuple):
@@ -62,18 +63,21 @@ def read_layers(path: str | os.PathLike[str]) -> dict[str, list[KerasLayer]]:
             if missing := {"config.json", "model.weights.h5"} - set(archive.namelist()):
                 raise InputError(f"{path} lacks {', '.join(sorted(missing))}: expected an archive written by Keras 3")
             options: Any = json.loads(archive.read("config.json"))
+            about = json.loads(archive.read("metadata.json")) if "metadata.json" in archive.namelist() else {}
+            version = str(about.get("keras_version", ""))
             weights: Any = io.BytesIO(archive.read("model.weights.h5"))
     elif h5py.is_hdf5(path):
-        options, weights = None, path
+        options, weights, version = None, path, ""
     else:
         raise InputError(f"{path} is neither a .keras archive nor an HDF5 file")
     with h5py.File(weights, "r") as file:
         if "model_config" in file.attrs:
             options = json.loads(file.attrs["model_config"])
+            version = str(file.attrs.get("keras_version", ""))
         cells = list(_cells(file, h5py))
     layers: dict[str, list[KerasLayer]] = {}
     for layer_path in dict.fromkeys(cell.path for cell in cells):
-        layer = _layer([cell for cell in cells if cell.path == layer_path], options, path)
+        layer = _layer([cell for cell in cells if cell.path == layer_path], options, path)._replace(version=version)
         for key in dict.fromkeys((layer.name, layer_path)):
             layers.setdefault(key, []).append(layer)
     return layers

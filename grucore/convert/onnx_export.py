@@ -1,8 +1,6 @@
 """To ONNX: a file with one GRU node a layer, written node by node rather than by tracing.
 
-ONNX has our equations, with linear_before_reset=1 for reset_after=True and 0 for False. Its gates stand in the order
-z, r, h (h is our n), W (D, 3H, I), R (D, 3H, H) and B (D, 6H) = (b_ih|b_hh). Source: the operator GRU-14 of the ONNX
-standard.
+The meaning of the node is in `onnx_operator.py`.
 """
 
 from __future__ import annotations
@@ -15,11 +13,12 @@ import torch
 from torch import Tensor
 
 import grucore
+from grucore.convert import onnx_operator
 from grucore.convert.weights import check_model, require, swap_gates, to_array
+from grucore.errors import check_flag
 from grucore.module import GRU
 
 _OPSET, _IR_VERSION = 17, 8  # of 2022: old enough for any runtime in use, and nothing newer is needed
-_DTYPES = (torch.float16, torch.float32, torch.float64)  # of GRU-14
 
 
 def to_onnx(model: GRU, path: str | os.PathLike[str], *, h0: bool = False, lengths: bool = False) -> None:
@@ -44,7 +43,7 @@ def to_onnx(model: GRU, path: str | os.PathLike[str], *, h0: bool = False, lengt
     Raises:
         FileExistsError: there is something at path (or at path + ".partial", under which it is written first).
         ImportError: onnx is not installed.
-        TypeError: model is no `grucore.GRU`, or a flag is no bool.
+        TypeError: model is not a `grucore.GRU`, or a flag is not a bool.
         ValueError: an option or a dtype that cannot be written.
 
     Example:
@@ -55,14 +54,11 @@ def to_onnx(model: GRU, path: str | os.PathLike[str], *, h0: bool = False, lengt
         >>> from_onnx(path)
         GRU(3, 4, bidirectional=True)
     """
-    check_model(model, "the ONNX operator GRU", ignore_dropout=True)
-    for name, flag in (("h0", h0), ("lengths", lengths)):
-        if not isinstance(flag, bool):
-            raise TypeError(
-                f"{name} says whether the file has such an input: expected a bool, got {type(flag).__name__}"
-            )
-    if (dtype := model.all_weights[0][0].dtype) not in _DTYPES:
-        expected = ", ".join(map(str, _DTYPES))
+    check_model(model, "the ONNX operator GRU", ignore_dropout=True, activations=onnx_operator.ACTIVATIONS)
+    check_flag("h0", h0)
+    check_flag("lengths", lengths)
+    if (dtype := model.all_weights[0][0].dtype) not in onnx_operator.DTYPES:
+        expected = ", ".join(map(str, onnx_operator.DTYPES))
         raise ValueError(
             f"the ONNX operator GRU takes {expected}, and the weights are {dtype}: convert the model first"
         )
@@ -146,9 +142,13 @@ class _Graph:
             [x, *names, "lengths" if self.lengths else "", state],
             [f"y_{k}", f"h_{k}"],
             name=f"gru_{k}",
-            hidden_size=model.hidden_size,
-            linear_before_reset=int(model.reset_after),
-            direction="bidirectional" if model.bidirectional else "forward",
+            **onnx_operator.attributes(
+                hidden_size=model.hidden_size,
+                directions=directions,
+                reset_after=model.reset_after,
+                activation=model.activation,
+                recurrent_activation=model.recurrent_activation,
+            ),
         )
 
     def _merged_directions(self, k: int, last: bool) -> str:

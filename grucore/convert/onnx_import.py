@@ -1,21 +1,23 @@
 """From ONNX: the GRU nodes of a file as one layer.
 
 Reads what `to_onnx`, torch.onnx.export and others write for a stack of GRU layers: GRU nodes, each of which reads what
-the one before it gives, with the directions side by side. The meaning of the operator is in `onnx_export.py`.
+the one before it gives, with the directions side by side. The meaning of the operator is in `onnx_operator.py`.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from grucore.convert import onnx_operator
 from grucore.convert.weights import gru_of, require, swap_gates, to_tensor
-from grucore.errors import InputError
+from grucore.errors import InputError, check_flag
 from grucore.module import GRU
 
+_STANDARD = ("", "ai.onnx")  # the domain of ONNX's own operators
 # Operators between two layers of a stack.
 _LAYOUT = ("Identity", "Reshape", "Squeeze", "Transpose")
 # Operators that move the values of their first input without changing them.
@@ -34,25 +36,36 @@ _MOVES = (
 )
 
 
-def from_onnx(source: Any, node: str | None = None, *, batch_first: bool | None = None) -> GRU:
+def from_onnx(source: Any, node: str | None = None, *, batch_first: bool | None = None, reverse: bool = False) -> GRU:
     """A copy of a stack of GRU nodes; exact.
 
-    Initial states and lengths that the file computes or takes are the caller's to give: `hx` and `lengths`.
+    Initial states and lengths that the file computes or takes are the caller's to give: `hx` (K*D, B, H), with layout=1
+    too, and `lengths`.
+
+    Weights are constants of the file: initializers, whether or not they are inputs of the graph too (then they are
+    their default values), nodes, or what the file computes only from these, as torch.onnx.export leaves it in large
+    models.
+
+    A stack of nodes with direction="reverse" runs from the last step to the first, and a layer of grucore that has one
+    direction from the first to the last. The copy computes the same on a sequence that is turned around:
+    `y, h_n = gru(x.flip(0), hx)`, then `y.flip(0)` (1 in place of 0 if batch_first); with lengths,
+    `gru(x.flip(0), hx, mask=real.flip(0))`, where real (T, B) is True for the steps before each row's length.
 
     Args:
         source: the path of an ONNX file, or an onnx.ModelProto.
         node: the name of the last GRU node of the stack; None if there is one stack.
-        batch_first: of the layer; None: True if the file swaps the first two dimensions right before the stack.
+        batch_first: of the layer; None: True if the stack reads (B, T, I), with layout=1 or by swapping the first two
+            dimensions right before it.
+        reverse: True for a stack with direction="reverse", and for no other: the caller turns input and output around.
 
     Returns:
         A layer with the dtype of the weights, on the CPU.
 
     Raises:
         ImportError: onnx is not installed.
-        TypeError: source is none of the above.
-        ValueError: no such stack; weights that are no constants; an attribute that cannot be converted, as clip,
-            activations other than sigmoid and tanh, direction="reverse" and layout=1; a constant initial state other
-            than 0.
+        TypeError: source is none of the above, or a flag is not a bool.
+        ValueError: no such stack; weights that are not constants; an attribute that cannot be converted, as clip; an
+            activation that grucore lacks; a constant initial state other than 0; a direction other than `reverse` says.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -62,42 +75,69 @@ def from_onnx(source: Any, node: str | None = None, *, batch_first: bool | None 
         >>> from_onnx(path)
         GRU(3, 4, reset_after=False)
     """
+    check_flag("reverse", reverse)
+    if batch_first is not None:
+        check_flag("batch_first", batch_first)
     onnx = require("onnx", "onnx")
     if isinstance(source, (str, os.PathLike)):
         source = onnx.load(os.fspath(source))
     if not isinstance(source, onnx.ModelProto):
         raise TypeError(f"expected a path or an onnx.ModelProto, got {type(source).__name__}")
-    graph = _Graph(source.graph, onnx)
+    graph = _Graph(source, onnx)
     stack = graph.stack(node)
     options = [graph.options(each) for each in stack]
     if len(set(options)) > 1:
         raise InputError(
-            f"the GRU nodes of a stack must agree in (direction, linear_before_reset), got {options} of {_names(stack)}"
+            "the GRU nodes of a stack must agree in direction, linear_before_reset and activations, got "
+            f"{[tuple(each) for each in options]} of {_names(stack)}"
         )
-    direction, linear_before_reset = options[0]
+    own = options[0]
+    if (own.direction == "reverse") != reverse:
+        what = (
+            "reverse=True is only for 'reverse'"
+            if reverse
+            else "with reverse=True you get a layer that computes the same once you turn its input and output around, "
+            "gru(x.flip(0), hx)[0].flip(0)"
+        )
+        raise ValueError(f"{_names(stack)} has direction={own.direction!r}: {what}")
+    bidirectional = own.direction == "bidirectional"
     groups = []
     for each in stack:
         graph.check_state_and_lengths(each)
-        groups += graph.weights(each, 2 if direction == "bidirectional" else 1)
+        groups += graph.weights(each, 2 if bidirectional else 1)
     if batch_first is None:
-        batch_first = graph.swaps_before(stack[0])
+        batch_first = graph.reads_batch_first(stack[0])
     return gru_of(
         groups,
-        bidirectional=direction == "bidirectional",
-        reset_after=bool(linear_before_reset),
+        bidirectional=bidirectional,
+        reset_after=bool(own.linear_before_reset),
         batch_first=batch_first,
+        activation=own.activation,
+        recurrent_activation=own.recurrent_activation,
     )
+
+
+class _Options(NamedTuple):
+    """What a node's attributes say of a layer."""
+
+    direction: str
+    linear_before_reset: int
+    recurrent_activation: str
+    activation: str
 
 
 class _Graph:
     """A graph, and where each of its values comes from."""
 
-    def __init__(self, graph: Any, onnx: Any) -> None:
-        self.onnx = onnx
-        self.nodes = {id(node): node for node in graph.node if node.op_type == "GRU" and node.domain in ("", "ai.onnx")}
+    def __init__(self, model: Any, onnx: Any) -> None:
+        graph, self.onnx = model.graph, onnx
+        self.opsets = {each.domain: each.version for each in model.opset_import}
+        self.nodes = {id(node): node for node in graph.node if node.op_type == "GRU" and node.domain in _STANDARD}
         self.others = sorted({node.op_type for node in graph.node if node.op_type in ("LSTM", "RNN")})
         self.producers = {name: node for node in graph.node for name in node.output if name}
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
+        self.inputs = {value.name for value in graph.input}
+        self.computed: dict[str, np.ndarray] = {}
 
     def attributes(self, node: Any) -> dict[str, Any]:
         """Attributes by name; text as str."""
@@ -105,16 +145,17 @@ class _Graph:
         return {name: _decoded(value) for name, value in values.items()}
 
     def constant(self, name: str) -> np.ndarray | None:
-        """The value of that name, None if it is no constant."""
+        """The value of that name, None if it depends on what is given to the graph."""
         if name in self.initializers:
             return self.onnx.numpy_helper.to_array(self.initializers[name])
         producer = self.producers.get(name)
-        if producer is not None and producer.op_type == "Identity":
-            return self.constant(producer.input[0])
-        if producer is None or producer.op_type != "Constant":
-            return None
-        (value,) = self.attributes(producer).values()
-        return self.onnx.numpy_helper.to_array(value) if isinstance(value, self.onnx.TensorProto) else np.array(value)
+        if name not in self.computed and producer is not None and producer.domain in _STANDARD:
+            inputs = {each: self.constant(each) for each in producer.input if each}
+            if all(value is not None for value in inputs.values()) and (inputs or producer.op_type == "Constant"):
+                evaluator = require("onnx.reference", "onnx").ReferenceEvaluator(producer, opsets=self.opsets)
+                outputs = evaluator.run(None, inputs)
+                self.computed |= zip(producer.output, map(np.asarray, outputs), strict=True)
+        return self.computed.get(name)
 
     def stack(self, name: str | None) -> list[Any]:
         """The nodes from the first layer to the one of that name, or of the only stack."""
@@ -144,10 +185,14 @@ class _Graph:
             name = producer.input[0]
         if producer is None or id(producer) not in self.nodes or name != producer.output[0]:
             return None
-        axes = ["T", "D", "B", "H"]
+        axes = ["B", "T", "D", "H"] if self.layout(producer) else ["T", "D", "B", "H"]
         for move in moves:
             axes = self._moved(axes, move)
-        return producer if axes == ["T", "B", "DH"] else None
+        return producer if axes == (["B", "T", "DH"] if self.layout(node) else ["T", "B", "DH"]) else None
+
+    def layout(self, node: Any) -> int:
+        """0 where a node reads (T, B, I) and gives (T, D, B, H), 1 where it reads (B, T, I) and gives (B, T, D, H)."""
+        return self.attributes(node).get("layout", 0)
 
     def _moved(self, axes: list[str], node: Any) -> list[str]:
         """The axes after an operator: "DH" is one axis made of two, or H where D was 1. Empty if unknown."""
@@ -162,48 +207,57 @@ class _Graph:
         numbers = [] if given is None else [int(i) for i in np.ravel(given)]
         if node.op_type == "Squeeze" and len(numbers) == 1 and len(axes) == 4 and axes[numbers[0]] == "D":
             return ["DH" if axis == "H" else axis for axis in axes if axis != "D"]
-        if node.op_type == "Reshape" and axes == ["T", "B", "D", "H"] and len(numbers) == 3 and numbers[:2] == [0, 0]:
-            return ["T", "B", "DH"]  # 0 keeps a dimension
+        if node.op_type == "Reshape" and axes[2:] == ["D", "H"] and len(numbers) == 3 and numbers[:2] == [0, 0]:
+            return [*axes[:2], "DH"]  # 0 keeps a dimension
         return []
 
-    def swaps_before(self, node: Any) -> bool:
-        """Whether (B, T, I) is made (T, B, I) right before a node."""
+    def reads_batch_first(self, node: Any) -> bool:
+        """Whether what a node reads was (B, T, I) before it was perhaps swapped."""
         producer = self.producers.get(node.input[0])
         while producer is not None and producer.op_type == "Identity":
             producer = self.producers.get(producer.input[0])
-        return (
+        swapped = (
             producer is not None
             and producer.op_type == "Transpose"
             and self.attributes(producer).get("perm") == [1, 0, 2]
         )
+        return swapped != bool(self.layout(node))
 
-    def options(self, node: Any) -> tuple[str, int]:
-        """Direction and linear_before_reset; refuses attributes that cannot be converted."""
+    def options(self, node: Any) -> _Options:
+        """What the attributes say; refuses those that cannot be converted."""
         given = self.attributes(node)
         direction = given.pop("direction", "forward")
         linear_before_reset = given.pop("linear_before_reset", 0)
-        given.pop("hidden_size", None)
-        if direction not in ("forward", "bidirectional"):
-            raise ValueError(
-                f"{_names([node])} has direction={direction!r}; only 'forward' and 'bidirectional' can be converted"
-            )
-        activations = [name.lower() for name in given.pop("activations", [])]
-        if activations not in ([], ["sigmoid", "tanh"], ["sigmoid", "tanh"] * 2):
-            raise ValueError(f"{_names([node])} has activations={activations}; only sigmoid and tanh can be converted")
-        if own := {name: value for name, value in given.items() if value not in (0, []) or name == "clip"}:
+        for name in ("hidden_size", "layout"):
+            given.pop(name, None)
+        if direction not in ("forward", "reverse", "bidirectional"):
+            raise ValueError(f"{_names([node])} has direction={direction!r}, which ONNX does not know")
+        activations = onnx_operator.read_activations(given, _names([node]))
+        if len(set(activations)) > 1:
+            raise ValueError(f"{_names([node])} has other activations in each direction, which cannot be converted")
+        own = {name: value for name, value in given.items() if not name.startswith("activation")}
+        if own := {name: value for name, value in own.items() if value not in (0, []) or name == "clip"}:
             raise ValueError(f"{_names([node])} has {own}, which cannot be converted")
-        return direction, linear_before_reset
+        return _Options(direction, linear_before_reset, *activations[0])
 
     def weights(self, node: Any, directions: int) -> list[list[Tensor]]:
         """(w_ih, w_hh[, b_ih, b_hh]) of each direction."""
         names = [name for name in node.input[1:4] if name]
-        arrays = [self.constant(name) for name in names]
-        if len(arrays) < 2 or any(array is None for array in arrays):
-            missing = [name for name, array in zip(names, arrays, strict=True) if array is None]
+        arrays = {name: self.constant(name) for name in names}
+        missing = [name for name, array in arrays.items() if array is None]
+        if given := [name for name in missing if name in self.inputs]:
             raise InputError(
-                f"{_names([node])} must have constant weights W, R and B; {missing} are computed or inputs"
+                f"{_names([node])} must have constant weights, and {', '.join(map(repr, given))} are inputs of the "
+                "graph without a value: give them one, as initializers of the same names"
             )
-        w, r, *b = (to_tensor(array) for array in arrays)
+        if missing:
+            raise InputError(
+                f"{_names([node])} must have constant weights, and {', '.join(map(repr, missing))} are computed from "
+                "what the graph is given"
+            )
+        if len(names) < 2:
+            raise InputError(f"{_names([node])} must have weights W and R, and has {names}")
+        w, r, *b = (to_tensor(arrays[name]) for name in names)
         hidden = r.shape[-1]
         shapes = [tuple(each.shape) for each in (w, r, *b)]
         expected = [(directions, 3 * hidden, w.shape[-1]), (directions, 3 * hidden, hidden), (directions, 6 * hidden)]

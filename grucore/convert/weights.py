@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from grucore.errors import InputError
+from grucore.errors import InputError, check_flag
 from grucore.module import GRU
 
 # Options of a layer that the converters do not write, at the values that make no difference.
-_OWN_OPTIONS = {
-    "zoneout": 0.0,
-    "layer_norm": False,
-    "learn_initial_state": False,
-    "activation": "tanh",
-    "recurrent_activation": "sigmoid",
-}
+_OWN_OPTIONS = {"zoneout": 0.0, "layer_norm": False, "learn_initial_state": False}
+_ACTIVATIONS = {"activation": "tanh", "recurrent_activation": "sigmoid"}
 _TRAINING_OPTIONS = ("dropout", "recurrent_dropout")  # these do nothing in eval mode
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -59,7 +54,15 @@ def to_array(tensor: Tensor) -> np.ndarray:
     return tensor.numpy().copy()
 
 
-def gru_of(groups: Sequence[Sequence[Tensor]], *, bidirectional: bool, reset_after: bool, batch_first: bool) -> GRU:
+def gru_of(
+    groups: Sequence[Sequence[Tensor]],
+    *,
+    bidirectional: bool,
+    reset_after: bool,
+    batch_first: bool,
+    activation: str = "tanh",
+    recurrent_activation: str = "sigmoid",
+) -> GRU:
     """A layer with these weights.
 
     Args:
@@ -68,6 +71,8 @@ def gru_of(groups: Sequence[Sequence[Tensor]], *, bidirectional: bool, reset_aft
         bidirectional: there are two groups a layer.
         reset_after: see `GRU`.
         batch_first: see `GRU`.
+        activation: see `GRU`.
+        recurrent_activation: see `GRU`.
 
     Raises:
         InputError: a shape that does not fit the others.
@@ -94,6 +99,8 @@ def gru_of(groups: Sequence[Sequence[Tensor]], *, bidirectional: bool, reset_aft
         device="cpu",
         dtype=w_ih.dtype,
         reset_after=reset_after,
+        activation=activation,
+        recurrent_activation=recurrent_activation,
     )
     with torch.no_grad():
         for i, (parameters, group) in enumerate(zip(gru.all_weights, groups, strict=True)):
@@ -107,18 +114,28 @@ def gru_of(groups: Sequence[Sequence[Tensor]], *, bidirectional: bool, reset_aft
     return gru
 
 
-def check_model(model: GRU, target: str, *, ignore_dropout: bool) -> None:
+def check_model(model: GRU, target: str, *, ignore_dropout: bool, activations: Collection[str] = ()) -> None:
     """Whether a layer can be written for the target without change.
 
+    Args:
+        model: the layer.
+        target: what it is written for, by name.
+        ignore_dropout: dropout is left out, rather than refused.
+        activations: the functions that the target has beside tanh for n and sigmoid for r and z, under our names.
+
     Raises:
-        TypeError: it is no `grucore.GRU`.
+        TypeError: it is not a `grucore.GRU`, or ignore_dropout is not a bool.
         ValueError: it has an option that cannot be written; dropout is one unless it is to be ignored.
     """
     if not isinstance(model, GRU):
         raise TypeError(
             f"expected a grucore.GRU (GRU.from_torch makes one of torch.nn.GRU), got {type(model).__name__}"
         )
+    check_flag("ignore_dropout", ignore_dropout)
     own = [name for name, none in _OWN_OPTIONS.items() if getattr(model, name, none) != none]
+    for name, default in _ACTIVATIONS.items():
+        if (function := getattr(model, name, default)) != default and function not in activations:
+            own.append(name)
     if own:
         given = ", ".join(f"{name}={getattr(model, name)!r}" for name in own)
         raise ValueError(f"{given} cannot be written for {target}")
