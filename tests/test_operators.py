@@ -40,7 +40,7 @@ CASES = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # of opcheck itself
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # opcheck's own
 @pytest.mark.parametrize("flags, directions, reset_after, bias", CASES)
 def test_operator_contract(flags, directions, reset_after, bias):
     torch.library.opcheck(torch.ops.grucore.gru_layer.default, arguments(flags, directions, reset_after, bias=bias))

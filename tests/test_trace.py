@@ -6,8 +6,6 @@ from torch import nn
 
 from grucore import GRU, GRUCell
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
-
 
 class Call(nn.Module):
     """A module whose forward is a function of a layer and tensors."""
