@@ -43,8 +43,11 @@ Weights that are no plain parameters: read at every call, whatever stands there.
     >>> gru = torch.nn.utils.parametrizations.weight_norm(gru, "weight_hh_l0")
     >>> y, h_n = gru(x)
 
-To run elsewhere: `grucore.convert` for ONNX, Keras and Flax, and `to_torch` for whatever takes a torch.nn.GRU, as
-quantisation does. With Opacus: `grucore.opacus`.
+What torch.export, AOTInductor or torch.jit.trace has saved calls our operator by its name: `import grucore` where it is
+loaded.
+
+To run elsewhere: `grucore.convert` for ONNX, Keras and Flax; `grucore.convert.restore_torch` for tools that take
+torch.nn's own layers, as quantisation does. With Opacus: `grucore.opacus`.
 """
 
 from importlib import import_module

@@ -310,7 +310,7 @@ class GRU(Stack):
             torch.Size([2, 8])
         """
         layers = self.num_layers * self.num_directions
-        if h_n.dim() not in (2, 3) or h_n.shape[0] != layers or h_n.shape[-1] != self.hidden_size:
+        if h_n.dim() not in (2, 3) or differ((h_n.shape[0], h_n.shape[-1]), (layers, self.hidden_size)):
             raise InputError(f"h_n must be ({layers}, B, {self.hidden_size}), got {tuple(h_n.shape)}")
         return torch.cat(tuple(h_n[-self.num_directions :]), -1)
 

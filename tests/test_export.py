@@ -1,6 +1,8 @@
 """torch.export and AOTInductor, T and B dynamic."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -44,6 +46,24 @@ def test_export_is_one_operator_a_layer_for_all_sizes(exported, tmp_path):
         arguments = inputs(*shape)
         for got, want in zip(loaded(*arguments), model(*arguments), strict=True):
             assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("kind", ["export", "trace"])
+def test_what_was_saved_needs_an_import_where_it_is_loaded(exported, kind, tmp_path):
+    """As the documentation says."""
+    model, program = exported
+    path = str(tmp_path / "model")
+    if kind == "export":
+        save(program, path)
+    else:
+        torch.jit.trace(model, inputs(5, 2)).save(path)
+    load = {"export": "torch.export.load(path).module()", "trace": "torch.jit.load(path)"}[kind]
+    calls = "(torch.randn(7, 3, 3), torch.tensor([7, 0, 2]))[0].shape)"
+    for imports, works in (("torch", False), ("torch, grucore", True)):
+        code = f"import warnings, {imports}; warnings.simplefilter('ignore'); path = {path!r}; print({load}{calls}"
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert (result.returncode == 0) is works, result.stderr
+        assert ("torch.Size([7, 3, 8])" if works else "grucore") in (result.stdout if works else result.stderr)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")

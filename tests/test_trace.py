@@ -36,6 +36,12 @@ CASES = {  # a layer, what is called, tensors to trace with, and others to compa
     "loop over a cell": (GRUCell(3, 4), unrolled, (sequence(), torch.randn(2, 4)), None),
     "step": (GRU(3, 4, 2), lambda m, x, h: m.step(x, h)[0], (torch.randn(2, 3), torch.randn(2, 2, 4)), None),
     "dense": (GRU(3, 4, 2, bidirectional=True), lambda m, x: m(x)[0], (sequence(),), (sequence(9, 3),)),
+    "final state": (
+        GRU(3, 4, 2, bidirectional=True),
+        lambda m, x, lengths: m.final_state(m(x, lengths=lengths)[1]),
+        (sequence(), torch.tensor([5, 2])),
+        (sequence(9, 3), torch.tensor([0, 9, 4])),
+    ),
     "lengths": (
         GRU(3, 4, 2, bidirectional=True),
         LENGTHS,
