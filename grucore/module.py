@@ -192,7 +192,7 @@ class GRU(Stack):
     def _forward_unbatched(self, input: Tensor, hx: Tensor | None, **call: Any) -> Any:
         if call["lengths"] is not None:
             call["lengths"] = as_lengths(call["lengths"]).reshape(-1)
-            if call["lengths"].shape != (1,):
+            if differ(call["lengths"].shape, (1,)):
                 raise InputError(f"an unbatched input has one length, got {len(call['lengths'])}")
         for name in ("mask", "reset"):
             if call[name] is not None:
@@ -312,7 +312,7 @@ class GRU(Stack):
         layers = self.num_layers * self.num_directions
         if h_n.dim() not in (2, 3) or differ((h_n.shape[0], h_n.shape[-1]), (layers, self.hidden_size)):
             raise InputError(f"h_n must be ({layers}, B, {self.hidden_size}), got {tuple(h_n.shape)}")
-        return torch.cat(tuple(h_n[-self.num_directions :]), -1)
+        return torch.cat(h_n[-self.num_directions :].unbind(), -1)
 
     @classmethod
     def from_torch(cls, module: nn.GRU, *, backend: str = "auto") -> GRU:

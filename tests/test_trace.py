@@ -48,6 +48,12 @@ CASES = {  # a layer, what is called, tensors to trace with, and others to compa
         (sequence(), torch.tensor([5, 2])),
         (sequence(9, 3), torch.tensor([0, 9, 4])),
     ),
+    "unbatched": (
+        GRU(3, 4),
+        LENGTHS,
+        (torch.randn(5, 3), torch.tensor(4)),
+        (torch.randn(9, 3), torch.tensor(2)),
+    ),
     "mask": (
         GRU(3, 4, batch_first=True),
         lambda m, x, mask: m(x, mask=mask)[0],
