@@ -48,14 +48,35 @@ def test_nothing_is_compiled_again_for_another_batch_or_length(hidden_size):
 
 
 def test_faults_are_found():
-    """A kernel that spills, takes more memory or has a longer loop does not pass."""
+    """A kernel that spills, takes more memory, has asynchronous products or has a longer loop does not pass."""
     row = {"shared_bytes": 100}
     good = {"kernel": "forward", "arch": 90, "dtype": "bf16", "H": 64, "max_batch": None, "flags": False}
-    good |= {"spill_bytes": 0, "shared_bytes": 100, "loop_instructions": 10}
+    good |= {"spill_bytes": 0, "shared_bytes": 100, "asynchronous_products": 0, "loop_instructions": 10}
     budget = {"forward bf16 H=64": 10}
     assert compile_report.faults(good, row, budget) == []
-    for wrong in ({"spill_bytes": 8}, {"shared_bytes": 101}, {"loop_instructions": 11}, {"H": 32}, {"max_batch": 16}):
+    faults = [{"spill_bytes": 8}, {"shared_bytes": 101}, {"asynchronous_products": 1}, {"loop_instructions": 11}]
+    for wrong in (*faults, {"H": 32}, {"max_batch": 16}):
         assert len(compile_report.faults(good | wrong, row, budget)) == 1
+
+
+WGMMA = """
+import json
+from benchmarks import compile_report
+row = {"recurrence": "backward", "max_hidden": 1040, "max_batch": None, "block_b": 64, "block_j": 64, "block_k": 64}
+row |= {"streamed": True, "exchange": "counter", "warps": 8, "stages": 3, "shared_bytes": 40976}
+kernel = compile_report.KERNELS["backward", True]
+result = compile_report.compiled(kernel, "bf16", row, False, %d)
+print(json.dumps(compile_report.faults(result, row, {"backward bf16 H=1040": 1000})))
+"""
+
+
+@pytest.mark.parametrize("arch", [90, 100])
+def test_products_that_go_on_while_the_program_does_are_refused(arch):
+    """Tiles of 64 rows, as the table had them once, compile to wgmma on sm_90 and to tcgen05 on sm_100."""
+    result = run_without_interpreter("-c", WGMMA % arch)
+    assert result.returncode == 0, result.stderr
+    (fault,) = json.loads(result.stdout)
+    assert "asynchronous products" in fault
 
 
 def test_lengths_cost_at_most_a_third_of_a_step():
@@ -87,6 +108,7 @@ PLANS = [  # recurrence, batch, H, directions, kind, device; block_b, block_j, b
     (("backward", 64, 1024, 1, "half", A100), (16, 16, 256, False)),
     (("forward", 32, 65, 1, "ieee", H100), (16, 32, 32, True)),  # more float32 weights than shared memory
     (("forward", 33, 1025, 1, "half", H100), (32, 64, 64, True)),
+    (("backward", 33, 1025, 1, "half", H100), (32, 64, 64, True)),
     (("backward", 33, 100_000, 2, "tf32", A100), (32, 64, 32, True)),
     (("backward", 1, 1024, 2, "half", A100), (16, 32, 128, True)),  # 128 programs on 108 processors
     (("forward", 1, 1024, 1, "half", H100._replace(processors=31)), (16, 32, 128, True)),
