@@ -6,7 +6,9 @@ of the slot; after it, `store` for its part and `signal`.
 
 EXCHANGE = "data": **the data is the flag.** A slot is filled with the bits 0xFF before the launch. No value written to
 it has them: arithmetic and conversions make one NaN, 0x7FFF..., and a NaN of the caller's is replaced by it. `receive`
-loads until no element is the filling, the largest unsigned number. No fence, no counter, one trip through memory.
+loads until no element is the filling, the largest unsigned number. No fence, no counter, one trip through memory. Both
+sides are words of 32 bits, relaxed at the scope of the GPU or wider (volatile loads are, by PTX's memory model, relaxed
+at that of the system), so that a load which meets a store is no data race.
 
 EXCHANGE = "counter": each program adds one to the group's counter after it has written (release), and waits until all
 have (acquire). One more trip, but nothing to fill or compare, and loads that the compiler may prefetch.
@@ -66,9 +68,39 @@ def receive(ptrs, mask, dtype: tl.constexpr, EXCHANGE: tl.constexpr, UPCAST: tl.
 
 
 @triton.jit
-def store(ptrs, value, mask, dtype: tl.constexpr, UPCAST: tl.constexpr):
-    """Leaves float32 value, rounded to dtype, behind ptrs."""
-    tl.store(ptrs, rounded(value, dtype, UPCAST).to(ptrs.dtype.element_ty, bitcast=True), mask=mask)
+def store(ptrs, value, mask, dtype: tl.constexpr, EXCHANGE: tl.constexpr, UPCAST: tl.constexpr):
+    """Leaves float32 value (rows, columns), rounded to dtype, behind ptrs, which run on along a row; mask (rows, 1)."""
+    if EXCHANGE == "counter" or INTERPRETED:
+        tl.store(ptrs, rounded(value, dtype, UPCAST).to(ptrs.dtype.element_ty, bitcast=True), mask=mask)
+    elif dtype == tl.float32:  # tl.store has no such order
+        _store_words(ptrs, value, value, mask, "mov.b32 word, $2;")
+    else:  # neighbours in one word
+        shape: tl.constexpr = [value.shape[0], value.shape[1] // 2, 2]
+        low, high = tl.split(value.reshape(shape))
+        even, _ = tl.split(ptrs.to(tl.int64).reshape(shape))
+        convert: tl.constexpr = "cvt.rn.f16x2.f32" if dtype == tl.float16 else "cvt.rn.bf16x2.f32"
+        _store_words(even, low, high, mask, f"{convert} word, $3, $2;")
+
+
+@triton.jit
+def _store_words(address, low, high, mask, MAKE: tl.constexpr):
+    tl.inline_asm_elementwise(
+        f"""
+        {{
+            .reg .pred wanted;
+            .reg .b32 word;
+            setp.ne.s32 wanted, $4, 0;
+            {MAKE}
+            @wanted st.relaxed.gpu.global.b32 [$1], word;
+            mov.b32 $0, 0;
+        }}
+        """,
+        "=r,l,f,f,r",
+        [address.to(tl.int64), low, high, mask.to(tl.int32)],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
 
 
 @triton.jit

@@ -147,7 +147,7 @@ def _gru_forward_split_kernel(
         else:
             h = h_new
         sent = tl.where(h == h, h, float("nan"))  # a NaN of the caller's, held, may have the bits of the filling
-        store(out_ptrs, sent, mask, dtype, UPCAST)
+        store(out_ptrs, sent, mask, dtype, EXCHANGE, UPCAST)
         signal(counter_ptr, EXCHANGE)
         if HAS_FLAGS:
             tl.store(y_ptrs, rounded(h_new, y_ptr.dtype.element_ty, UPCAST), mask=mask & real[:, None])
@@ -264,9 +264,9 @@ def _gru_backward_split_kernel(
             flag_ptrs += sign * batch
         if HAS_DY:
             dh += dy.to(tl.float32)
-        store(out_ptrs, dh * a_r, mask, dtype, UPCAST)
-        store(out_ptrs + H, dh * a_z, mask, dtype, UPCAST)
-        store(out_ptrs + 2 * H, dh * a_n, mask, dtype, UPCAST)
+        store(out_ptrs, dh * a_r, mask, dtype, EXCHANGE, UPCAST)
+        store(out_ptrs + H, dh * a_z, mask, dtype, EXCHANGE, UPCAST)
+        store(out_ptrs + 2 * H, dh * a_n, mask, dtype, EXCHANGE, UPCAST)
         signal(counter_ptr, EXCHANGE)
         tl.store(dy_ptrs, rounded(dh, dy_ptr.dtype.element_ty, UPCAST), mask=mask)
         dh = dh * z

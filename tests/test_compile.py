@@ -79,6 +79,16 @@ def test_products_that_go_on_while_the_program_does_are_refused(arch):
     assert "asynchronous products" in fault
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+def test_exchanged_data_is_stored_in_relaxed_words(dtype):
+    """A weak store that another program's polling meets would be a data race."""
+    result = run_without_interpreter("tests/exchange_ptx.py", dtype)
+    assert result.returncode == 0, result.stderr
+    data, counter = json.loads(result.stdout)
+    assert {"st.relaxed.gpu.global.b32", "ld.volatile.global.v4.b32"} == set(data)
+    assert not {"st.relaxed.gpu.global.b32", "ld.volatile.global.v4.b32"} & set(counter)
+
+
 def test_lengths_cost_at_most_a_third_of_a_step():
     budget = json.loads(compile_report.BUDGET.read_text())
     for name, instructions in budget.items():
