@@ -7,7 +7,7 @@ once:
     r  = sigmoid(gx_r + h W_hr^T)
     z  = sigmoid(gx_z + h W_hz^T)
     n  = tanh(gx_n + r * (h W_hn^T + b_hn))
-    h' = n + z * (h - n)
+    h' = (1 - z) * n + z * h
 
 h stays in registers in float32 and crosses chunks in memory; sums are float32. T time, B batch, C steps a chunk, D
 directions: the second runs from the end, so that its first chunk is the last in time. H is a multiple of 16 (the
@@ -17,7 +17,7 @@ launcher pads it), BLOCK_H the next power of two. Flags per (t, b) are those of 
 import triton
 import triton.language as tl
 
-from .activations import rounded, sigmoid, tanh
+from .activations import new_state, rounded, sigmoid, tanh
 
 
 @triton.jit(do_not_specialize=["C", "B", "first_step_0", "first_step_1"])
@@ -87,10 +87,10 @@ def _gru_forward_kernel(
         if UPCAST:
             operand = operand.to(tl.float32)
         r = sigmoid(tl.dot(operand, w_r, acc=gx_r.to(tl.float32), input_precision=PRECISION), FAST)
-        z = sigmoid(tl.dot(operand, w_z, acc=gx_z.to(tl.float32), input_precision=PRECISION), FAST)
+        u_z = tl.dot(operand, w_z, acc=gx_z.to(tl.float32), input_precision=PRECISION)
         gh_n = tl.dot(operand, w_n, input_precision=PRECISION) + b_hn[None, :]
         n = tanh(gx_n.to(tl.float32) + r * gh_n, FAST)
-        h_new = n + z * (h - n)
+        h_new = new_state(u_z, n, h, FAST)
         if HAS_FLAGS:
             # Holding and resetting come last, where h is laid out as the products leave it: at the step's beginning
             # they cost 400 instructions a step rather than 270 (H = 64, sm_90).

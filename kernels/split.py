@@ -15,7 +15,7 @@ launch, for which all programs of a group must run at once, or else in a launch 
 import triton
 import triton.language as tl
 
-from .activations import rounded, sigmoid, tanh
+from .activations import new_state, rounded, sigmoid, tanh
 from .exchange import LINE, await_group, receive, signal, store
 
 
@@ -135,9 +135,8 @@ def _gru_forward_split_kernel(
                 acc_z = tl.dot(operand, w_z[c], acc=acc_z, input_precision=PRECISION)
                 acc_n = tl.dot(operand, w_n[c], acc=acc_n, input_precision=PRECISION)
         r = sigmoid(acc_r, FAST)
-        z = sigmoid(acc_z, FAST)
         n = tanh(gx_n + r * (acc_n + b_hn[None, :]), FAST)
-        h_new = n + z * (h - n)
+        h_new = new_state(acc_z, n, h, FAST)
         if HAS_FLAGS:
             real = (flag & 1) != 0
             restart = ((flag >> (1 + d)) & 1) != 0

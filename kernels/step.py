@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .activations import rounded, sigmoid, tanh
+from .activations import new_state, rounded, sigmoid, tanh
 from .exchange import INTERPRETED
 from .plan import device, kind, plan
 
@@ -115,10 +115,9 @@ def _gru_step_kernel(
         UPCAST,
     )
     r = sigmoid(acc_r, FAST)
-    z = sigmoid(acc_z, FAST)
     n = tanh(gx_n + r * gh_n, FAST)
     h = tl.load(hx_ptr + rows * H + offs_j[None, :], mask=mask, other=0.0).to(tl.float32)
-    h_new = n + z * (h - n)
+    h_new = new_state(acc_z, n, h, FAST)
     tl.store(out_ptr + rows * H + offs_j[None, :], rounded(h_new, out_ptr.dtype.element_ty, UPCAST), mask=mask)
 
 
