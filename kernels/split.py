@@ -27,6 +27,13 @@ def _weight(w_ptr, offs_row, offs_column, H: tl.constexpr, TRANSPOSED: tl.conste
     return w.to(tl.float32) if UPCAST else w
 
 
+@triton.jit
+def _only_if(condition, mask):
+    """The mask, all False unless a scalar condition holds."""
+    # Comparing is free; without it the interpreter of Triton 3.9 takes the result for no mask.
+    return (mask & condition) != 0
+
+
 @triton.jit(do_not_specialize=["C", "B", "first_tile", "first_step_0", "first_step_1", "first", "last"])
 def _gru_forward_split_kernel(
     gx_ptr,  # (D, C, B, 3, H)
@@ -102,7 +109,7 @@ def _gru_forward_split_kernel(
     in_ptrs = slots_ptr + slot_rows[:, None] * H + offs_k[None, :]
     out_ptrs = slots_ptr + (slot_rows + D * batch)[:, None] * H + offs_j[None, :]
     step = sign * batch * H
-    ahead = mask & (first < last)
+    ahead = _only_if(first < last, mask)
     next_r = tl.load(gx_ptrs, mask=ahead, other=0.0)
     next_z = tl.load(gx_ptrs + H, mask=ahead, other=0.0)
     next_n = tl.load(gx_ptrs + 2 * H, mask=ahead, other=0.0)
@@ -110,7 +117,7 @@ def _gru_forward_split_kernel(
         acc_r, acc_z, gx_n = next_r.to(tl.float32), next_z.to(tl.float32), next_n.to(tl.float32)
         acc_n = tl.zeros([BLOCK_B, J], tl.float32)
         gx_ptrs += 3 * step
-        ahead = mask & (i + 1 < last)  # on its way while the group is awaited
+        ahead = _only_if(i + 1 < last, mask)  # on its way while the group is awaited
         next_r = tl.load(gx_ptrs, mask=ahead, other=0.0)
         next_z = tl.load(gx_ptrs + H, mask=ahead, other=0.0)
         next_n = tl.load(gx_ptrs + 2 * H, mask=ahead, other=0.0)
@@ -225,7 +232,7 @@ def _gru_backward_split_kernel(
     in_ptrs = slots_ptr + slot_rows[:, None] * (3 * H) + offs_k[None, :]
     out_ptrs = slots_ptr + (slot_rows + D * batch)[:, None] * (3 * H) + offs_j[None, :]
     step = sign * batch * H
-    ahead = mask & (first < last)
+    ahead = _only_if(first < last, mask)
     next_r = tl.load(a_ptrs, mask=ahead, other=0.0)
     next_z = tl.load(a_ptrs + H, mask=ahead, other=0.0)
     next_n = tl.load(a_ptrs + 2 * H, mask=ahead, other=0.0)
@@ -234,7 +241,7 @@ def _gru_backward_split_kernel(
         a_r, a_z, a_n = next_r.to(tl.float32), next_z.to(tl.float32), next_n.to(tl.float32)
         z = next_keep.to(tl.float32)
         a_ptrs += 4 * step
-        ahead = mask & (i + 1 < last)  # on its way while the group is awaited
+        ahead = _only_if(i + 1 < last, mask)  # on its way while the group is awaited
         next_r = tl.load(a_ptrs, mask=ahead, other=0.0)
         next_z = tl.load(a_ptrs + H, mask=ahead, other=0.0)
         next_n = tl.load(a_ptrs + 2 * H, mask=ahead, other=0.0)
@@ -256,7 +263,7 @@ def _gru_backward_split_kernel(
                 dg = receive(in_ptrs + offset, mask & mask_k, dtype, EXCHANGE, UPCAST)
                 dh = tl.dot(dg, w[c], acc=dh, input_precision=PRECISION)
         if HAS_FLAGS:
-            flag = tl.load(flag_ptrs, mask=mask_b & (i > 0), other=0)
+            flag = tl.load(flag_ptrs, mask=_only_if(i > 0, mask_b), other=0)
             began = ((flag >> (3 + d)) & 1) != 0
             dh0 += tl.where(began[:, None], dh, 0.0)
             dh = tl.where(began[:, None], 0.0, dh)
