@@ -26,6 +26,17 @@ INTERPRETED: tl.constexpr = tl.constexpr(triton.knobs.runtime.interpret)
 LINE: tl.constexpr = tl.constexpr(32)  # int32 of a counter: a cache line each
 
 
+def _store_word(make: str) -> tl.constexpr:
+    """PTX that stores one word, made of $2 and $3, to address $1 if $4; tl.store has no such order."""
+    begin = "{ .reg .pred wanted; .reg .b32 word; setp.ne.s32 wanted, $4, 0; "
+    return tl.constexpr(begin + make + " @wanted st.relaxed.gpu.global.b32 [$1], word; mov.b32 $0, 0; }")
+
+
+STORE_FLOAT32: tl.constexpr = _store_word("mov.b32 word, $2;")
+STORE_FLOAT16: tl.constexpr = _store_word("cvt.rn.f16x2.f32 word, $3, $2;")
+STORE_BFLOAT16: tl.constexpr = _store_word("cvt.rn.bf16x2.f32 word, $3, $2;")
+
+
 @triton.jit
 def await_group(counter_ptr, step, PROGRAMS: tl.constexpr, EXCHANGE: tl.constexpr):
     """Returns when all programs of the group have signalled each of `step` steps, where a counter says so."""
@@ -72,35 +83,19 @@ def store(ptrs, value, mask, dtype: tl.constexpr, EXCHANGE: tl.constexpr, UPCAST
     """Leaves float32 value (rows, columns), rounded to dtype, behind ptrs, which run on along a row; mask (rows, 1)."""
     if EXCHANGE == "counter" or INTERPRETED:
         tl.store(ptrs, rounded(value, dtype, UPCAST).to(ptrs.dtype.element_ty, bitcast=True), mask=mask)
-    elif dtype == tl.float32:  # tl.store has no such order
-        _store_words(ptrs, value, value, mask, "mov.b32 word, $2;")
+    elif dtype == tl.float32:
+        _store_words(ptrs.to(tl.int64), value, value, mask, STORE_FLOAT32)
     else:  # neighbours in one word
         shape: tl.constexpr = [value.shape[0], value.shape[1] // 2, 2]
         low, high = tl.split(value.reshape(shape))
         even, _ = tl.split(ptrs.to(tl.int64).reshape(shape))
-        convert: tl.constexpr = "cvt.rn.f16x2.f32" if dtype == tl.float16 else "cvt.rn.bf16x2.f32"
-        _store_words(even, low, high, mask, f"{convert} word, $3, $2;")
+        _store_words(even, low, high, mask, STORE_FLOAT16 if dtype == tl.float16 else STORE_BFLOAT16)
 
 
 @triton.jit
-def _store_words(address, low, high, mask, MAKE: tl.constexpr):
-    tl.inline_asm_elementwise(
-        f"""
-        {{
-            .reg .pred wanted;
-            .reg .b32 word;
-            setp.ne.s32 wanted, $4, 0;
-            {MAKE}
-            @wanted st.relaxed.gpu.global.b32 [$1], word;
-            mov.b32 $0, 0;
-        }}
-        """,
-        "=r,l,f,f,r",
-        [address.to(tl.int64), low, high, mask.to(tl.int32)],
-        dtype=tl.int32,
-        is_pure=False,
-        pack=1,
-    )
+def _store_words(address, low, high, mask, ASM: tl.constexpr):
+    arguments = [address, low, high, mask.to(tl.int32)]
+    tl.inline_asm_elementwise(ASM, "=r,l,f,f,r", arguments, dtype=tl.int32, is_pure=False, pack=1)
 
 
 @triton.jit
