@@ -3,9 +3,9 @@
     python -m benchmarks.compile_report --arch 90 [--json FILE]
 
 Prints registers, spilled bytes, shared memory and the instructions of the step loop (per warp, from the machine code),
-and exits with 1 where a kernel spills, takes more shared memory than plans.json says, has asynchronous products, or has
-more instructions in its loop than benchmarks/compile_budget.json allows. That budget is for sm_90 and the Triton it
-names; all else is held to with every Triton.
+and exits with 1 where a kernel spills, takes more shared memory than plans.json says, has asynchronous products, reads
+an operand from shared memory with conflicts, or has more instructions in its loop than benchmarks/compile_budget.json
+allows. That budget is for sm_90 and the Triton that it names; all else is held to with every Triton.
 """
 
 from __future__ import annotations
@@ -95,8 +95,19 @@ def compiled(kernel: Any, dtype: str, row: dict[str, int], flags: bool, arch: in
         "spill_bytes": int(stack),  # spills are all that these kernels would put on the stack
         "shared_bytes": binary.metadata.shared,
         "asynchronous_products": len(ASYNCHRONOUS.findall(binary.asm["ptx"])),
+        "conflicting_operands": conflicting_operands(binary.asm["ttgir"]),
         "loop_instructions": loop_instructions(code.stdout),
     }
+
+
+def conflicting_operands(ttgir: str) -> int:
+    """Right operands of products without tensor cores that lie in shared memory by columns.
+
+    Neighbouring lanes read neighbouring columns, which then begin in the same bank: conflicts of 8 lanes and more.
+    """
+    by_columns = set(re.findall(r"^(#\w+) = #ttg\.swizzled_shared<.*order = \[0, 1\]", ttgir, re.MULTILINE))
+    read = re.findall(r"ttg\.local_load .*memdesc<[^#]*(#\w+),.*-> .*opIdx = 1, parent = #blocked", ttgir)
+    return sum(layout in by_columns for layout in read)
 
 
 def loop_instructions(sass: str) -> int:
@@ -130,6 +141,8 @@ def faults(result: dict[str, Any], row: dict[str, int], budget: dict[str, Any]) 
         found.append(f"takes {result['shared_bytes']} bytes of shared memory, plans.json says {row['shared_bytes']}")
     if result["asynchronous_products"]:
         found.append(f"has {result['asynchronous_products']} asynchronous products (see ASYNCHRONOUS)")
+    if result["conflicting_operands"]:
+        found.append(f"reads {result['conflicting_operands']} operands with conflicts (see conflicting_operands)")
     allowed = budget["loop_instructions"].get(key, 0)
     if result["arch"] == 90 and result["triton"] == budget["triton"] and instructions > allowed:
         found.append(f"has {instructions} instructions in its loop, the budget is {allowed}")

@@ -39,7 +39,7 @@ def _gru_forward_split_kernel(
     gx_ptr,  # (D, C, B, 3, H)
     h_ptr,  # (D, B, H) float32: the state before step `first`, then that after step `last` - 1
     h0_ptr,  # (D, B, H), read if HAS_FLAGS
-    w_hh_ptr,  # (D, 3, H, H)
+    w_hh_ptr,  # (D, 3, H, H), each gate's transposed if BY_COLUMN
     b_hn_ptr,  # (D, H)
     flags_ptr,  # (T, B) uint8, read if HAS_FLAGS
     span_ptr,  # (tiles, 2) int32, a tile's first real step and the one after its last; read if HAS_FLAGS
@@ -78,13 +78,14 @@ def _gru_forward_split_kernel(
     mask_b = offs_b < B
     mask = mask_b[:, None]
 
+    BY_COLUMN: tl.constexpr = PRECISION == "ieee" and dtype == tl.float32
     w_ptr = w_hh_ptr + d * 3 * H * H
     w_r, w_z, w_n = (), (), ()
     if not STREAMED:
         for c in tl.static_range(CHUNKS):
-            w_r = w_r + (_weight(w_ptr, c * BLOCK_K + offs_k, offs_j, H, True, UPCAST),)
-            w_z = w_z + (_weight(w_ptr + H * H, c * BLOCK_K + offs_k, offs_j, H, True, UPCAST),)
-            w_n = w_n + (_weight(w_ptr + 2 * H * H, c * BLOCK_K + offs_k, offs_j, H, True, UPCAST),)
+            w_r = w_r + (_weight(w_ptr, c * BLOCK_K + offs_k, offs_j, H, not BY_COLUMN, UPCAST),)
+            w_z = w_z + (_weight(w_ptr + H * H, c * BLOCK_K + offs_k, offs_j, H, not BY_COLUMN, UPCAST),)
+            w_n = w_n + (_weight(w_ptr + 2 * H * H, c * BLOCK_K + offs_k, offs_j, H, not BY_COLUMN, UPCAST),)
     b_hn = tl.load(b_hn_ptr + d * H + offs_j).to(tl.float32)
 
     counter_ptr = counters_ptr + (tile * D + d) * LINE
@@ -128,11 +129,11 @@ def _gru_forward_split_kernel(
             for c in tl.range(CHUNKS, num_stages=STAGES):
                 k = c * BLOCK_K + offs_k
                 operand = receive(in_ptrs + c * BLOCK_K, mask & (k < H)[None, :], dtype, EXCHANGE, UPCAST)
-                w = _weight(w_ptr, k, offs_j, H, True, UPCAST)
+                w = _weight(w_ptr, k, offs_j, H, not BY_COLUMN, UPCAST)
                 acc_r = tl.dot(operand, w, acc=acc_r, input_precision=PRECISION)
-                w = _weight(w_ptr + H * H, k, offs_j, H, True, UPCAST)
+                w = _weight(w_ptr + H * H, k, offs_j, H, not BY_COLUMN, UPCAST)
                 acc_z = tl.dot(operand, w, acc=acc_z, input_precision=PRECISION)
-                w = _weight(w_ptr + 2 * H * H, k, offs_j, H, True, UPCAST)
+                w = _weight(w_ptr + 2 * H * H, k, offs_j, H, not BY_COLUMN, UPCAST)
                 acc_n = tl.dot(operand, w, acc=acc_n, input_precision=PRECISION)
         else:
             for c in tl.static_range(CHUNKS):

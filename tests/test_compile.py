@@ -53,9 +53,11 @@ def test_faults_are_found():
     good = {"kernel": "forward", "arch": 90, "dtype": "bf16", "H": 64, "max_batch": None, "flags": False}
     good |= {"triton": "3.7.1"}
     good |= {"spill_bytes": 0, "shared_bytes": 100, "asynchronous_products": 0, "loop_instructions": 10}
+    good |= {"conflicting_operands": 0}
     budget = {"triton": "3.7.1", "loop_instructions": {"forward bf16 H=64": 10}}
     assert compile_report.faults(good, row, budget) == []
     faults = [{"spill_bytes": 8}, {"shared_bytes": 101}, {"asynchronous_products": 1}, {"loop_instructions": 11}]
+    faults += [{"conflicting_operands": 3}]
     for wrong in (*faults, {"H": 32}, {"max_batch": 16}):
         assert len(compile_report.faults(good | wrong, row, budget)) == 1
     other = good | {"triton": "3.9.0"}  # whose instructions are others; but nothing else may be
@@ -99,6 +101,19 @@ def test_lengths_cost_at_most_a_third_of_a_step():
     for name, instructions in budget.items():
         if name.endswith("flags"):
             assert instructions <= 1.3 * budget[name.removesuffix(" flags")]
+
+
+def test_conflicting_operands_are_right_ones_by_columns_without_tensor_cores():
+    layouts = """
+        #shared = #ttg.swizzled_shared<{vec = 1, perPhase = 1, maxPhase = 1, order = [1, 0]}>
+        #shared1 = #ttg.swizzled_shared<{vec = 1, perPhase = 1, maxPhase = 1, order = [0, 1]}>
+    """.replace("        ", "")
+    load = "%w = ttg.local_load %0 : !ttg.memdesc<64x64xf32, #shared1, #smem> -> tensor<64x64xf32, #ttg.dot_op<"
+    load += "{opIdx = 1, parent = #blocked}>>"
+    others = (("#shared1", "#shared"), ("opIdx = 1", "opIdx = 0"), ("#blocked", "#mma"))
+    good = [load.replace(*other) for other in others]
+    assert compile_report.conflicting_operands("\n".join([layouts, *good])) == 0
+    assert compile_report.conflicting_operands("\n".join([layouts, *good, load, load])) == 2
 
 
 def test_loop_is_the_widest_backward_branch():
