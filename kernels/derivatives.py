@@ -15,7 +15,7 @@ M rows, one for each (t, b); any H.
 import triton
 import triton.language as tl
 
-from .activations import rounded, sigmoid, tanh
+from .activations import rounded, sigmoid_and_rest, tanh_and_slope
 
 
 @triton.jit
@@ -50,12 +50,12 @@ def _gru_derivatives_kernel(
     gh_n = tl.load(gh_ptrs + 2 * H, mask=mask, other=0.0).to(tl.float32) + b_hn[None, :]
     gh_r = tl.load(gh_ptrs, mask=mask, other=0.0).to(tl.float32)
     gh_z = tl.load(gh_ptrs + H, mask=mask, other=0.0).to(tl.float32)
-    r = sigmoid(tl.load(gx_ptrs, mask=mask, other=0.0).to(tl.float32) + gh_r, False)
-    z = sigmoid(tl.load(gx_ptrs + H, mask=mask, other=0.0).to(tl.float32) + gh_z, False)
-    n = tanh(tl.load(gx_ptrs + 2 * H, mask=mask, other=0.0).to(tl.float32) + r * gh_n, False)
-    a_z = (h - n) * z * (1.0 - z)
-    a_n = (1.0 - z) * (1.0 - n * n)
-    a_r = a_n * gh_n * r * (1.0 - r)
+    r, rest_r = sigmoid_and_rest(tl.load(gx_ptrs, mask=mask, other=0.0).to(tl.float32) + gh_r)
+    z, rest_z = sigmoid_and_rest(tl.load(gx_ptrs + H, mask=mask, other=0.0).to(tl.float32) + gh_z)
+    n, slope = tanh_and_slope(tl.load(gx_ptrs + 2 * H, mask=mask, other=0.0).to(tl.float32) + r * gh_n)
+    a_z = (h - n) * z * rest_z
+    a_n = rest_z * slope
+    a_r = a_n * gh_n * r * rest_r
     a_hn = a_n * r
     if HAS_FLAGS:
         flag = tl.load(flags_ptr + offs_m, mask=offs_m < rows, other=0)

@@ -7,17 +7,20 @@ once:
     r  = sigmoid(gx_r + h W_hr^T)
     z  = sigmoid(gx_z + h W_hz^T)
     n  = tanh(gx_n + r * (h W_hn^T + b_hn))
-    h' = n + z * (h - n)
+    h' = (1 - z) * n + z * h
 
 h stays in registers in float32 and crosses chunks in memory; sums are float32. T time, B batch, C steps a chunk, D
 directions: the second runs from the end, so that its first chunk is the last in time. H is a multiple of 16 (the
 launcher pads it), BLOCK_H the next power of two. Flags per (t, b) are those of `flags.py`.
+
+The tensor cores take W^T from shared memory as W lies there. Float32 products without them ("ieee") would read it with
+conflicts of 8 lanes and more: the launcher transposes each gate's W in memory for them, once a call.
 """
 
 import triton
 import triton.language as tl
 
-from .activations import rounded, sigmoid, tanh
+from .activations import new_state, rounded, sigmoid, tanh
 
 
 @triton.jit(do_not_specialize=["C", "B", "first_step_0", "first_step_1"])
@@ -25,7 +28,7 @@ def _gru_forward_kernel(
     gx_ptr,  # (D, C, B, 3, H)
     h_ptr,  # (D, B, H) float32: the state before the chunk, then that after it
     h0_ptr,  # (D, B, H), read if HAS_FLAGS
-    w_hh_ptr,  # (D, 3, H, H)
+    w_hh_ptr,  # (D, 3, H, H), each gate's transposed if BY_COLUMN
     b_hn_ptr,  # (D, H)
     flags_ptr,  # (T, B) uint8, read if HAS_FLAGS
     span_ptr,  # (tiles, 2) int32, a tile's first real step and the one after its last; read if HAS_FLAGS
@@ -52,7 +55,12 @@ def _gru_forward_kernel(
     mask_h = offs_h < H
     mask = mask_b[:, None] & mask_h[None, :]
 
-    w_ptrs = w_hh_ptr + d * 3 * H * H + offs_h[None, :] * H + offs_h[:, None]  # W^T: (k, j) from row j, column k
+    BY_COLUMN: tl.constexpr = PRECISION == "ieee" and w_hh_ptr.dtype.element_ty == tl.float32
+    w_ptrs = w_hh_ptr + d * 3 * H * H  # W^T: (k, j) from row j, column k
+    if BY_COLUMN:
+        w_ptrs += offs_h[:, None] * H + offs_h[None, :]
+    else:
+        w_ptrs += offs_h[None, :] * H + offs_h[:, None]
     mask_w = mask_h[:, None] & mask_h[None, :]
     w_r = tl.load(w_ptrs, mask=mask_w, other=0.0)
     w_z = tl.load(w_ptrs + H * H, mask=mask_w, other=0.0)
@@ -87,10 +95,10 @@ def _gru_forward_kernel(
         if UPCAST:
             operand = operand.to(tl.float32)
         r = sigmoid(tl.dot(operand, w_r, acc=gx_r.to(tl.float32), input_precision=PRECISION), FAST)
-        z = sigmoid(tl.dot(operand, w_z, acc=gx_z.to(tl.float32), input_precision=PRECISION), FAST)
+        u_z = tl.dot(operand, w_z, acc=gx_z.to(tl.float32), input_precision=PRECISION)
         gh_n = tl.dot(operand, w_n, input_precision=PRECISION) + b_hn[None, :]
         n = tanh(gx_n.to(tl.float32) + r * gh_n, FAST)
-        h_new = n + z * (h - n)
+        h_new = new_state(u_z, n, h, FAST)
         if HAS_FLAGS:
             # Holding and resetting come last, where h is laid out as the products leave it: at the step's beginning
             # they cost 400 instructions a step rather than 270 (H = 64, sm_90).

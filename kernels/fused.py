@@ -207,10 +207,13 @@ def gru_forward(
     y = x.new_empty(shape) if layer.flags is None else x.new_zeros(shape)
     h = layer.h0.to(torch.float32, copy=True)
     spans = h if layer.flags is None else tile_spans(layer.flags, layer.plan.block_b)
+    w_hh = layer.w_hh
+    if kind(x.dtype, precision) == "ieee":  # as `forward.py` takes it
+        w_hh = w_hh.unflatten(1, (3, -1)).transpose(2, 3).contiguous()
     with _launching(layer):
         for chunk in layer.chunks() if layer.batch else ():
             flags = y if layer.flags is None else layer.flags
-            tensors = (layer.input_side(chunk), h, layer.h0, layer.w_hh, layer.b_hn, flags, spans, y)
+            tensors = (layer.input_side(chunk), h, layer.h0, w_hh, layer.b_hn, flags, spans, y)
             slots = layer.slots(chunk, h)
             layer.launch(chunk, _gru_forward_kernel, _gru_forward_split_kernel, tensors, slots, FAST=layer.fast)
     narrow = layer.hidden_size

@@ -15,7 +15,7 @@ launch, for which all programs of a group must run at once, or else in a launch 
 import triton
 import triton.language as tl
 
-from .activations import rounded, sigmoid, tanh
+from .activations import new_state, rounded, sigmoid, tanh
 from .exchange import LINE, await_group, receive, signal, store
 
 
@@ -27,12 +27,19 @@ def _weight(w_ptr, offs_row, offs_column, H: tl.constexpr, TRANSPOSED: tl.conste
     return w.to(tl.float32) if UPCAST else w
 
 
+@triton.jit
+def _only_if(condition, mask):
+    """The mask, all False unless a scalar condition holds."""
+    # Comparing is free; without it the interpreter of Triton 3.9 takes the result for no mask.
+    return (mask & condition) != 0
+
+
 @triton.jit(do_not_specialize=["C", "B", "first_tile", "first_step_0", "first_step_1", "first", "last"])
 def _gru_forward_split_kernel(
     gx_ptr,  # (D, C, B, 3, H)
     h_ptr,  # (D, B, H) float32: the state before step `first`, then that after step `last` - 1
     h0_ptr,  # (D, B, H), read if HAS_FLAGS
-    w_hh_ptr,  # (D, 3, H, H)
+    w_hh_ptr,  # (D, 3, H, H), each gate's transposed if BY_COLUMN
     b_hn_ptr,  # (D, H)
     flags_ptr,  # (T, B) uint8, read if HAS_FLAGS
     span_ptr,  # (tiles, 2) int32, a tile's first real step and the one after its last; read if HAS_FLAGS
@@ -71,13 +78,14 @@ def _gru_forward_split_kernel(
     mask_b = offs_b < B
     mask = mask_b[:, None]
 
+    BY_COLUMN: tl.constexpr = PRECISION == "ieee" and dtype == tl.float32
     w_ptr = w_hh_ptr + d * 3 * H * H
     w_r, w_z, w_n = (), (), ()
     if not STREAMED:
         for c in tl.static_range(CHUNKS):
-            w_r = w_r + (_weight(w_ptr, c * BLOCK_K + offs_k, offs_j, H, True, UPCAST),)
-            w_z = w_z + (_weight(w_ptr + H * H, c * BLOCK_K + offs_k, offs_j, H, True, UPCAST),)
-            w_n = w_n + (_weight(w_ptr + 2 * H * H, c * BLOCK_K + offs_k, offs_j, H, True, UPCAST),)
+            w_r = w_r + (_weight(w_ptr, c * BLOCK_K + offs_k, offs_j, H, not BY_COLUMN, UPCAST),)
+            w_z = w_z + (_weight(w_ptr + H * H, c * BLOCK_K + offs_k, offs_j, H, not BY_COLUMN, UPCAST),)
+            w_n = w_n + (_weight(w_ptr + 2 * H * H, c * BLOCK_K + offs_k, offs_j, H, not BY_COLUMN, UPCAST),)
     b_hn = tl.load(b_hn_ptr + d * H + offs_j).to(tl.float32)
 
     counter_ptr = counters_ptr + (tile * D + d) * LINE
@@ -102,7 +110,7 @@ def _gru_forward_split_kernel(
     in_ptrs = slots_ptr + slot_rows[:, None] * H + offs_k[None, :]
     out_ptrs = slots_ptr + (slot_rows + D * batch)[:, None] * H + offs_j[None, :]
     step = sign * batch * H
-    ahead = mask & (first < last)
+    ahead = _only_if(first < last, mask)
     next_r = tl.load(gx_ptrs, mask=ahead, other=0.0)
     next_z = tl.load(gx_ptrs + H, mask=ahead, other=0.0)
     next_n = tl.load(gx_ptrs + 2 * H, mask=ahead, other=0.0)
@@ -110,7 +118,7 @@ def _gru_forward_split_kernel(
         acc_r, acc_z, gx_n = next_r.to(tl.float32), next_z.to(tl.float32), next_n.to(tl.float32)
         acc_n = tl.zeros([BLOCK_B, J], tl.float32)
         gx_ptrs += 3 * step
-        ahead = mask & (i + 1 < last)  # on its way while the group is awaited
+        ahead = _only_if(i + 1 < last, mask)  # on its way while the group is awaited
         next_r = tl.load(gx_ptrs, mask=ahead, other=0.0)
         next_z = tl.load(gx_ptrs + H, mask=ahead, other=0.0)
         next_n = tl.load(gx_ptrs + 2 * H, mask=ahead, other=0.0)
@@ -121,11 +129,11 @@ def _gru_forward_split_kernel(
             for c in tl.range(CHUNKS, num_stages=STAGES):
                 k = c * BLOCK_K + offs_k
                 operand = receive(in_ptrs + c * BLOCK_K, mask & (k < H)[None, :], dtype, EXCHANGE, UPCAST)
-                w = _weight(w_ptr, k, offs_j, H, True, UPCAST)
+                w = _weight(w_ptr, k, offs_j, H, not BY_COLUMN, UPCAST)
                 acc_r = tl.dot(operand, w, acc=acc_r, input_precision=PRECISION)
-                w = _weight(w_ptr + H * H, k, offs_j, H, True, UPCAST)
+                w = _weight(w_ptr + H * H, k, offs_j, H, not BY_COLUMN, UPCAST)
                 acc_z = tl.dot(operand, w, acc=acc_z, input_precision=PRECISION)
-                w = _weight(w_ptr + 2 * H * H, k, offs_j, H, True, UPCAST)
+                w = _weight(w_ptr + 2 * H * H, k, offs_j, H, not BY_COLUMN, UPCAST)
                 acc_n = tl.dot(operand, w, acc=acc_n, input_precision=PRECISION)
         else:
             for c in tl.static_range(CHUNKS):
@@ -135,9 +143,8 @@ def _gru_forward_split_kernel(
                 acc_z = tl.dot(operand, w_z[c], acc=acc_z, input_precision=PRECISION)
                 acc_n = tl.dot(operand, w_n[c], acc=acc_n, input_precision=PRECISION)
         r = sigmoid(acc_r, FAST)
-        z = sigmoid(acc_z, FAST)
         n = tanh(gx_n + r * (acc_n + b_hn[None, :]), FAST)
-        h_new = n + z * (h - n)
+        h_new = new_state(acc_z, n, h, FAST)
         if HAS_FLAGS:
             real = (flag & 1) != 0
             restart = ((flag >> (1 + d)) & 1) != 0
@@ -147,7 +154,7 @@ def _gru_forward_split_kernel(
         else:
             h = h_new
         sent = tl.where(h == h, h, float("nan"))  # a NaN of the caller's, held, may have the bits of the filling
-        store(out_ptrs, sent, mask, dtype, UPCAST)
+        store(out_ptrs, sent, mask, dtype, EXCHANGE, UPCAST)
         signal(counter_ptr, EXCHANGE)
         if HAS_FLAGS:
             tl.store(y_ptrs, rounded(h_new, y_ptr.dtype.element_ty, UPCAST), mask=mask & real[:, None])
@@ -226,7 +233,7 @@ def _gru_backward_split_kernel(
     in_ptrs = slots_ptr + slot_rows[:, None] * (3 * H) + offs_k[None, :]
     out_ptrs = slots_ptr + (slot_rows + D * batch)[:, None] * (3 * H) + offs_j[None, :]
     step = sign * batch * H
-    ahead = mask & (first < last)
+    ahead = _only_if(first < last, mask)
     next_r = tl.load(a_ptrs, mask=ahead, other=0.0)
     next_z = tl.load(a_ptrs + H, mask=ahead, other=0.0)
     next_n = tl.load(a_ptrs + 2 * H, mask=ahead, other=0.0)
@@ -235,7 +242,7 @@ def _gru_backward_split_kernel(
         a_r, a_z, a_n = next_r.to(tl.float32), next_z.to(tl.float32), next_n.to(tl.float32)
         z = next_keep.to(tl.float32)
         a_ptrs += 4 * step
-        ahead = mask & (i + 1 < last)  # on its way while the group is awaited
+        ahead = _only_if(i + 1 < last, mask)  # on its way while the group is awaited
         next_r = tl.load(a_ptrs, mask=ahead, other=0.0)
         next_z = tl.load(a_ptrs + H, mask=ahead, other=0.0)
         next_n = tl.load(a_ptrs + 2 * H, mask=ahead, other=0.0)
@@ -257,16 +264,16 @@ def _gru_backward_split_kernel(
                 dg = receive(in_ptrs + offset, mask & mask_k, dtype, EXCHANGE, UPCAST)
                 dh = tl.dot(dg, w[c], acc=dh, input_precision=PRECISION)
         if HAS_FLAGS:
-            flag = tl.load(flag_ptrs, mask=mask_b & (i > 0), other=0)
+            flag = tl.load(flag_ptrs, mask=_only_if(i > 0, mask_b), other=0)
             began = ((flag >> (3 + d)) & 1) != 0
             dh0 += tl.where(began[:, None], dh, 0.0)
             dh = tl.where(began[:, None], 0.0, dh)
             flag_ptrs += sign * batch
         if HAS_DY:
             dh += dy.to(tl.float32)
-        store(out_ptrs, dh * a_r, mask, dtype, UPCAST)
-        store(out_ptrs + H, dh * a_z, mask, dtype, UPCAST)
-        store(out_ptrs + 2 * H, dh * a_n, mask, dtype, UPCAST)
+        store(out_ptrs, dh * a_r, mask, dtype, EXCHANGE, UPCAST)
+        store(out_ptrs + H, dh * a_z, mask, dtype, EXCHANGE, UPCAST)
+        store(out_ptrs + 2 * H, dh * a_n, mask, dtype, EXCHANGE, UPCAST)
         signal(counter_ptr, EXCHANGE)
         tl.store(dy_ptrs, rounded(dh, dy_ptr.dtype.element_ty, UPCAST), mask=mask)
         dh = dh * z

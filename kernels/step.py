@@ -3,6 +3,9 @@
 Each program has J hidden units of a tile of rows and goes through all of I, then of H; the weights, read once, are the
 cost. The equations are those of `forward.py`, with gx computed here instead of before. No buffers, no waiting: a CUDA
 graph captures it as one node.
+
+Float32 products without tensor cores ("ieee") would read W^T from shared memory, where W lies as in memory, with
+conflicts of 16 lanes. There units come first, and x^T is multiplied by W.
 """
 
 from __future__ import annotations
@@ -12,41 +15,55 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .activations import rounded, sigmoid, tanh
+from .activations import new_state, rounded, sigmoid, tanh
 from .exchange import INTERPRETED
 from .plan import device, kind, plan
 
 
 @triton.jit
 def _products(
-    x_ptrs,  # (B, K), row pointers
-    w_ptrs,  # (3, H, K), of the units' rows in the first gate
-    mask_b,
-    mask_j,
-    gate,  # elements from one gate's rows to the next one's
+    x_ptr,  # (B, K)
+    w_ptr,  # (3, H, K)
+    offs_b,
+    offs_j,
+    B,
     acc_r,
     acc_z,
     acc_n,
     K: tl.constexpr,
+    H: tl.constexpr,
     BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
+    UNITS_FIRST: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
     """The three accumulators with x W^T added, gate by gate."""
     offs_k = tl.arange(0, BLOCK_K)
+    x_ptrs, w_ptrs = x_ptr + offs_b.to(tl.int64) * K, w_ptr + offs_j * K
     for first in tl.range(0, K, BLOCK_K, num_stages=STAGES):
         k = first + offs_k
-        mask_w = (k < K)[:, None] & mask_j[None, :]
-        x = tl.load(x_ptrs + k[None, :], mask=mask_b[:, None] & (k < K)[None, :], other=0.0)
-        w_r = tl.load(w_ptrs + k[:, None], mask=mask_w, other=0.0)
-        w_z = tl.load(w_ptrs + gate + k[:, None], mask=mask_w, other=0.0)
-        w_n = tl.load(w_ptrs + 2 * gate + k[:, None], mask=mask_w, other=0.0)
+        if UNITS_FIRST:
+            # Triton does not see that these columns are adjacent: x comes to shared memory by columns, as it is read.
+            column = tl.where(k < K, k, 0)
+            x = tl.load(x_ptrs[None, :] + column[:, None], mask=(k < K)[:, None] & (offs_b < B)[None, :], other=0.0)
+            w_at, mask_w = w_ptrs[:, None] + k[None, :], (offs_j < H)[:, None] & (k < K)[None, :]
+        else:
+            x = tl.load(x_ptrs[:, None] + k[None, :], mask=(offs_b < B)[:, None] & (k < K)[None, :], other=0.0)
+            w_at, mask_w = w_ptrs[None, :] + k[:, None], (k < K)[:, None] & (offs_j < H)[None, :]
+        w_r = tl.load(w_at, mask=mask_w, other=0.0)
+        w_z = tl.load(w_at + H * K, mask=mask_w, other=0.0)
+        w_n = tl.load(w_at + 2 * H * K, mask=mask_w, other=0.0)
         if UPCAST:
             x, w_r, w_z, w_n = x.to(tl.float32), w_r.to(tl.float32), w_z.to(tl.float32), w_n.to(tl.float32)
-        acc_r = tl.dot(x, w_r, acc=acc_r, input_precision=PRECISION)
-        acc_z = tl.dot(x, w_z, acc=acc_z, input_precision=PRECISION)
-        acc_n = tl.dot(x, w_n, acc=acc_n, input_precision=PRECISION)
+        if UNITS_FIRST:
+            acc_r = tl.dot(w_r, x, acc=acc_r, input_precision=PRECISION)
+            acc_z = tl.dot(w_z, x, acc=acc_z, input_precision=PRECISION)
+            acc_n = tl.dot(w_n, x, acc=acc_n, input_precision=PRECISION)
+        else:
+            acc_r = tl.dot(x, w_r, acc=acc_r, input_precision=PRECISION)
+            acc_z = tl.dot(x, w_z, acc=acc_z, input_precision=PRECISION)
+            acc_n = tl.dot(x, w_n, acc=acc_n, input_precision=PRECISION)
     return acc_r, acc_z, acc_n
 
 
@@ -71,60 +88,38 @@ def _gru_step_kernel(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
+    UNITS_FIRST: tl.constexpr = PRECISION == "ieee" and x_ptr.dtype.element_ty == tl.float32
     offs_b = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
     offs_j = tl.program_id(1) * J + tl.arange(0, J)
-    mask_b, mask_j = offs_b < B, offs_j < H
-    mask = mask_b[:, None] & mask_j[None, :]
-    rows = offs_b.to(tl.int64)[:, None]
-
-    acc_r = tl.zeros([BLOCK_B, J], tl.float32)
+    if UNITS_FIRST:
+        row, unit = offs_b[None, :], offs_j[:, None]
+        acc_r = tl.zeros([J, BLOCK_B], tl.float32)
+    else:
+        row, unit = offs_b[:, None], offs_j[None, :]
+        acc_r = tl.zeros([BLOCK_B, J], tl.float32)
     acc_z, gx_n, gh_n = acc_r, acc_r, acc_r
     if HAS_BIAS:
-        acc_r += _bias(b_ih_ptr, offs_j, mask_j) + _bias(b_hh_ptr, offs_j, mask_j)
-        acc_z += _bias(b_ih_ptr + H, offs_j, mask_j) + _bias(b_hh_ptr + H, offs_j, mask_j)
-        gx_n += _bias(b_ih_ptr + 2 * H, offs_j, mask_j)
-        gh_n += _bias(b_hh_ptr + 2 * H, offs_j, mask_j)
+        acc_r += _bias(b_ih_ptr, unit, H) + _bias(b_hh_ptr, unit, H)
+        acc_z += _bias(b_ih_ptr + H, unit, H) + _bias(b_hh_ptr + H, unit, H)
+        gx_n += _bias(b_ih_ptr + 2 * H, unit, H)
+        gh_n += _bias(b_hh_ptr + 2 * H, unit, H)
     acc_r, acc_z, gx_n = _products(
-        x_ptr + rows * I,
-        w_ih_ptr + offs_j[None, :] * I,
-        mask_b,
-        mask_j,
-        H * I,
-        acc_r,
-        acc_z,
-        gx_n,
-        I,
-        BLOCK_K,
-        STAGES,
-        PRECISION,
-        UPCAST,
+        x_ptr, w_ih_ptr, offs_b, offs_j, B, acc_r, acc_z, gx_n, I, H, BLOCK_K, STAGES, UNITS_FIRST, PRECISION, UPCAST
     )
     acc_r, acc_z, gh_n = _products(
-        hx_ptr + rows * H,
-        w_hh_ptr + offs_j[None, :] * H,
-        mask_b,
-        mask_j,
-        H * H,
-        acc_r,
-        acc_z,
-        gh_n,
-        H,
-        BLOCK_K,
-        STAGES,
-        PRECISION,
-        UPCAST,
+        hx_ptr, w_hh_ptr, offs_b, offs_j, B, acc_r, acc_z, gh_n, H, H, BLOCK_K, STAGES, UNITS_FIRST, PRECISION, UPCAST
     )
     r = sigmoid(acc_r, FAST)
-    z = sigmoid(acc_z, FAST)
     n = tanh(gx_n + r * gh_n, FAST)
-    h = tl.load(hx_ptr + rows * H + offs_j[None, :], mask=mask, other=0.0).to(tl.float32)
-    h_new = n + z * (h - n)
-    tl.store(out_ptr + rows * H + offs_j[None, :], rounded(h_new, out_ptr.dtype.element_ty, UPCAST), mask=mask)
+    mask, offs = (row < B) & (unit < H), row.to(tl.int64) * H + unit
+    h = tl.load(hx_ptr + offs, mask=mask, other=0.0).to(tl.float32)
+    h_new = new_state(acc_z, n, h, FAST)
+    tl.store(out_ptr + offs, rounded(h_new, out_ptr.dtype.element_ty, UPCAST), mask=mask)
 
 
 @triton.jit
-def _bias(b_ptr, offs_j, mask_j):
-    return tl.load(b_ptr + offs_j, mask=mask_j, other=0.0).to(tl.float32)[None, :]
+def _bias(b_ptr, unit, H: tl.constexpr):
+    return tl.load(b_ptr + unit, mask=unit < H, other=0.0).to(tl.float32)
 
 
 def gru_step(

@@ -67,7 +67,8 @@ def test_candidates_fit_the_device():
     for cell in tune.cells():
         batch, hidden_size = cell.sizes
         chosen = list(tune.candidates(cell, 2, H100.shared_memory))
-        assert chosen and all(c.block_b <= max(batch, 16) and c.block_k <= max(hidden_size, 16) for c in chosen), cell
+        most = min(max(batch, 16), 32)  # higher tiles compile to asynchronous products
+        assert chosen and all(c.block_b <= most and c.block_k <= max(hidden_size, 16) for c in chosen), cell
 
 
 def test_a_row_that_is_never_reached_is_noticed():

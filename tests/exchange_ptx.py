@@ -1,0 +1,36 @@
+"""The accesses to global memory that `kernels/exchange.py` compiles to; run by test_compile.py without the interpreter.
+
+Prints, as JSON, those of a kernel that passes a tile on by the protocol "data", then by "counter".
+"""
+
+import json
+import re
+import sys
+
+import triton
+import triton.language as tl
+from grucore.kernels.exchange import receive, store
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+
+@triton.jit
+def pass_on(slots_ptr, B, DTYPE: tl.constexpr, EXCHANGE: tl.constexpr):
+    rows, columns = tl.arange(0, 16)[:, None], tl.arange(0, 64)[None, :]
+    mask = rows < B
+    ptrs = slots_ptr + rows * 64 + columns
+    value = receive(ptrs, mask, DTYPE, EXCHANGE, False).to(tl.float32)
+    store(ptrs + B * 64, value, mask, DTYPE, EXCHANGE, False)
+
+
+dtype = {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32}[sys.argv[1]]
+accesses = []
+for exchange in ("data", "counter"):
+    signature = {"slots_ptr": f"*u{dtype.primitive_bitwidth}", "B": "i32"} | dict.fromkeys(
+        ("DTYPE", "EXCHANGE"), "constexpr"
+    )
+    constants = {"DTYPE": dtype, "EXCHANGE": exchange}
+    source = ASTSource(fn=pass_on, signature=signature, constexprs=constants, attrs={(0,): [["tt.divisibility", 16]]})
+    ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+    accesses.append(re.findall(r"\b(?:ld|st)[.\w]*\.global[.\w]*", ptx))
+print(json.dumps(accesses))
