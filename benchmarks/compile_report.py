@@ -5,7 +5,7 @@
 Prints registers, spilled bytes, shared memory and the instructions of the step loop (per warp, from the machine code),
 and exits with 1 where a kernel spills, takes more shared memory than plans.json says, has asynchronous products, reads
 an operand from shared memory with conflicts, or has more instructions in its loop than benchmarks/compile_budget.json
-allows. That budget is for sm_90 and the Triton that it names; all else is held to with every Triton.
+allows. That budget is for sm_90 and the Triton that it names; the rest is checked with every Triton.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The operator GRU of the ONNX standard, and what of a layer it can say.
+"""The operator GRU of the ONNX standard, and which options of a layer it has.
 
 It has our equations, with linear_before_reset=1 for reset_after=True and 0 for False. Its gates stand in the order
 z, r, h (h is our n), W (D, 3H, I), R (D, 3H, H) and B (D, 6H) = (b_ih|b_hh). Its activations are named (f, g): f of the
