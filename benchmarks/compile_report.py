@@ -5,8 +5,7 @@
 Prints registers, spilled bytes, shared memory and the instructions of the step loop (per warp, from the machine code),
 and exits with 1 where a kernel spills, takes more shared memory than plans.json says, has asynchronous products, reads
 an operand from shared memory with conflicts, or has more instructions in its loop than benchmarks/compile_budget.json
-allows. The Triton that the budget names is checked for speed too, by instructions (sm_90) and conflicts; every Triton
-is for the rest.
+allows. Instructions (sm_90) and conflicts are checked with the Triton that the budget names, the rest with every one.
 """
 
 from __future__ import annotations
