@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import imdb
 import pytest
@@ -68,7 +69,7 @@ def test_outputs(finished):
         "commit",
     }
     assert needed <= summary.keys()
-    assert 0 <= summary["test_accuracy"] <= 1 and summary["versions"]["torch"] == torch.__version__
+    assert 0 <= summary["test_accuracy"] <= 1 and summary["versions"]["torch"] == version("torch")
     assert len(metrics(output)) == 2
     assert (output / "curves.png").read_bytes()[:4] == b"\x89PNG"
     assert "epoch 2/2" in printed and "test accuracy" in printed
