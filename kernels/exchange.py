@@ -8,7 +8,7 @@ EXCHANGE = "data": **the data is the flag.** A slot is filled with the bits 0xFF
 it has them: arithmetic and conversions make one NaN, 0x7FFF..., and a NaN of the caller's is replaced by it. `receive`
 loads until no element is the filling, the largest unsigned number. No fence, no counter, one trip through memory. Both
 sides are words of 32 bits, relaxed at the scope of the GPU or wider (volatile loads are, by PTX's memory model, relaxed
-at that of the system), so that a load which meets a store is no data race.
+at that of the system), so that a load which meets a store is not a data race.
 
 EXCHANGE = "counter": each program adds one to the group's counter after it has written (release), and waits until all
 have (acquire). One more trip, but nothing to fill or compare, and loads that the compiler may prefetch.

@@ -19,6 +19,9 @@ from .activations import new_state, rounded, sigmoid, tanh
 from .exchange import INTERPRETED
 from .plan import device, kind, plan
 
+# The dimension that Triton takes for the one to go along in memory, where it sees adjacent elements in neither.
+FIRST_BY_DEFAULT: tl.constexpr = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7))
+
 
 @triton.jit
 def _products(
@@ -46,7 +49,11 @@ def _products(
         if UNITS_FIRST:
             # Triton does not see that these columns are adjacent: x comes to shared memory by columns, as it is read.
             column = tl.where(k < K, k, 0)
-            x = tl.load(x_ptrs[None, :] + column[:, None], mask=(k < K)[:, None] & (offs_b < B)[None, :], other=0.0)
+            if FIRST_BY_DEFAULT:
+                x = tl.load(x_ptrs[:, None] + column[None, :], mask=(offs_b < B)[:, None] & (k < K)[None, :], other=0.0)
+                x = tl.trans(x)
+            else:
+                x = tl.load(x_ptrs[None, :] + column[:, None], mask=(k < K)[:, None] & (offs_b < B)[None, :], other=0.0)
             w_at, mask_w = w_ptrs[:, None] + k[None, :], (offs_j < H)[:, None] & (k < K)[None, :]
         else:
             x = tl.load(x_ptrs[:, None] + k[None, :], mask=(offs_b < B)[:, None] & (k < K)[None, :], other=0.0)

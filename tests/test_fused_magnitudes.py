@@ -64,7 +64,7 @@ CASES = [(dtype, scale) for dtype, scales in SCALES.items() for scale in scales]
 def test_scaled_inputs(dtype, scale, path, bias, monkeypatch):
     """Each gate's part of each gradient for itself, in float32.
 
-    Where gates saturate, the rounding of their arguments alone may be more than the limit; twice the error of
+    Where gates saturate, even the rounding of their arguments may be more than the limit; twice the error of
     torch.nn.GRU in the same dtype is accepted there.
     """
     T, B, H = 1 if path == "step" else 5, 7, 20
