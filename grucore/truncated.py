@@ -55,6 +55,7 @@ def truncated_bptt(
         InputError: steps below 1, a bidirectional model, input that is not a batch.
 
     Example:
+        >>> import torch
         >>> model = GRU(3, 4)
         >>> x, target = torch.randn(10, 2, 3), torch.randn(10, 2, 4)
         >>> for part in truncated_bptt(model, x, steps=4):
