@@ -52,10 +52,8 @@ DTYPES = {"half": ("bf16", "fp16"), "tf32": ("tf32",), "ieee": ("fp32",)}
 def arguments(kernel: Any, dtype: str) -> dict[str, str]:
     """The kernel's run-time arguments and their types."""
     element = "fp32" if dtype == "tf32" else dtype
-    derivative = "fp32" if element == "fp32" else "fp16"
     fixed = {"h_ptr": "*fp32", "dh_ptr": "*fp32", "dh0_ptr": "*fp32", "flags_ptr": "*u8", "span_ptr": "*i32"}
-    fixed |= {"a_ptr": f"*{derivative}", "slots_ptr": "*u32" if element == "fp32" else "*u16"}
-    fixed["counters_ptr"] = "*i32"
+    fixed |= {"slots_ptr": "*u32" if element == "fp32" else "*u16", "counters_ptr": "*i32"}
     names = [name for name in kernel.arg_names if not name.isupper() or name in ("B", "C")]
     return {name: fixed.get(name, f"*{element}") if name.endswith("_ptr") else "i32" for name in names}
 

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from .activations import rounded
+from .derivatives import update_gate
 
 
 @triton.jit(do_not_specialize=["C", "B", "first_step_0", "first_step_1"])
@@ -82,7 +83,7 @@ def _gru_backward_kernel(
         dg_n = rounded(dh * a_n.to(tl.float32), w_hh_ptr.dtype.element_ty, UPCAST)
         if UPCAST:
             dg_r, dg_z, dg_n = dg_r.to(tl.float32), dg_z.to(tl.float32), dg_n.to(tl.float32)
-        dh = dh * z.to(tl.float32)
+        dh = dh * update_gate(z)
         dh = tl.dot(dg_r, w_r, acc=dh, input_precision=PRECISION)
         dh = tl.dot(dg_z, w_z, acc=dh, input_precision=PRECISION)
         dh = tl.dot(dg_n, w_n, acc=dh, input_precision=PRECISION)

@@ -8,6 +8,9 @@ gh = h W_hh^T, h being the state before each step):
 kept as a = (a_r, a_z, a_n r, z), with a_n in the place of gx_n. A step that is not real gets a_r = a_z = a_n = 0 and z
 = 1.
 
+The a are as small as the states are, and have the layer's dtype for its range. z is multiplied at every step: for a
+layer in bfloat16 its 16 bits are those of a float16, eight times as fine.
+
 After, with dh the gradient of each new state:  dg_hidden = (a_r, a_z, a_n r) dh  and  dg_input = (a_r, a_z, a_n) dh.
 M rows, one for each (t, b); any H.
 """
@@ -16,6 +19,12 @@ import triton
 import triton.language as tl
 
 from .activations import rounded, sigmoid_and_rest, tanh_and_slope
+
+
+@triton.jit
+def update_gate(z):
+    """z in float32, as it was kept in a."""
+    return (z.to(tl.float16, bitcast=True) if z.dtype == tl.bfloat16 else z).to(tl.float32)
 
 
 @triton.jit
@@ -67,10 +76,11 @@ def _gru_derivatives_kernel(
         z = tl.where(real, z, 1.0)
 
     dtype = a_ptr.dtype.element_ty
-    tl.store(a_ptrs, a_r.to(dtype), mask=mask)
-    tl.store(a_ptrs + H, a_z.to(dtype), mask=mask)
-    tl.store(a_ptrs + 2 * H, a_hn.to(dtype), mask=mask)
-    tl.store(a_ptrs + 3 * H, z.to(dtype), mask=mask)
+    z = z.to(tl.float16).to(dtype, bitcast=True) if dtype == tl.bfloat16 else z.to(dtype)
+    tl.store(a_ptrs, rounded(a_r, dtype, UPCAST), mask=mask)
+    tl.store(a_ptrs + H, rounded(a_z, dtype, UPCAST), mask=mask)
+    tl.store(a_ptrs + 2 * H, rounded(a_hn, dtype, UPCAST), mask=mask)
+    tl.store(a_ptrs + 3 * H, z, mask=mask)
     tl.store(gx_ptrs + 2 * H, rounded(a_n, gx_ptr.dtype.element_ty, UPCAST), mask=mask)
 
 

@@ -99,9 +99,9 @@ class _Layer:
             steps = min(longest, self.steps - begin)
             yield Chunk(steps, (begin, self.steps - begin - steps))
 
-    def buffer(self, chunk: Chunk, values: int, dtype: torch.dtype | None = None) -> Tensor:
+    def buffer(self, chunk: Chunk, values: int) -> Tensor:
         """Memory for some values a unit and step of a chunk: (D, C*B, values*H)."""
-        return self.x.new_empty(self.directions, chunk.steps * self.batch, values * self.H, dtype=dtype)
+        return self.x.new_empty(self.directions, chunk.steps * self.batch, values * self.H)
 
     def rows(self, tensor: Tensor, chunk: Chunk, d: int) -> Tensor:
         """A direction's steps of the chunk out of a (T, B, ...) tensor, as (C*B, ...)."""
@@ -252,10 +252,7 @@ def gru_backward(
         for chunk in reversed(list(layer.chunks())) if batch else ():
             states = [_states_before(layer, y, chunk, d) for d in range(D)]
             gx, gh = layer.input_side(chunk), layer.buffer(chunk, 3)
-            # The derivatives lie between -1 and 1, where float16 is eight times as fine as bfloat16. Below 6e-5 it is
-            # not: with states that small bfloat16 loses the gradients of r and z, which are that much smaller than n's.
-            a = layer.buffer(chunk, 4, torch.float32 if x.dtype is torch.float32 else torch.float16)
-            d_states = layer.buffer(chunk, 1)
+            a, d_states = layer.buffer(chunk, 4), layer.buffer(chunk, 1)
             for d in range(D):
                 torch.mm(states[d], layer.w_hh[d].t(), out=gh[d])
                 flags = gx if layer.flags is None else layer.rows(layer.flags, chunk, d)

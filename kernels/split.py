@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 from .activations import new_state, rounded, sigmoid, tanh
+from .derivatives import update_gate
 from .exchange import LINE, await_group, receive, signal, store
 
 
@@ -240,7 +241,7 @@ def _gru_backward_split_kernel(
     next_keep = tl.load(a_ptrs + 3 * H, mask=ahead, other=0.0)
     for i in range(first, last):
         a_r, a_z, a_n = next_r.to(tl.float32), next_z.to(tl.float32), next_n.to(tl.float32)
-        z = next_keep.to(tl.float32)
+        z = update_gate(next_keep)
         a_ptrs += 4 * step
         ahead = _only_if(i + 1 < last, mask)  # on its way while the group is awaited
         next_r = tl.load(a_ptrs, mask=ahead, other=0.0)

@@ -53,7 +53,7 @@ def test_exact_activations():
 SCALES = {
     torch.float32: (1e-8, 1e-6, 1e-4, 1e-2, 1, 1e2, 1e4),
     torch.bfloat16: (1e-8, 1e-6, 1e-4, 1e-2, 1, 1e2),
-    torch.float16: (1e-2, 1, 1e2),
+    torch.float16: (1e-3, 1e-2, 1, 1e2),
 }
 CASES = [(dtype, scale) for dtype, scales in SCALES.items() for scale in scales]
 
@@ -62,7 +62,7 @@ CASES = [(dtype, scale) for dtype, scales in SCALES.items() for scale in scales]
 @pytest.mark.parametrize("path", ["whole", "split", "step"])
 @pytest.mark.parametrize("dtype, scale", CASES, ids=str)
 def test_scaled_inputs(dtype, scale, path, bias, monkeypatch):
-    """Each gate's part of each gradient for itself, in float32.
+    """Each gate's part of each gradient for itself, but for saturated gates in 16 bits, where a unit or two decide it.
 
     Where gates saturate, even the rounding of their arguments may be more than the limit; twice the error of
     torch.nn.GRU in the same dtype is accepted there.
@@ -73,8 +73,9 @@ def test_scaled_inputs(dtype, scale, path, bias, monkeypatch):
     layer = GRU(8, H, bias=bias, device=DEVICE, dtype=dtype, precision="ieee", backend="triton")
     x = (torch.randn(T, B, 8, device=DEVICE) * scale).to(dtype)
     hx = (torch.randn(1, B, H, device=DEVICE) * min(scale, 1)).to(dtype)
-    dy, dh_n = torch.randn(T, B, H, device=DEVICE), torch.randn(1, B, H, device=DEVICE)
-    results = []
+    loss_scale = 1 / min(scale, 1)  # float16 needs it
+    dy, dh_n = (torch.randn(*size, B, H, device=DEVICE) * loss_scale for size in ((T,), (1,)))
+    apart, results = dtype is torch.float32 or scale <= 1, []
     for module in (layer, to_oracle(layer), to_oracle(layer).to(dtype)):
         x_, hx_ = (t.to(module.weight_hh_l0.dtype).requires_grad_() for t in (x, hx))
         y, h_n = module(x_, hx_)
@@ -82,7 +83,7 @@ def test_scaled_inputs(dtype, scale, path, bias, monkeypatch):
         grads = torch.autograd.grad([y, h_n], [x_, hx_, *parameters.values()], [dy.to(y.dtype), dh_n.to(y.dtype)])
         found = {"output y": y, "output h_n": h_n, "dx": grads[0], "dh0": grads[1]}
         for name, grad in zip(parameters, grads[2:], strict=True):
-            parts = grad.chunk(3) if dtype is torch.float32 else [grad]
+            parts = grad.chunk(3) if apart else [grad]
             found |= {f"{quantity(name)} {name} {i}": part for i, part in enumerate(parts)}
         results.append(found)
     for name, got in results[0].items():
