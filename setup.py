@@ -1,9 +1,8 @@
-"""The package mapping: `kernels/` is installed as `grucore.kernels`. All else is in pyproject.toml."""
+"""The packages; `grucore/kernels` is a link to `kernels/`. All else is in pyproject.toml."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
-    packages=["grucore", "grucore.convert", "grucore.kernels"],
-    package_dir={"grucore.kernels": "kernels"},
-    package_data={"grucore.kernels": ["*.json"]},
+    packages=find_packages(include=["grucore", "grucore.*"]),
+    package_data={"grucore": ["py.typed"], "grucore.kernels.triton": ["*.json"]},
 )

@@ -47,27 +47,22 @@ What torch.export, AOTInductor or torch.jit.trace has saved calls our operator b
 loaded.
 
 To run elsewhere: `grucore.convert` for ONNX, Keras and Flax; `grucore.convert.restore_torch` for tools that take
-torch.nn's own layers, as quantisation does. With Opacus: `grucore.opacus`.
+torch.nn's own layers, as quantisation does. With Opacus: `grucore.integrations.opacus`.
 """
 
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
 
-if not (Path(__file__).parent / "kernels").is_dir():
-    # A checkout: there the package `grucore.kernels` lies beside this one, in `kernels/`.
-    __path__.append(str(Path(__file__).resolve().parent.parent))
-
 from grucore.cell import GRUCell
 from grucore.errors import InputError
 from grucore.functional import gru, gru_cell
-from grucore.kernels.reference import Gates
-from grucore.module import GRU
+from grucore.kernels import Gates
+from grucore.module import GRU, Trace
 from grucore.truncated import truncated_bptt
 
-__all__ = ["GRU", "GRUCell", "Gates", "InputError", "gru", "gru_cell", "truncated_bptt"]
+__all__ = ["GRU", "GRUCell", "Gates", "InputError", "Trace", "gru", "gru_cell", "truncated_bptt"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from grucore import backend as backends
-from grucore import copies
-from grucore.errors import InputError, check_flag, check_size, differ
-from grucore.functional import check_tensor, gru_cell
+from grucore import copies, dispatch, functional
+from grucore.errors import InputError, check_size, check_tensor, differ
+from grucore.options import OF_CELL, Activation, Options, Precision, described, options_of
+
+if TYPE_CHECKING:
+
+    class _Module(nn.Module, Options):
+        """Options are attributes of a cell."""
+
+else:
+    _Module = nn.Module
 
 
-class GRUCell(nn.Module):
+class GRUCell(_Module):
     r"""One step of a GRU; takes the place of :class:`torch.nn.GRUCell`.
 
     The equations are those of :class:`GRU`. Source: Cho et al. 2014 (arXiv:1406.1078), as torch.nn.GRUCell documents.
@@ -26,12 +33,14 @@ class GRUCell(nn.Module):
         device: of the parameters.
         dtype: of the parameters.
         reset_after: where the reset gate acts, see :class:`GRU`.
-        precision, backend: see :class:`GRU`.
+        zoneout, layer_norm, activation, recurrent_activation, precision, backend: see :class:`GRU`. A cell has no
+            recurrent_dropout, whose mask is the same for all steps of a row, and no dropout, which is between layers.
 
     Attributes:
         weight_ih: (W_ir|W_iz|W_in), shape (3H, I).
         weight_hh: (W_hr|W_hz|W_hn), shape (3H, H).
         bias_ih, bias_hh: shape (3H,), or None.
+        layer_norm_ih, layer_norm_hh: the gains, shape (3H,), 1 at first; where layer_norm.
 
     Example:
         >>> GRUCell(10, 20)(torch.randn(3, 10)).shape
@@ -42,6 +51,8 @@ class GRUCell(nn.Module):
     weight_hh: Tensor
     bias_ih: Tensor | None
     bias_hh: Tensor | None
+    layer_norm_ih: Tensor
+    layer_norm_hh: Tensor
 
     def __init__(
         self,
@@ -52,30 +63,45 @@ class GRUCell(nn.Module):
         dtype: torch.dtype | None = None,
         *,
         reset_after: bool = True,
-        precision: str | None = None,
-        backend: str = "auto",
+        zoneout: float = 0.0,
+        layer_norm: bool = False,
+        activation: Activation = "tanh",
+        recurrent_activation: Activation = "sigmoid",
+        precision: Precision | None = None,
+        backend: dispatch.Backend = "auto",
     ) -> None:
         super().__init__()
         self.input_size = check_size("input_size", input_size, least=0)
         self.hidden_size = hidden_size = check_size("hidden_size", hidden_size, least=0)
-        self.bias = check_flag("bias", bias)
-        self.reset_after = check_flag("reset_after", reset_after)
-        backends.resolve_precision(precision)
-        self.precision = precision
-        self.backend = backends.check(backend)
+        options = Options(
+            bias=bias,
+            reset_after=reset_after,
+            zoneout=zoneout,
+            layer_norm=layer_norm,
+            activation=activation,
+            recurrent_activation=recurrent_activation,
+            precision=precision,
+            backend=backend,
+        ).checked()
+        vars(self).update({name: getattr(options, name) for name in OF_CELL})
         gates = 3 * hidden_size
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (gates, self.input_size), "weight_hh": (gates, hidden_size)}
         shapes |= {"bias_ih": (gates,), "bias_hh": (gates,)} if bias else {}
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
             values = torch.empty(shapes[name], device=device, dtype=dtype) if name in shapes else None
             self.register_parameter(name, None if values is None else nn.Parameter(values))
+        for name in ("layer_norm_ih", "layer_norm_hh") if layer_norm else ():
+            self.register_parameter(name, nn.Parameter(torch.empty(gates, device=device, dtype=dtype)))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws every parameter from U(-1/sqrt(H), 1/sqrt(H)), in torch.nn.GRUCell's order."""
+        """Draws weights and biases from U(-1/sqrt(H), 1/sqrt(H)), in torch.nn.GRUCell's order; gains are 1."""
         bound = 1 / math.sqrt(self.hidden_size) if self.hidden_size else 0.0
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+        for name, parameter in self.named_parameters():
+            if name.startswith("layer_norm"):
+                nn.init.ones_(parameter)
+            else:
+                nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """The state after one step.
@@ -101,11 +127,19 @@ class GRUCell(nn.Module):
         check_tensor("hx", hx)
         if differ(hx.shape, expected):
             raise InputError(f"GRUCell: Expected hidden to have shape {expected}, got {tuple(hx.shape)}")
-        options: dict[str, Any] = {name: getattr(self, name) for name in ("reset_after", "precision", "backend")}
-        return gru_cell(input, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, **options)
+        weights = [self.weight_ih, self.weight_hh]
+        if self.bias_ih is not None and self.bias_hh is not None:
+            weights += [self.bias_ih, self.bias_hh]
+        gains = [self.layer_norm_ih, self.layer_norm_hh] if self.layer_norm else None
+        return functional.step(input, hx, weights, gains, options_of(self), self.training)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     @classmethod
-    def from_torch(cls, module: nn.GRUCell, *, backend: str = "auto") -> GRUCell:
+    def from_torch(
+        cls, module: nn.GRUCell, *, precision: Precision | None = None, backend: dispatch.Backend = "auto"
+    ) -> GRUCell:
         """A copy of a torch.nn.GRUCell: the same options, parameters, device, dtype and mode.
 
         Raises:
@@ -115,13 +149,13 @@ class GRUCell(nn.Module):
             >>> GRUCell.from_torch(nn.GRUCell(3, 4, bias=False))
             GRUCell(3, 4, bias=False)
         """
-        return copies.from_torch(cls, copies.TorchGRUCell, module, backend)
+        return copies.from_torch(cls, copies.TorchGRUCell, module, precision=precision, backend=backend)
 
     def to_torch(self) -> nn.GRUCell:
         """A copy as torch.nn.GRUCell: the same options, parameters, device, dtype and mode.
 
         Raises:
-            ValueError: the cell has what torch.nn.GRUCell does not.
+            InputError: the cell has what torch.nn.GRUCell does not.
 
         Example:
             >>> type(GRUCell(3, 4).to_torch())
@@ -130,8 +164,5 @@ class GRUCell(nn.Module):
         return copies.to_torch(self)
 
     def extra_repr(self) -> str:
-        """The arguments that differ from their defaults, as torch.nn.GRUCell prints them."""
-        bias = "" if self.bias is True else f", bias={self.bias}"
-        defaults = {"reset_after": True, "precision": None, "backend": "auto"}
-        others = [f", {name}={value!r}" for name, d in defaults.items() if (value := getattr(self, name)) != d]
-        return f"{self.input_size}, {self.hidden_size}{bias}{''.join(others)}"
+        """The sizes, and the arguments that differ from their defaults, as torch.nn.GRUCell prints them."""
+        return described(self)

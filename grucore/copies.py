@@ -12,24 +12,15 @@ from torch import nn
 from torch.nn import GRU as TorchGRU
 from torch.nn import GRUCell as TorchGRUCell
 
-OPTIONS = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
-CELL_OPTIONS = ("input_size", "hidden_size", "bias")
-OWN_OPTIONS: dict[str, object] = {  # what torch.nn does not have, at the values that make no difference
-    "reset_after": True,
-    "recurrent_dropout": 0.0,
-    "zoneout": 0.0,
-    "layer_norm": False,
-    "learn_initial_state": False,
-    "activation": "tanh",
-    "recurrent_activation": "sigmoid",
-}
+from grucore.errors import InputError
+from grucore.options import OF_RUN, OF_TORCH_CELL, OF_TORCH_GRU, changed
 
 
-def from_torch(kind: type, torch_kind: type, module: nn.Module, backend: str) -> Any:
+def from_torch(kind: type, torch_kind: type, module: nn.Module, **options: Any) -> Any:
     """A layer of `kind`, ours or a subclass, equal to one of `torch_kind`."""
     if not isinstance(module, torch_kind):
         raise TypeError(f"from_torch needs a torch.nn.{torch_kind.__name__}, got {type(module).__name__}")
-    return copied(module, kind, backend=backend)
+    return copied(module, kind, **options)
 
 
 def to_torch(layer: nn.Module) -> Any:
@@ -39,12 +30,12 @@ def to_torch(layer: nn.Module) -> Any:
 
 
 def check_equal_exists(layer: nn.Module, name: str = "this layer") -> None:
-    """Raises a ValueError where a layer of ours has an option that torch.nn does not have."""
-    options = {option: getattr(layer, option, none) for option, none in OWN_OPTIONS.items()}
-    own = [f"{option}={value!r}" for option, value in options.items() if value != OWN_OPTIONS[option]]
+    """Raises an InputError where a layer of ours has an option that torch.nn does not have."""
+    own = changed(layer, without=(*_torch_options(layer), *OF_RUN))
     if own:
         kind = "GRU" if hasattr(layer, "num_layers") else "GRUCell"
-        raise ValueError(f"torch.nn.{kind} has no {', '.join(own)}; {name} has no equal there")
+        given = ", ".join(f"{option}={value!r}" for option, value in own.items())
+        raise InputError(f"torch.nn.{kind} has no {given}; {name} has no equal there")
 
 
 def copied(source: nn.Module, kind: type, **options: Any) -> Any:
@@ -59,8 +50,12 @@ def copied(source: nn.Module, kind: type, **options: Any) -> Any:
 
 
 def alike(source: nn.Module, kind: type, **options: Any) -> Any:
-    """A new layer of `kind` with the options of `source`."""
-    names = OPTIONS if hasattr(source, "num_layers") else CELL_OPTIONS
+    """A new layer of `kind` with the options of `source` that torch.nn has."""
+    names = ("input_size", "hidden_size", *_torch_options(source))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the dropout warning was given when source was made
-        return kind(*(getattr(source, name) for name in names), **options)
+        return kind(**{name: getattr(source, name) for name in names}, **options)
+
+
+def _torch_options(layer: nn.Module) -> tuple[str, ...]:
+    return OF_TORCH_GRU if hasattr(layer, "num_layers") else OF_TORCH_CELL

@@ -13,6 +13,7 @@ class InputError(ValueError, RuntimeError):
     """An argument whose shape or value does not fit.
 
     torch.nn.GRU raises RuntimeError for some of these and ValueError for others: code that catches either still does.
+    Wrong types are a TypeError, and an explicit backend that cannot run is a RuntimeError.
     """
 
 
@@ -26,12 +27,12 @@ def check_size(name: str, size: Any, least: int = 1) -> int:
 
     Raises:
         TypeError: it is not an integer.
-        ValueError: it is below `least`.
+        InputError: it is below `least`.
     """
     if not isinstance(size, numbers.Integral) or isinstance(size, bool):
         raise TypeError(f"{name} should be of type int, got: {type(size).__name__}")
     if size < least:
-        raise ValueError(f"{name} must be {'greater than zero' if least == 1 else f'at least {least}'}, got {size}")
+        raise InputError(f"{name} must be {'greater than zero' if least == 1 else f'at least {least}'}, got {size}")
     return int(size)
 
 
@@ -61,3 +62,9 @@ def check_probability(name: str, p: Any, of: str = "an element being zeroed") ->
     if isinstance(p, bool) or not isinstance(p, numbers.Real) or not 0 <= float(p) <= 1:
         raise InputError(f"{name} should be a number in range [0, 1] representing the probability of {of}, got {p!r}")
     return float(p)
+
+
+def check_tensor(name: str, tensor: Any) -> None:
+    """Raises a TypeError for what is not a tensor."""
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")

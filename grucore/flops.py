@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from grucore import compat
 
 
 def register() -> None:
@@ -25,7 +25,7 @@ def register() -> None:
     if torch.ops.grucore.gru_layer not in counting.flop_registry:
         counting.register_flop_formula(torch.ops.grucore.gru_layer, get_raw=True)(_forward)
         counting.register_flop_formula(torch.ops.grucore.gru_layer_backward, get_raw=True)(_backward)
-    for mode in _get_current_dispatch_mode_stack():
+    for mode in compat.dispatch_modes():
         if isinstance(counter := getattr(mode, "counter", None), counting.FlopCounterMode):
             ours = (torch.ops.grucore.gru_layer, torch.ops.grucore.gru_layer_backward)
             counter.flop_registry |= {operator: counting.flop_registry[operator] for operator in ours}
@@ -34,19 +34,19 @@ def register() -> None:
 def _steps(x: Tensor, real: Tensor | None) -> tuple[int, int]:
     """How many steps are real, and how many of them are the first of their row; all, where the flags have no values."""
     steps, batch, _ = x.shape
-    if real is None or real.is_meta or isinstance(real, FakeTensor):
+    if real is None or not compat.has_values(real):
         return steps * batch, batch if steps else 0
     return int(real.sum()), int(real.any(0).sum())
 
 
 def _forward(*arguments: Any, out_val: Any = None) -> int:
-    x, _h0, w_ih, w_hh, _b_ih, _b_hh, real, *_ = arguments
+    x, _h0, _h_reset, w_ih, w_hh, _b_ih, _b_hh, real, *_ = arguments
     steps, _first = _steps(x, real)
     return 2 * steps * (w_ih.numel() + w_hh.numel())
 
 
 def _backward(*arguments: Any, out_val: Any = None) -> int:
-    _dy, _dh_n, x, h0, _y, w_ih, w_hh, _b_ih, _b_hh, real, *_, need_dx = arguments
+    _dy, _dh_n, _y, x, h0, _h_reset, w_ih, w_hh, _b_ih, _b_hh, real, *_, need_dx = arguments
     steps, first = _steps(x, real)
     chained = steps if h0.requires_grad else steps - first  # steps that pass a gradient on to the state before
     return 2 * (steps * (1 + need_dx) * w_ih.numel() + (steps + chained) * w_hh.numel())

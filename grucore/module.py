@@ -1,40 +1,46 @@
-"""The layer: every layout that torch.nn.GRU takes, around `grucore.functional`."""
+"""The layer: `GRU`, a stack of layers with torch.nn.GRU's arguments, parameters and results."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import itertools
+import math
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout as apply_dropout
 from torch.nn.utils.rnn import PackedSequence
 
-from grucore import backend as backends
-from grucore import copies
-from grucore.errors import InputError, differ
-from grucore.exporting import in_onnx_export
-from grucore.functional import beyond_the_recurrence, check_tensor, gru, gru_cell
-from grucore.kernels.reference import Gates
-from grucore.kernels.variants import acting
-from grucore.sequence import as_lengths, check_step_flag, repack, unpack
-from grucore.stack import Stack
+from grucore import copies, dispatch, functional
+from grucore.errors import InputError, check_size, check_tensor, differ
+from grucore.functional import Call
+from grucore.kernels import Gates
+from grucore.kernels.regularised import acting
+from grucore.layouts import Arranged, arranged
+from grucore.options import Activation, Options, Precision, described, options_of
+from grucore.steps import Lengths
 
-_OPTIONS = [  # of `gru`, that a layer holds under the same names
-    "bidirectional",
-    "dropout",
-    "training",
-    "reset_after",
-    "recurrent_dropout",
-    "zoneout",
-    "activation",
-    "recurrent_activation",
-    "precision",
-    "backend",
-]
+if TYPE_CHECKING:
+
+    class _Module(nn.Module, Options):
+        """Options are attributes of a layer."""
+
+else:
+    _Module = nn.Module
 
 
-class GRU(Stack):
+class Trace(NamedTuple):
+    """What `GRU.trace` returns; T time, B batch, H hidden, K layers, D directions; without B if unbatched."""
+
+    y: Tensor  # (T, B, D*H), laid out as the input
+    h_n: Tensor  # (K*D, B, H)
+    gates: Gates  # r, z and n, each (K*D, T, B, H), 0 at padding
+    layers: Tensor  # (K, *y.shape), the output of each layer
+
+
+class GRU(_Module):
     r"""A stack of gated recurrent unit layers; takes the place of :class:`torch.nn.GRU`.
 
     .. math::
@@ -68,9 +74,11 @@ class GRU(Stack):
         layer_norm: normalise W_ih x and W_hh h, with gains, before the biases are added (Ba et al. 2016).
         learn_initial_state: the state before the first step, where no hx is given, is a parameter instead of 0.
         activation: of the candidate n: "tanh", "relu", "sigmoid", "hard_sigmoid", "hard_tanh", "softsign" or "linear".
-        recurrent_activation: of the gates r and z, likewise.
+        recurrent_activation: of the gates r and z; the same names.
         precision: of float32 products on a GPU: "ieee", "tf32", or None for what torch.backends.cudnn.allow_tf32 says.
-        backend: "auto", "triton" or "reference"; an explicit one that cannot run raises.
+        backend: what computes: "eager" (PyTorch operators), "triton" (fused GPU kernels), "reference" (the equations,
+            step by step), "native" (not in this version), or "auto"; see `explain_backend`. An explicit one that cannot
+            serve a call raises.
 
     Attributes:
         weight_ih_l[k]: (W_ir|W_iz|W_in) of layer k, shape (3H, I), or (3H, D*H) for k > 0.
@@ -82,8 +90,8 @@ class GRU(Stack):
         The reverse direction's names end in `_reverse`.
 
     Raises:
-        TypeError: a size that is no int, a flag that is no bool.
-        ValueError: a size below 1, a probability outside [0, 1], an unknown precision or backend.
+        TypeError: a size that is not an int, a flag that is not a bool.
+        InputError: (a ValueError and a RuntimeError) a size below 1, a probability outside [0, 1], an unknown name.
 
     Example:
         >>> gru = GRU(10, 20, num_layers=2)
@@ -92,18 +100,141 @@ class GRU(Stack):
         (torch.Size([5, 3, 20]), torch.Size([2, 3, 20]))
     """
 
+    mode = "GRU"  # with proj_size, for code that asks a recurrent layer of torch.nn what it is
+    proj_size = 0
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        reset_after: bool = True,
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
+        layer_norm: bool = False,
+        learn_initial_state: bool = False,
+        activation: Activation = "tanh",
+        recurrent_activation: Activation = "sigmoid",
+        proj_size: int = 0,
+        precision: Precision | None = None,
+        backend: dispatch.Backend = "auto",
+    ) -> None:
+        super().__init__()
+        if proj_size != 0:
+            raise InputError(f"proj_size is for torch.nn.LSTM only: a GRU has no projection, got {proj_size!r}")
+        self.input_size = check_size("input_size", input_size)
+        self.hidden_size = check_size("hidden_size", hidden_size)
+        options = Options(
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            reset_after,
+            recurrent_dropout,
+            zoneout,
+            layer_norm,
+            learn_initial_state,
+            activation,
+            recurrent_activation,
+            precision,
+            backend,
+        ).checked()
+        vars(self).update(vars(options))
+        if options.dropout > 0 and options.num_layers == 1:
+            warnings.warn(
+                "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
+                f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}",
+                stacklevel=2,
+            )
+        self._make_parameters(device, dtype)
+        self.reset_parameters()
+
+    def _make_parameters(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        hidden_size = self.hidden_size
+        for layer in range(self.num_layers):
+            layer_input_size = self.input_size if layer == 0 else self.num_directions * hidden_size
+            shapes: list[tuple[int, ...]] = [(3 * hidden_size, layer_input_size), (3 * hidden_size, hidden_size)]
+            shapes += [(3 * hidden_size,), (3 * hidden_size,)] if self.bias else []
+            for direction in range(self.num_directions):
+                names = dict(zip(self._names(layer, direction), shapes, strict=True))
+                names |= dict.fromkeys(self._norm_names(layer, direction), (3 * hidden_size,))
+                for name, shape in names.items():
+                    setattr(self, name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+        if self.learn_initial_state:
+            shape = (self.num_layers * self.num_directions, hidden_size)
+            self.initial_state = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+    @property
+    def num_directions(self) -> int:
+        """D: 2 if bidirectional, else 1."""
+        return 2 if self.bidirectional else 1
+
+    def _names(self, layer: int, direction: int) -> list[str]:
+        suffix = f"_l{layer}" + ("_reverse" if direction else "")
+        kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")
+        return [kind + suffix for kind in kinds]
+
+    def _norm_names(self, layer: int, direction: int) -> list[str]:
+        suffix = f"_l{layer}" + ("_reverse" if direction else "")
+        return ["layer_norm_ih" + suffix, "layer_norm_hh" + suffix] if self.layer_norm else []
+
+    def _groups(self, names: Callable[[int, int], list[str]]) -> list[list[Tensor]]:
+        """The parameters of those names of a layer and direction: K*D groups."""
+        indices = itertools.product(range(self.num_layers), range(self.num_directions))
+        return [[getattr(self, name) for name in names(*index)] for index in indices]
+
+    @property
+    def all_weights(self) -> list[list[Tensor]]:
+        """The parameters of each layer and direction: K*D groups (weight_ih, weight_hh[, bias_ih, bias_hh])."""
+        return self._groups(self._names)
+
+    def reset_parameters(self) -> None:
+        """Draws weights and biases from U(-1/sqrt(H), 1/sqrt(H)), in torch.nn.GRU's order; gains 1, initial state 0."""
+        bound = 1 / math.sqrt(self.hidden_size)
+        for name, parameter in self.named_parameters():
+            if name == "initial_state":
+                nn.init.zeros_(parameter)
+            elif name.startswith("layer_norm"):
+                nn.init.ones_(parameter)
+            else:
+                nn.init.uniform_(parameter, -bound, bound)
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: no flat copy of the parameters exists. Here for code written for torch.nn.GRU."""
+
+    @overload
+    def forward(
+        self,
+        input: Tensor,
+        hx: Tensor | None = None,
+        *,
+        lengths: Lengths | int | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        reset_state: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]: ...
+
+    @overload
+    def forward(self, input: PackedSequence, hx: Tensor | None = None) -> tuple[PackedSequence, Tensor]: ...
+
     def forward(
         self,
         input: Tensor | PackedSequence,
         hx: Tensor | None = None,
         *,
-        lengths: Tensor | Sequence[int] | int | None = None,
+        lengths: Lengths | int | None = None,
         mask: Tensor | None = None,
         reset: Tensor | None = None,
         reset_state: Tensor | None = None,
-        return_gates: bool = False,
-        return_all_layers: bool = False,
-    ) -> Any:
+    ) -> tuple[Any, Tensor]:
         """All states of a batch of sequences.
 
         T time, B batch, I input, H hidden, K layers, D directions.
@@ -113,23 +244,20 @@ class GRU(Stack):
             hx: the initial state, shape (K*D, B, H), or (K*D, H) for unbatched input; zeros if None.
             lengths: shape (B,), integers from 0 to T in any order, on any device (or an int, unbatched): the steps
                 from there on are padding. Nothing waits for a device, so lengths on a GPU are not checked.
-            mask: shape (T, B), or (B, T) if batch_first, bool, True for a real step; any pattern, so left padding
-                works. A step that is not real holds the state, outputs 0 and passes no gradient, whatever the input
-                holds there.
+            mask: shape (T, B), or (B, T) if batch_first, bool, False at padding; any pattern, so left padding
+                works. A padding step holds the state, outputs 0 and passes no gradient, whatever the input holds there.
             reset: shape as mask, bool: before such a step the state goes back to hx. The sequence is cut there, for
-                both directions; a cut with no real step beyond it changes nothing.
+                both directions; a cut with only padding beyond it changes nothing.
             reset_state: shape as hx: what resets go to instead of hx, in one direction. For a batch that carries hx on
                 from the one before (reinforcement learning, truncated backpropagation), whose new episodes begin here.
-            return_gates: also return `Gates(r, z, n)`, each (K*D, T, B, H) (without B if unbatched).
-            return_all_layers: also return the outputs of all layers, shape (K, *y.shape).
 
         Returns:
             y, shape (T, B, D*H), laid out as the input, and h_n, shape (K*D, B, H): the state after each row's last
-            real step. For a PackedSequence, y is one too. Then, if asked, the gates and the outputs of all layers.
+            step that is not padding. For a PackedSequence, y is one too.
 
         Raises:
             InputError: (a ValueError and a RuntimeError) a size or value that does not fit.
-            TypeError: lengths that are no integers, a mask or reset that is not bool.
+            TypeError: lengths that are not integers, a mask or reset that is not bool.
             RuntimeError: an explicit backend that cannot run.
 
         Example:
@@ -142,92 +270,96 @@ class GRU(Stack):
             >>> reset[3] = True  # steps 3 and 4 know nothing of those before
             >>> torch.allclose(gru(x, reset=reset)[0][3:], gru(x[3:])[0], atol=1e-6)
             True
-            >>> y, h_n, gates, layers = gru(x, return_gates=True, return_all_layers=True)
-            >>> gates.z.shape, layers.shape
+        """
+        x, hx, call, layout = self._arranged(input, hx, Call(lengths, mask, reset, reset_state))  # type: ignore[arg-type]
+        y, h_n, _, _ = functional.run(*self._arguments(x, hx), call, self.training)
+        return layout.sequence(y), layout.state(h_n)
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+    def trace(
+        self,
+        input: Tensor,
+        hx: Tensor | None = None,
+        *,
+        lengths: Lengths | int | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        reset_state: Tensor | None = None,
+    ) -> Trace:
+        """What `forward` returns, with the gates and the output of every layer, step by step in PyTorch.
+
+        Args:
+            input: as of `forward`, but not a PackedSequence.
+            hx: as of `forward`, and so are the others.
+
+        Returns:
+            A `Trace`: y and h_n as of `forward`; gates, `Gates(r, z, n)`, each of shape (K*D, T, B, H) and 0 at
+            padding; and layers, shape (K, *y.shape). Gates and layers have no B if unbatched.
+
+        Raises:
+            InputError, TypeError: as `forward`.
+            RuntimeError: an explicit backend, other than "reference", has no gates to return.
+
+        Example:
+            >>> trace = GRU(3, 4, num_layers=2).trace(torch.randn(5, 2, 3))
+            >>> trace.gates.z.shape, trace.layers.shape
             (torch.Size([2, 5, 2, 4]), torch.Size([2, 5, 2, 4]))
         """
-        call: dict[str, Any] = {"lengths": lengths, "mask": mask, "reset": reset, "reset_state": reset_state}
-        call |= {"return_gates": return_gates, "return_all_layers": return_all_layers}
         if isinstance(input, PackedSequence):
-            if given := [name for name, value in call.items() if value is not None and value is not False]:
-                raise InputError(
-                    f"{', '.join(given)} goes with a padded input, not with a PackedSequence: "
-                    "pad_packed_sequence gives the input and its lengths"
-                )
-            return self._forward_packed(input, hx)
-        if not isinstance(input, Tensor):
-            raise TypeError(f"input must be a Tensor or a PackedSequence, got {type(input).__name__}")
-        if hx is not None:
-            check_tensor("hx", hx)
-        if input.dim() not in (2, 3):
-            raise InputError(f"GRU: Expected input to be 2D or 3D, got {input.dim()}D instead")
-        batched = input.dim() == 3
-        if hx is not None and hx.dim() != input.dim():
-            kind = "batched 3-D" if batched else "unbatched 2-D"
-            raise InputError(f"For {kind} input, hx should also be {input.dim()}-D but got {hx.dim()}-D tensor")
-        if not batched:
-            return self._forward_unbatched(input, hx, **call)
-        if not self.batch_first:
-            return self._run(input, hx, **call)
-        for name, flag in (("mask", mask), ("reset", reset)):
-            if flag is not None:
-                check_step_flag(name, flag, B=input.shape[0], T=input.shape[1])
-                call[name] = flag.t()
-        y, h_n, *others = self._run(input.transpose(0, 1), hx, **call)
-        others = [each if isinstance(each, Gates) else each.transpose(1, 2) for each in others]
-        return (y.transpose(0, 1), h_n, *others)
+            raise InputError("trace needs a padded input: pad_packed_sequence gives the input and its lengths")
+        x, hx, call, layout = self._arranged(input, hx, Call(lengths, mask, reset, reset_state))  # type: ignore[arg-type]
+        y, h_n, gates, layers = functional.run(*self._arguments(x, hx), call, self.training, wants_gates=True)
+        assert gates is not None
+        gates = Gates(*map(layout.unbatched, gates))
+        return Trace(layout.sequence(y), layout.state(h_n), gates, layout.sequence(torch.stack(layers)))
 
-    def _run(self, input: Tensor, hx: Tensor | None, **call: Any) -> Any:
-        """`functional.gru` of a time-major batch with this layer's parameters and options."""
-        if differ(input.shape[-1:], (self.input_size,)):
+    def explain_backend(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        lengths: Lengths | int | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        reset_state: Tensor | None = None,
+    ) -> dispatch.Choice:
+        """The implementation that this very call of the layer would run, and why.
+
+        Args:
+            input: as of `forward`, and so are the others. Surroundings count too: autocast, torch.func, training.
+
+        Returns:
+            A `Choice`: its name ("eager", "triton", "reference", or "regularised" where options such as zoneout act),
+            and the reason.
+
+        Raises:
+            RuntimeError: the layer's explicit backend cannot serve the call.
+            InputError, TypeError: as `forward`.
+
+        Example:
+            >>> GRU(3, 4).explain_backend(torch.randn(5, 2, 3))
+            Choice(name='eager', reason='the implementation for cpu tensors')
+            >>> GRU(3, 4, zoneout=0.1).explain_backend(torch.randn(5, 2, 3))
+            Choice(name='regularised', reason='the eager kernels have no zoneout')
+        """
+        x, hx, call, _ = self._arranged(input, hx, Call(lengths, mask, reset, reset_state))  # type: ignore[arg-type]
+        return functional.explain(*self._arguments(x, hx), call, self.training)
+
+    def _arranged(self, input: Tensor | PackedSequence, hx: Tensor | None, call: Call) -> Arranged:
+        return arranged(input, hx, call, self.batch_first, (self.num_layers * self.num_directions, self.hidden_size))
+
+    def _arguments(self, x: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor | None, Any, Any, Options]:
+        """The first arguments of `functional.run` for a time-major batch."""
+        if differ(x.shape[-1:], (self.input_size,)):
             raise InputError(
-                f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.shape[-1]}"
+                f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {x.shape[-1]}"
             )
         if hx is None and self.learn_initial_state:
-            hx = self.initial_state.unsqueeze(1).expand(-1, input.shape[1], -1)
-        layer_norms: Any = self._groups(self._norm_names) if self.layer_norm else None
-        options: dict[str, Any] = {name: getattr(self, name) for name in _OPTIONS}
-        return gru(input, hx, self.all_weights, layer_norms=layer_norms, **options, **call)
-
-    def _forward_unbatched(self, input: Tensor, hx: Tensor | None, **call: Any) -> Any:
-        if call["lengths"] is not None:
-            call["lengths"] = as_lengths(call["lengths"]).reshape(-1)
-            if differ(call["lengths"].shape, (1,)):
-                raise InputError(f"an unbatched input has one length, got {len(call['lengths'])}")
-        for name in ("mask", "reset"):
-            if call[name] is not None:
-                check_step_flag(name, call[name], T=len(input))
-                call[name] = call[name].unsqueeze(1)
-        if call["reset_state"] is not None:
-            expected = (self.num_layers * self.num_directions, self.hidden_size)
-            if differ(call["reset_state"].shape, expected):
-                raise InputError(f"Expected reset_state of shape {expected}, got {tuple(call['reset_state'].shape)}")
-            call["reset_state"] = call["reset_state"].unsqueeze(1)
-        y, h_n, *others = self._run(input.unsqueeze(1), None if hx is None else hx.unsqueeze(1), **call)
-        others = [
-            Gates(*(gate.squeeze(2) for gate in each)) if isinstance(each, Gates) else each.squeeze(2)
-            for each in others
-        ]
-        return (y.squeeze(1), h_n.squeeze(1), *others)
-
-    def _forward_packed(self, packed: PackedSequence, hx: Tensor | None) -> tuple[PackedSequence, Tensor]:
-        if in_onnx_export():
-            raise InputError(
-                "a PackedSequence cannot be exported to ONNX: give the padded input with lengths=, which needs no "
-                "sorting and computes the same"
-            )
-        if packed.data.dim() != 2:
-            raise InputError(f"a PackedSequence must hold data of 2 dimensions (N, I), got {tuple(packed.data.shape)}")
-        if hx is not None and packed.sorted_indices is not None:
-            if hx.dim() != 3 or hx.shape[1] != len(packed.sorted_indices):
-                expected = (self.num_layers * self.num_directions, len(packed.sorted_indices), self.hidden_size)
-                raise InputError(f"Expected hidden size {expected}, got {list(hx.shape)}")
-            hx = hx.index_select(1, packed.sorted_indices)
-        x, lengths = unpack(packed)
-        y, h_n = self._run(x, hx, lengths=lengths)
-        if packed.unsorted_indices is not None:
-            h_n = h_n.index_select(1, packed.unsorted_indices)
-        return repack(y, lengths, packed), h_n
+            hx = self.initial_state.unsqueeze(1).expand(-1, x.shape[1], -1)
+        gains = self._groups(self._norm_names) if self.layer_norm else None
+        return x, hx, self.all_weights, gains, options_of(self)
 
     def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One step of all layers, for streaming: calling it T times equals one call on the whole sequence.
@@ -261,39 +393,21 @@ class GRU(Stack):
             check_tensor("hx", hx)
             if differ(hx.shape, expected):
                 raise InputError(f"step: Expected hidden size {expected}, got {list(hx.shape)}")
-        if acting(self._variant) or (hx is None and self.learn_initial_state):
+        options = options_of(self)
+        if acting(options.variant(self.training)) or (hx is None and self.learn_initial_state):
             rows = input if input.dim() == 2 else input.unsqueeze(0)
-            y, hx = self._run(rows.unsqueeze(0), None if hx is None else hx.view(len(hx), *rows.shape[:1], -1))
-            return y.view(*input.shape[:-1], -1), hx.view(expected)
+            hx = None if hx is None else hx.view(len(hx), *rows.shape[:1], -1)
+            y, h_n, _, _ = functional.run(*self._arguments(rows.unsqueeze(0), hx), Call(), self.training)
+            return y.view(*input.shape[:-1], -1), h_n.view(expected)
         if hx is None:
             hx = input.new_zeros(expected)
         y, states = input, []
         for layer, weights in enumerate(self.all_weights):
             if layer > 0:
                 y = apply_dropout(y, self.dropout, training=self.training)
-            options: dict[str, Any] = {name: getattr(self, name) for name in ("reset_after", "precision", "backend")}
-            y = gru_cell(y, hx[layer], *weights, **options)
+            y = functional.step(y, hx[layer], weights, None, options, self.training)
             states.append(y)
         return y, torch.stack(states)
-
-    def backend_for(self, input: Tensor, *, return_gates: bool = False) -> backends.Choice:
-        """The implementation that a call on this input runs, `.name` "triton" or "reference", and the `.reason`.
-
-        Args:
-            input: as of `forward`.
-            return_gates: as of `forward`: gates come from PyTorch's own operators only.
-
-        Raises:
-            RuntimeError: the layer's explicit backend cannot run such a call.
-
-        Example:
-            >>> GRU(3, 4).backend_for(torch.randn(5, 2, 3))
-            Choice(name='reference', reason='the implementation for cpu tensors')
-        """
-        of_input = (input.device, input.dtype, self.hidden_size, self.reset_after)
-        precision = backends.resolve_precision(self.precision)
-        extras = beyond_the_recurrence(self._variant, return_gates)
-        return backends.choose(self.backend, *of_input, precision, extras)
 
     def final_state(self, h_n: Tensor) -> Tensor:
         """What the last layer ended with, its directions side by side: what a classifier reads.
@@ -315,17 +429,17 @@ class GRU(Stack):
         return torch.cat(h_n[-self.num_directions :].unbind(), -1)
 
     @classmethod
-    def from_torch(cls, module: nn.GRU, *, backend: str = "auto") -> GRU:
+    def from_torch(cls, module: nn.GRU, *, precision: Precision | None = None, backend: dispatch.Backend = "auto") -> GRU:
         """A copy of a torch.nn.GRU: the same options, parameters, device, dtype and mode.
 
         Raises:
-            TypeError: the module is no torch.nn.GRU.
+            TypeError: the module is not a torch.nn.GRU.
 
         Example:
             >>> GRU.from_torch(nn.GRU(3, 4, bidirectional=True))
             GRU(3, 4, bidirectional=True)
         """
-        return copies.from_torch(cls, copies.TorchGRU, module, backend)
+        return copies.from_torch(cls, copies.TorchGRU, module, precision=precision, backend=backend)
 
     def to_torch(self) -> nn.GRU:
         """A copy as torch.nn.GRU: the same options, parameters, device, dtype and mode.
@@ -333,10 +447,14 @@ class GRU(Stack):
         Weights that are made of others (weight_norm, pruning) are copied as they are now.
 
         Raises:
-            ValueError: the layer has what torch.nn.GRU does not.
+            InputError: the layer has what torch.nn.GRU does not.
 
         Example:
             >>> type(GRU(3, 4).to_torch())
             <class 'torch.nn.modules.rnn.GRU'>
         """
         return copies.to_torch(self)
+
+    def extra_repr(self) -> str:
+        """The sizes, and the arguments that differ from their defaults, as torch.nn.GRU prints them."""
+        return described(self)

@@ -2,13 +2,12 @@
 
 torch.compile and torch.export see `grucore::gru_layer` as one opaque node, whatever T is. Its backward is an operator
 of its own, `grucore::gru_layer_backward`, so that gradients of gradients exist: those come from `kernels.reference`,
-while the first order stays hand-written. The arguments are those of the contract in `kernels/__init__.py`.
+while the first order stays hand-written. The arguments are the fields of the contract's values, one after the other.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -16,9 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grucore.kernels import reference
+from grucore import compat, flops
+from grucore.kernels import Form, Gradients, State, Steps, Weights, reference
 
-MODULES = {"reference": "grucore.kernels.unfused", "triton": "grucore.kernels.fused"}
+
+def layer(
+    x: Tensor, state: State, weights: Weights, steps: Steps, form: Form, backend: str
+) -> tuple[Tensor, Tensor]:
+    """y (T, B, D*H) and h_n (D, B, H) of one layer by the kernels of a backend."""
+    if not torch.compiler.is_compiling():
+        flops.register()
+    return gru_layer(x, *state, *weights, *steps, *form, backend)
+
+
+def _values(fields: tuple) -> tuple[State, Weights, Steps, Form]:
+    return State(*fields[:2]), Weights(*fields[2:6]), Steps(*fields[6:8]), Form(*fields[8:10])
 
 
 def _operator(function: Callable) -> Callable:
@@ -28,7 +39,7 @@ def _operator(function: Callable) -> Callable:
     """
     name = f"grucore::{function.__name__}"
     torch.library.define(name, torch.library.infer_schema(function, mutates_args=()), tags=torch.Tag.pt2_compliant_tag)
-    untraced = torch._disable_dynamo(function)
+    untraced = compat.untraced(function)
 
     @functools.wraps(function)
     def run(*args: Any) -> tuple[Tensor, ...]:
@@ -36,34 +47,39 @@ def _operator(function: Callable) -> Callable:
         # Products inside have the dtype that was chosen for them, whatever torch.autocast holds outside. Where
         # torch.compile runs a frame as it is, it must not go on to trace the operators that this one calls.
         with torch.autocast(device.type, enabled=False):
-            return (untraced if "torch._dynamo" in sys.modules else function)(*args)
+            return untraced(*args)
 
     torch.library.impl(name, "default", run)
     return getattr(torch.ops.grucore, function.__name__).default
 
 
+def _kernels(backend: str) -> Any:
+    return import_module(f"grucore.kernels.{backend}.layer")
+
+
 @_operator
 def gru_layer(
-    x: Tensor,  # (T, B, I)
-    h0: Tensor,  # (D, B, H)
-    w_ih: Tensor,  # (D, 3H, I)
-    w_hh: Tensor,  # (D, 3H, H)
-    b_ih: Tensor | None,  # (D, 3H)
-    b_hh: Tensor | None,  # (D, 3H)
-    real: Tensor | None,  # (T, B) bool
-    start: Tensor | None,  # (T, B) bool
+    x: Tensor,
+    h0: Tensor,
+    h_reset: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    real: Tensor | None,
+    start: Tensor | None,
     reset_after: bool,
     precision: str,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """y (T, B, D*H) and h_n (D, B, H)."""
-    module = import_module(MODULES[backend])
-    y, h_n = module.gru_forward(x, h0, w_ih, w_hh, b_ih, b_hh, real, start, reset_after, precision)
+    """y and h_n."""
+    values = _values((h0, h_reset, w_ih, w_hh, b_ih, b_hh, real, start, reset_after, precision))
+    y, h_n = _kernels(backend).gru_forward(x, *values)
     return _owner(y), _owner(h_n)
 
 
 def _owner(t: Tensor) -> Tensor:
-    """The same memory as a tensor that is no view: FSDP2 warns of views, and autograd lets nothing be done in them."""
+    """The same memory as a tensor that is not a view: FSDP2 warns of views, and autograd lets nothing be done in them."""
     return t.new_empty(0).set_(t.untyped_storage(), t.storage_offset(), t.shape, t.stride())
 
 
@@ -74,11 +90,12 @@ def _(x, h0, *_):  # type: ignore[no-untyped-def]
 
 @_operator
 def gru_layer_backward(
-    dy: Tensor | None,  # (T, B, D*H)
-    dh_n: Tensor | None,  # (D, B, H)
+    dy: Tensor | None,
+    dh_n: Tensor | None,
+    y: Tensor,
     x: Tensor,
     h0: Tensor,
-    y: Tensor,
+    h_reset: Tensor | None,
     w_ih: Tensor,
     w_hh: Tensor,
     b_ih: Tensor | None,
@@ -89,67 +106,85 @@ def gru_layer_backward(
     precision: str,
     backend: str,
     need_dx: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """dx (empty unless needed), dh0, dw_ih, dw_hh, db_ih and db_hh (the last two also without biases)."""
-    module = import_module(MODULES[backend])
-    dx, *others = module.gru_backward(
-        dy, dh_n, x, h0, y, w_ih, w_hh, b_ih, b_hh, real, start, reset_after, precision, need_dx
-    )
-    return x.new_empty(0) if dx is None else dx, *others
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The fields of `Gradients`; those that are None are empty."""
+    values = _values((h0, h_reset, w_ih, w_hh, b_ih, b_hh, real, start, reset_after, precision))
+    gradients = _kernels(backend).gru_backward(dy, dh_n, y, x, *values, need_dx)
+    return tuple(x.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 
 @torch.library.register_fake("grucore::gru_layer_backward")
-def _(dy, dh_n, x, h0, y, w_ih, w_hh, *others):  # type: ignore[no-untyped-def]
+def _(dy, dh_n, y, x, h0, h_reset, w_ih, w_hh, *others):  # type: ignore[no-untyped-def]
     *_, need_dx = others
-    shapes = (x.shape if need_dx else (0,), h0.shape, w_ih.shape, w_hh.shape, w_ih.shape[:2], w_ih.shape[:2])
+    bias = w_ih.shape[:2]
+    shapes = Gradients(
+        x.shape if need_dx else (0,), h0.shape, (0,) if h_reset is None else h0.shape, w_ih.shape, w_hh.shape, bias, bias
+    )
     return tuple(x.new_empty(shape) for shape in shapes)
+
+
+_INPUTS, _BACKWARD_INPUTS = (
+    tuple(argument.name for argument in operator._schema.arguments) for operator in (gru_layer, gru_layer_backward)
+)
+
+
+def _by_name(names: tuple[str, ...], **gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    """A gradient for each of an operator's arguments, in their order."""
+    return tuple(gradients.get(name) for name in names)
 
 
 def _save(ctx: Any, inputs: tuple, output: tuple) -> None:
     *tensors, reset_after, precision, backend = inputs
-    x, h0, *others = tensors
     ctx.options = (reset_after, precision, backend)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, h0, output[0], *others)
+    ctx.save_for_backward(output[0], *tensors)
 
 
-def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple:
+def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor | None, ...]:
     if dy is None and dh_n is None:
-        return (None,) * 11
+        return _by_name(_INPUTS)
     saved = ctx.saved_tensors  # read once: each reading unpacks, which checkpointing refuses and offloading pays for
     need_dx = ctx.needs_input_grad[0]
-    dx, dh0, dw_ih, dw_hh, db_ih, db_hh = gru_layer_backward(dy, dh_n, *saved, *ctx.options, need_dx)
-    biases = (None, None) if saved[5] is None else (db_ih, db_hh)
-    return dx if need_dx else None, dh0, dw_ih, dw_hh, *biases, None, None, None, None, None
+    gradients = Gradients(*gru_layer_backward(dy, dh_n, *saved, *ctx.options, need_dx))._asdict()
+    y_and_tensors = dict(zip(("y", *_INPUTS), saved, strict=False))
+    wanted = {name: g for name, g in gradients.items() if y_and_tensors[name] is not None and (need_dx or name != "x")}
+    return _by_name(_INPUTS, **wanted)
 
 
 torch.library.register_autograd("grucore::gru_layer", _backward, setup_context=_save)
 
 
 def _save_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
-    dy, dh_n, x, h0, _, *weights, real, start, ctx.reset_after, _, _, _ = inputs
+    dy, dh_n, _, *tensors, ctx.reset_after, _, _, _ = inputs
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(dy, dh_n, x, h0, *weights, real, start)
+    ctx.save_for_backward(dy, dh_n, *tensors)
 
 
-def _double_backward(ctx: Any, *d_grads: Tensor | None) -> tuple:
+def _double_backward(ctx: Any, *d_gradients: Tensor | None) -> tuple[Tensor | None, ...]:
     """The gradient of `gru_layer_backward`: the reference's own gradient, differentiated once more."""
-    if all(d is None for d in d_grads):
-        return (None,) * 15
+    if all(d is None for d in d_gradients):
+        return _by_name(_BACKWARD_INPUTS)
     *primals, real, start = ctx.saved_tensors
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        dy, dh_n, *arguments = [_alias(t) for t in primals]
-        y, h_n, _ = reference.gru_layers(*arguments, real, start, ctx.reset_after)
+        dy, dh_n, x, *tensors = [_alias(t) for t in primals]
+        y, h_n, _ = reference.gru_layer(
+            x, State(*tensors[:2]), Weights(*tensors[2:]), Steps(real, start), Form(ctx.reset_after)
+        )
         ends = [(out, d_out) for out, d_out in ((y, dy), (h_n, dh_n)) if d_out is not None]
         outs, d_outs = zip(*ends, strict=True)
-        wanted = [(a, d) for a, d in zip(arguments, d_grads, strict=True) if a is not None and d is not None and len(d)]
+        arguments = (x, *tensors)
+        wanted = [
+            (a, d) for a, d in zip(arguments, d_gradients, strict=True) if a is not None and d is not None and len(d)
+        ]
         wrt, d_wanted = zip(*wanted, strict=True)
         grads = torch.autograd.grad(outs, wrt, d_outs, create_graph=True, materialize_grads=True)
-        inputs = [t for t in (dy, dh_n, *arguments) if t is not None]
-        results = iter(torch.autograd.grad(grads, inputs, d_wanted, create_graph=create_graph, allow_unused=True))
-    d_dy, d_dh_n, dx, dh0, *d_weights = [None if t is None else next(results) for t in (dy, dh_n, *arguments)]
-    return d_dy, d_dh_n, dx, dh0, None, *d_weights, *[None] * 6
+        inputs = dict(zip(("dy", "dh_n", *_INPUTS), (dy, dh_n, *arguments), strict=False))
+        inputs = {name: t for name, t in inputs.items() if t is not None}
+        results = torch.autograd.grad(
+            grads, list(inputs.values()), d_wanted, create_graph=create_graph, allow_unused=True
+        )
+    return _by_name(_BACKWARD_INPUTS, **dict(zip(inputs, results, strict=True)))
 
 
 def _alias(t: Tensor | None) -> Tensor | None:

@@ -62,7 +62,7 @@ def main() -> int:
                 torch.manual_seed(0)
                 layer = GRU(input_size, hidden_size, device=device, dtype=dtype)
                 x = torch.randn(steps, batch, input_size, device=device, dtype=dtype)
-                choice, error = layer.backend_for(x), worst_error(layer, x)
+                choice, error = layer.explain_backend(x), worst_error(layer, x)
                 exact = dtype is not torch.float32 or device == "cpu" or not torch.backends.cudnn.allow_tf32
                 right = error <= (LIMITS[dtype] if exact else TF32_LIMIT)
                 wrong += not right

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from grucore.errors import InputError
 from grucore.module import GRU
-from grucore.sequence import as_lengths
+from grucore.steps import as_lengths
 
 
 class Part(NamedTuple):
@@ -46,7 +46,7 @@ def truncated_bptt(
         steps: the most steps of a part.
         lengths: shape (B,), of the whole sequences.
         mask: shape (T, B) or (B, T), as `GRU.forward` takes it.
-        reset: likewise; it goes back to hx in every part.
+        reset: shape as mask, as `GRU.forward` takes it; it goes back to hx in every part.
 
     Yields:
         `Part`: the slice of steps, y, and h_n.

@@ -1,39 +1,79 @@
-"""The GRU recurrence itself, one concept a file. Installed as `grucore.kernels`.
+"""The recurrence of one GRU layer, as the equations and as implementations of one contract.
 
-    reference.py   the four equations in plain PyTorch: read this first; every other file computes the same thing
+    reference.py     the four equations in plain PyTorch: read this first; everything else computes the same
+    regularised.py   the equations with dropout, zoneout, layer normalisation and other activations (masks: noise.py)
+    eager/           from PyTorch operators, with backpropagation through time written by hand
+    triton/          fused GPU kernels that keep the recurrent weights on chip
 
-    unfused.py     a layer from PyTorch operators, any device: what runs on CPU
-    bptt.py        its forward and hand-written backward through time, on the steps that are real
-    packing.py     lengths, masks and resets as an index of the real steps
-    schedule.py    which rows each step of a packed or dense sequence reads, and chunks of time
-    gemm.py        matrix products with a weight that is used many times
+The contract, for one layer and its D directions; T time, B batch, I input, H hidden:
 
-    fused.py       a layer from Triton kernels: the recurrent weights stay on chip for a whole chunk of time
-    forward.py     the forward recurrence, a program having all hidden units
-    backward.py    the backward recurrence, likewise
-    split.py       both with the hidden units split across programs, weights on chip or streamed from the L2 cache
-    exchange.py    how those programs hand one another their parts of a step: two protocols
-    step.py        a single step in one launch
-    derivatives.py what backward computes for all steps at once
-    flags.py       lengths, masks and resets as one byte a step
-    activations.py sigmoid, tanh and rounding in Triton
-    plan.py        tiles, warps and splits for a hidden size, dtype and device, from plans.json
+    y, h_n = gru_forward(x, state, weights, steps, form)
+    gradients = gru_backward(dy, dh_n, y, x, state, weights, steps, form, need_dx)
 
-The contract that `unfused.py` and `fused.py` keep, for one layer and its D directions:
+    x      (T, B, I)     the input, time-major, any strides
+    y      (T, B, D*H)   the state after each step, 0 at padding
+    h_n    (D, B, H)     the state after each row's last step in the direction of travel; h0 where it has none
 
-    y, h_n = gru_forward(x, h0, w_ih, w_hh, b_ih, b_hh, real, start, reset_after, precision)
-
-    x      (T, B, I)     input, time-major, any strides
-    h0     (D, B, H)     initial states; the second direction runs from the end
-    w_ih   (D, 3H, I)    input weights, gates in the order r, z, n
-    w_hh   (D, 3H, H)    hidden weights
-    b_ih   (D, 3H)       input biases, or None
-    b_hh   (D, 3H)       hidden biases, or None (both or neither)
-    real   (T, B)        bool or None: False holds the state, outputs 0, passes no gradient, whatever x holds there
-    start  (T, B)        bool or None: True cuts the row's sequence before step t; both sides begin from h0
-    y      (T, B, D*H)   the states after each real step, 0 elsewhere
-    h_n    (D, B, H)     the state after each row's last real step in the direction of travel; h0 where there is none
-
-`gru_backward` takes the gradients of y and h_n (either may be None) with x, h0, y and the weights, and nothing else:
-gates are computed again. precision is "ieee" or "tf32", for float32 products on a GPU. Nothing here imports `grucore`.
+The second direction travels from the end. Backward takes the gradients of y and h_n (either may be None) and y itself;
+it computes the gates again. Nothing here imports `grucore`.
 """
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class State(NamedTuple):
+    """The states that a layer can begin from."""
+
+    h0: Tensor  # (D, B, H): before a row's first step
+    h_reset: Tensor | None = None  # (D, B, H): after a reset; h0 if None
+
+
+class Weights(NamedTuple):
+    """The parameters of a layer, gates in the order r, z, n; both biases or neither."""
+
+    w_ih: Tensor  # (D, 3H, I)
+    w_hh: Tensor  # (D, 3H, H)
+    b_ih: Tensor | None = None  # (D, 3H)
+    b_hh: Tensor | None = None  # (D, 3H)
+
+    def of(self, d: int) -> Weights:
+        """The parameters of one direction, without D."""
+        return Weights(*(None if w is None else w[d] for w in self))  # type: ignore[arg-type]
+
+
+class Steps(NamedTuple):
+    """Which steps are not padding, and where resets cut a row; None where all are steps or nothing is cut."""
+
+    real: Tensor | None = None  # (T, B) bool: False holds the state, outputs 0, passes no gradient, whatever x holds
+    start: Tensor | None = None  # (T, B) bool: True cuts the row before step t; what follows begins from h_reset
+
+
+class Form(NamedTuple):
+    """Which GRU, and how exactly."""
+
+    reset_after: bool = True  # False: n = tanh(W_in x + b_in + W_hn (r * h) + b_hn), as in the paper
+    precision: str = "ieee"  # of float32 products on a GPU: "ieee" or "tf32"
+
+
+class Gates(NamedTuple):
+    """Reset gate r, update gate z and candidate n, in that order, all of one shape."""
+
+    r: Tensor
+    z: Tensor
+    n: Tensor
+
+
+class Gradients(NamedTuple):
+    """The gradients of a layer's inputs; the biases' also without biases, dx and dh_reset only where there is one."""
+
+    x: Tensor | None  # (T, B, I)
+    h0: Tensor  # (D, B, H)
+    h_reset: Tensor | None  # (D, B, H)
+    w_ih: Tensor  # (D, 3H, I)
+    w_hh: Tensor  # (D, 3H, H)
+    b_ih: Tensor  # (D, 3H)
+    b_hh: Tensor  # (D, 3H)

@@ -16,19 +16,12 @@ Shapes: T time, B batch, I input, H hidden. Any device and floating dtype; diffe
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-
-class Gates(NamedTuple):
-    """Reset gate r, update gate z and candidate n, in that order, all of one shape."""
-
-    r: Tensor
-    z: Tensor
-    n: Tensor
+from . import Form, Gates, State, Steps, Weights
 
 
 def gru_gates(
@@ -63,46 +56,49 @@ def gru_update(gates: Gates, h: Tensor) -> Tensor:
 
 def gru_layer(
     x: Tensor,  # (T, B, I)
-    h0: Tensor,  # (B, H)
-    w_ih: Tensor,  # (3H, I)
-    w_hh: Tensor,  # (3H, H)
-    b_ih: Tensor | None = None,  # (3H,)
-    b_hh: Tensor | None = None,  # (3H,)
-    real: Tensor | None = None,  # (T, B) bool
-    start: Tensor | None = None,  # (T, B) bool
-    reverse: bool = False,
-    reset_after: bool = True,
+    state: State,
+    weights: Weights,
+    steps: Steps = Steps(),
+    form: Form = Form(),
 ) -> tuple[Tensor, Tensor, Gates]:
-    """One layer in one direction, a step at a time: y (T, B, H), h_n (B, H) and the gates, each (T, B, H).
+    """One layer, step by step: y (T, B, D*H), h_n (D, B, H) and the gates, each (D, T, B, H), 0 at padding.
 
-    The arguments are those of the contract in `kernels/__init__.py`. Gates of steps that are not real are 0.
+    The arguments are those of the contract in `kernels/__init__.py`.
     """
-    if real is not None:
-        x = x.masked_fill(~real.unsqueeze(-1), 0)  # what stands in the padding, NaN included, takes no part
-    gx = linear(x, w_ih, b_ih)
+    x = without_padding(x, steps)
 
-    def step(t: int, h: Tensor) -> tuple[Tensor, Gates]:
-        gates = gru_gates(gx[t], h, w_hh, b_hh, reset_after)
-        return gru_update(gates, h), gates
+    def step_of(d: int) -> Step:
+        w_ih, w_hh, b_ih, b_hh = weights.of(d)
+        gx = linear(x, w_ih, b_ih)
 
-    return unroll(step, len(x), h0, real, start, reverse)
+        def step(t: int, h: Tensor) -> tuple[Tensor, Gates]:
+            gates = gru_gates(gx[t], h, w_hh, b_hh, form.reset_after)
+            return gru_update(gates, h), gates
+
+        return step
+
+    return unroll(step_of, len(x), state, steps)
 
 
-def unroll(
-    step: Callable[[int, Tensor], tuple[Tensor, Gates]],
-    steps: int,
-    h0: Tensor,  # (B, H)
-    real: Tensor | None = None,  # (T, B) bool
-    start: Tensor | None = None,  # (T, B) bool
-    reverse: bool = False,
-) -> tuple[Tensor, Tensor, Gates]:
-    """What `gru_layer` returns, from a step's function of t and the state before it."""
-    if start is not None:
-        start = cuts(start, real, reverse)
-    h, outputs, gates = h0, [], []
-    for t in reversed(range(steps)) if reverse else range(steps):
+Step = Callable[[int, Tensor], tuple[Tensor, Gates]]  # from t and the state before it to the state after it
+
+
+def unroll(step_of: Callable[[int], Step], length: int, state: State, steps: Steps) -> tuple[Tensor, Tensor, Gates]:
+    """What `gru_layer` returns, from the function of a step in direction d."""
+    directions = [_unroll(step_of(d), length, state, steps, d) for d in range(len(state.h0))]
+    ys, h_ns, gates = zip(*directions, strict=True)
+    return torch.cat(ys, -1), torch.stack(h_ns), Gates(*(torch.stack(gate) for gate in zip(*gates, strict=True)))
+
+
+def _unroll(step: Step, length: int, state: State, steps: Steps, d: int) -> tuple[Tensor, Tensor, Gates]:
+    """One direction: y (T, B, H), h_n (B, H) and the gates, each (T, B, H)."""
+    real, h = steps.real, state.h0[d]
+    h_reset = h if state.h_reset is None else state.h_reset[d]
+    start = None if steps.start is None else cuts(steps.start, real, reverse=d == 1)
+    outputs, gates = [], []
+    for t in reversed(range(length)) if d == 1 else range(length):
         if start is not None:
-            h = torch.where(start[t].unsqueeze(-1), h0, h)
+            h = torch.where(start[t].unsqueeze(-1), h_reset, h)
         h_new, gates_t = step(t, h)
         y_t = h_new
         if real is not None:
@@ -114,49 +110,37 @@ def unroll(
         outputs.append(y_t)
         gates.append(gates_t)
     if not outputs:
-        empty = h0.new_empty((0, *h0.shape))
-        return empty, h0.clone(), Gates(empty, empty, empty)
-    if reverse:
+        empty = h.new_empty((0, *h.shape))
+        return empty, h.clone(), Gates(empty, empty, empty)
+    if d == 1:
         outputs.reverse()
         gates.reverse()
     return torch.stack(outputs), h, Gates(*(torch.stack(gate) for gate in zip(*gates, strict=True)))
 
 
-def gru_layers(
-    x: Tensor,  # (T, B, I)
-    h0: Tensor,  # (D, B, H)
-    w_ih: Tensor,  # (D, 3H, I)
-    w_hh: Tensor,  # (D, 3H, H)
-    b_ih: Tensor | None = None,  # (D, 3H)
-    b_hh: Tensor | None = None,  # (D, 3H)
-    real: Tensor | None = None,  # (T, B) bool
-    start: Tensor | None = None,  # (T, B) bool
-    reset_after: bool = True,
-) -> tuple[Tensor, Tensor, Gates]:
-    """All D directions of a layer: y (T, B, D*H), h_n (D, B, H) and the gates, each (D, T, B, H)."""
-    results = []
-    for d in range(len(h0)):
-        b_ih_d, b_hh_d = None if b_ih is None else b_ih[d], None if b_hh is None else b_hh[d]
-        results.append(gru_layer(x, h0[d], w_ih[d], w_hh[d], b_ih_d, b_hh_d, real, start, d == 1, reset_after))
-    ys, h_ns, gates = zip(*results, strict=True)
-    return torch.cat(ys, -1), torch.stack(h_ns), Gates(*(torch.stack(gate) for gate in zip(*gates, strict=True)))
+def without_padding(x: Tensor, steps: Steps) -> Tensor:
+    """x (T, B, I) with zeros at padding, so that no value there, NaN included, takes part."""
+    return x if steps.real is None else x.masked_fill(~steps.real.unsqueeze(-1), 0)
 
 
 def cuts(start: Tensor, real: Tensor | None, reverse: bool) -> Tensor:
-    """Where the state goes back to h0 in the direction of travel: (T, B) bool, True only at real steps.
+    """The steps that begin from h_reset in the direction of travel: (T, B) bool, True only at real steps.
 
-    `start[t]` cuts the row between t - 1 and t. Forward, the first real step from t on begins anew; in reverse it is
+    `start[t]` cuts the row between t - 1 and t. Forward, the first real step from t on begins again; in reverse it is
     the first real step before t. A cut with no real step beyond it changes nothing: h_n stays the last real state.
     """
-    cut_count = start.long().cumsum(0)
+    count = start.long().cumsum(0)
+    if len(count) == 0:
+        return start
+    entry = count[-1] if reverse else torch.zeros_like(count[0])  # the count where the row is entered
     if real is None:
         real = torch.ones_like(start)
     if reverse:
-        cut_count, real = cut_count.flip(0), real.flip(0)
-    # A real step begins anew where the number of cuts differs from that at the real step before it.
-    steps = torch.arange(len(real), device=real.device).unsqueeze(1)
-    last_real = torch.where(real, steps, -1).cummax(0).values.roll(1, 0)
+        count, real = count.flip(0), real.flip(0)
+    # A step begins again where the number of cuts differs from that at the real step before it.
+    t = torch.arange(len(real), device=real.device).unsqueeze(1)
+    last_real = torch.where(real, t, -1).cummax(0).values.roll(1, 0)
     last_real[:1] = -1
-    seen = cut_count.gather(0, last_real.clamp(min=0))
-    anew = real & (last_real >= 0) & (seen != cut_count)
-    return anew.flip(0) if reverse else anew
+    seen = torch.where(last_real < 0, entry, count.gather(0, last_real.clamp(min=0)))
+    begins = real & (seen != count)
+    return begins.flip(0) if reverse else begins

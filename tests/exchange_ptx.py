@@ -9,7 +9,7 @@ import sys
 
 import triton
 import triton.language as tl
-from grucore.kernels.exchange import receive, store
+from grucore.kernels.triton.exchange import receive, store
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from grucore.kernels.plan import H100
+from grucore.kernels.triton.plan import H100
 from torch.func import vmap
 
 from grucore import GRU

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from grucore.kernels import plan
-from grucore.kernels.plan import H100, Device
+from grucore.kernels.triton.plan import H100, Device
 
 from benchmarks import compile_report
 

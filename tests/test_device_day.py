@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from grucore.kernels import plan
-from grucore.kernels.plan import H100, Plan
+from grucore.kernels.triton.plan import H100, Plan
 
 from benchmarks import compile_report, tune
 

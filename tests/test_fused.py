@@ -3,7 +3,7 @@
 import pytest
 import torch
 from grucore.kernels import flags, fused, plan
-from grucore.kernels.plan import H100
+from grucore.kernels.triton.plan import H100
 from oracle import FUSED_LIMITS, assert_near, compare, to_oracle
 
 from grucore import GRU

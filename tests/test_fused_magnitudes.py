@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 from grucore.kernels import fused, plan
-from grucore.kernels.activations import sigmoid, sigmoid_and_rest, tanh, tanh_and_slope
+from grucore.kernels.triton.activations import sigmoid, sigmoid_and_rest, tanh, tanh_and_slope
 from oracle import FUSED_LIMITS, quantity, rms_error, to_oracle
 
 from grucore import GRU

@@ -1,11 +1,11 @@
 """GRU against torch.nn.GRU in float64: outputs and every gradient, over pairs of options and odd shapes."""
 
-import grucore.kernels.bptt as bptt
+import grucore.kernels.eager.bptt as bptt
 import pytest
 import torch
 from allpairspy import AllPairs
 from grucore.kernels import reference
-from grucore.kernels.schedule import Schedule
+from grucore.kernels.eager.schedule import Schedule
 from oracle import assert_near, compare, to_oracle
 
 from grucore import GRU

@@ -18,9 +18,9 @@ pytestmark = [
 
 @pytest.fixture
 def opacus():
-    import grucore.opacus  # heavy: not for those who run other tests
+    import grucore.integrations.opacus  # heavy: not for those who run other tests
 
-    return grucore.opacus
+    return grucore.integrations.opacus
 
 
 @pytest.fixture

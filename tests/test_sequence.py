@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from grucore.kernels import reference
-from grucore.kernels.packing import pack
+from grucore.kernels.eager.packing import pack
 from oracle import assert_near, compare, quantity, to_oracle
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from grucore.kernels import noise
-from grucore.kernels.variants import ACTIVATIONS
+from grucore.kernels.regularised import ACTIVATIONS
 from oracle import assert_near
 
 from grucore import GRU, InputError
@@ -52,7 +52,7 @@ def masks_seen(monkeypatch):
         seen.append(make(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr("grucore.kernels.variants.keep_mask", keep_mask)
+    monkeypatch.setattr("grucore.kernels.regularised.keep_mask", keep_mask)
     return seen
 
 

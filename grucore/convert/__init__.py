@@ -22,7 +22,7 @@ T and B.
     >>> shapes = {"tokens": {0: free, 1: free}}
     >>> torch.onnx.export(model, (tokens,), "model.onnx", dynamic_shapes=shapes, dynamo=True)  # doctest: +SKIP
 
-What ONNX has no words for is refused by name: mask, reset, reset_state, return_gates and a PackedSequence, for which
+What ONNX has no words for is refused by name: mask, reset, reset_state, trace and a PackedSequence, for which
 lengths do the same. Zoneout, layer normalisation and activation="hard_tanh" are written step by step, for the T of the
 example, and only with dynamo=True. `GRU.step` and `GRUCell` become plain operators. torch.onnx.export takes the model
 itself, not what torch.export made of it; and dynamo=False does not take a layer without a module around it, as it gives

@@ -18,7 +18,7 @@ from torch import Tensor
 from grucore.convert.keras_files import KerasLayer, read_layers
 from grucore.convert.weights import check_model, gru_of, require, swap_gates, to_array, to_tensor
 from grucore.errors import InputError, check_flag
-from grucore.kernels.variants import ACTIVATIONS
+from grucore.kernels.regularised import ACTIVATIONS
 from grucore.module import GRU
 
 # Of the layer's config `unroll`, `implementation` and `use_cudnn` choose how the same thing is computed; initialisers,

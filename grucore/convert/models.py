@@ -8,8 +8,7 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
-from grucore import backend as backends
-from grucore import copies
+from grucore import copies, dispatch
 from grucore.cell import GRUCell
 from grucore.module import GRU
 
@@ -17,7 +16,7 @@ _OURS: dict[type, type] = {copies.TorchGRU: GRU, copies.TorchGRUCell: GRUCell}
 _THEIRS: dict[type, type] = {ours: theirs for theirs, ours in _OURS.items()}
 
 
-def replace_torch(model: nn.Module, *, backend: str = "auto") -> list[str]:
+def replace_torch(model: nn.Module, *, backend: dispatch.Backend = "auto") -> list[str]:
     """Turns every torch.nn.GRU and torch.nn.GRUCell inside a model into a grucore layer, in place.
 
     Each stays the object that it is, with its parameters, hooks, parametrisations and mode, so that optimizers, tied
@@ -32,7 +31,7 @@ def replace_torch(model: nn.Module, *, backend: str = "auto") -> list[str]:
 
     Raises:
         TypeError: model is not a module.
-        ValueError: an unknown backend. Nothing is changed then.
+        InputError: an unknown backend. Nothing is changed then.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.GRU(3, 4))
@@ -44,7 +43,7 @@ def replace_torch(model: nn.Module, *, backend: str = "auto") -> list[str]:
           (1): GRU(3, 4)
         )
     """
-    backends.check(backend)
+    dispatch.check(backend)
     found = list(_found(model, _OURS))
     for _, layer in found:
         _become(layer, _OURS[_kind(layer)], backend=backend)
@@ -64,7 +63,7 @@ def restore_torch(model: nn.Module) -> list[str]:
 
     Raises:
         TypeError: model is not a module.
-        ValueError: a layer has an option that torch.nn does not have; the error names both. Nothing is changed then.
+        InputError: a layer has an option that torch.nn does not have; the error names both. Nothing is changed then.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), GRU(3, 4))

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from grucore.errors import InputError, check_flag
 from grucore.module import GRU
+from grucore.options import OF_RUN, OF_TORCH_GRU, changed
 
-# Options of a layer that the converters do not write, at the values that make no difference.
-_OWN_OPTIONS = {"zoneout": 0.0, "layer_norm": False, "learn_initial_state": False}
-_ACTIVATIONS = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+_ACTIVATIONS = ("activation", "recurrent_activation")
 _TRAINING_OPTIONS = ("dropout", "recurrent_dropout")  # these do nothing in eval mode
+_WRITTEN = (*OF_TORCH_GRU, *OF_RUN, "reset_after", *_TRAINING_OPTIONS)  # or without effect
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -132,12 +132,10 @@ def check_model(model: GRU, target: str, *, ignore_dropout: bool, activations: C
             f"expected a grucore.GRU (GRU.from_torch makes one of torch.nn.GRU), got {type(model).__name__}"
         )
     check_flag("ignore_dropout", ignore_dropout)
-    own = [name for name, none in _OWN_OPTIONS.items() if getattr(model, name, none) != none]
-    for name, default in _ACTIVATIONS.items():
-        if (function := getattr(model, name, default)) != default and function not in activations:
-            own.append(name)
+    own = changed(model, without=_WRITTEN)
+    own = {name: value for name, value in own.items() if name not in _ACTIVATIONS or value not in activations}
     if own:
-        given = ", ".join(f"{name}={getattr(model, name)!r}" for name in own)
+        given = ", ".join(f"{name}={value!r}" for name, value in own.items())
         raise ValueError(f"{given} cannot be written for {target}")
     if not ignore_dropout and (names := [name for name in _TRAINING_OPTIONS if getattr(model, name, 0.0) > 0]):
         given = ", ".join(f"{name}={getattr(model, name)!r}" for name in names)

@@ -1,43 +1,37 @@
-"""What the user says of a batch of sequences (lengths, mask, reset, PackedSequence) as flags per step, and back.
+"""What the user says of a batch of sequences (lengths, mask, reset, PackedSequence) as `Steps`, and back.
 
-Two flags serve every implementation: real (T, B), False where a step is padding, and start (T, B), True where a row is
-cut before the step. Making them never waits for a device.
+Making them never waits for a device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from grucore.compat import transformed
 from grucore.errors import InputError, differ
-from grucore.transforms import transformed
+from grucore.kernels import Steps
+
+Lengths = Tensor | Sequence[int]  # (B,)
 
 
-class Flags(NamedTuple):
-    """Flags per step, each (T, B) bool on the input's device, or None where every step is real or no row is cut."""
-
-    real: Tensor | None = None
-    start: Tensor | None = None
-
-
-def flags(
-    steps: int,
-    batch: int,
+def steps_of(
+    T: int,
+    B: int,
     device: torch.device,
-    lengths: Tensor | Sequence[int] | None = None,
+    lengths: Lengths | None = None,
     mask: Tensor | None = None,
     reset: Tensor | None = None,
-) -> Flags:
-    """Flags of a padded batch of `batch` rows and `steps` steps.
+) -> Steps:
+    """The steps of a padded batch, on the device.
 
     Args:
-        steps: T.
-        batch: B.
-        device: where the flags are wanted.
+        T: the number of steps.
+        B: the number of rows.
+        device: where they are wanted.
         lengths: shape (B,), integers from 0 to T, any device; the values are checked where they lie on the CPU.
         mask: shape (T, B), bool, True for a real step.
         reset: shape (T, B), bool, True where the state goes back to the initial state before the step.
@@ -50,18 +44,18 @@ def flags(
         raise InputError("give lengths or mask, not both: they say the same thing")
     real = start = None
     if lengths is not None:
-        lengths = _checked_lengths(lengths, steps, batch)
-        real = torch.arange(steps, device=device).unsqueeze(1) < lengths.to(device, non_blocking=True)
+        lengths = _checked_lengths(lengths, T, B)
+        real = torch.arange(T, device=device).unsqueeze(1) < lengths.to(device, non_blocking=True)
     if mask is not None:
-        check_step_flag("mask", mask, T=steps, B=batch)
+        check_step_flag("mask", mask, T=T, B=B)
         real = mask.to(device, non_blocking=True)
     if reset is not None:
-        check_step_flag("reset", reset, T=steps, B=batch)
+        check_step_flag("reset", reset, T=T, B=B)
         start = reset.to(device, non_blocking=True)
-    return Flags(real, start)
+    return Steps(real, start)
 
 
-def as_lengths(lengths: Tensor | Sequence[int] | int) -> Tensor:
+def as_lengths(lengths: Lengths | int) -> Tensor:
     """Lengths as a tensor of integers where they are: a list's lie on the CPU, whatever torch.set_default_device says.
 
     Raises:
@@ -78,17 +72,17 @@ def as_lengths(lengths: Tensor | Sequence[int] | int) -> Tensor:
     return lengths
 
 
-def _checked_lengths(lengths: Tensor | Sequence[int], steps: int, batch: int) -> Tensor:
+def _checked_lengths(lengths: Lengths, T: int, B: int) -> Tensor:
     lengths = as_lengths(lengths)
-    if differ(lengths.shape, (batch,)):
-        raise InputError(f"lengths must have shape (B,) = ({batch},), got {tuple(lengths.shape)}")
+    if differ(lengths.shape, (B,)):
+        raise InputError(f"lengths must have shape (B,) = ({B},), got {tuple(lengths.shape)}")
     # On a device the values stay unread: reading them would make the host wait. Under torch.compile and torch.vmap
     # there are none, and torch.jit.trace would write down what it read as a constant.
     readable = lengths.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-    if readable and batch and not transformed():
+    if readable and B and not transformed():
         shortest, longest = int(lengths.min()), int(lengths.max())
-        if shortest < 0 or longest > steps:
-            raise InputError(f"lengths must be between 0 and T = {steps}, got {shortest if shortest < 0 else longest}")
+        if shortest < 0 or longest > T:
+            raise InputError(f"lengths must be between 0 and T = {T}, got {shortest if shortest < 0 else longest}")
     return lengths
 
 

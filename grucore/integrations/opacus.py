@@ -19,7 +19,9 @@ from torch.func import functional_call, grad, vmap
 from grucore import copies
 from grucore.errors import InputError
 from grucore.module import GRU
-from grucore.sequence import as_lengths
+from grucore.options import OF_TORCH_GRU, changed
+from grucore.functional import Call, run
+from grucore.steps import as_lengths
 
 
 class DPGRU(GRU):
@@ -90,8 +92,8 @@ class DPGRU(GRU):
     def forward(self, input: Tensor, *arguments: Tensor) -> Tensor:  # type: ignore[override]
         """y and h_n of each sample, flat and side by side: (B, T*D*H + K*D*H); all arguments samples first."""
         hx, lengths, mask, reset, reset_state = (None if t.shape[1:] == (0,) else t for t in arguments)
-        flags = {"lengths": lengths, "mask": _swapped(mask), "reset": _swapped(reset)}
-        y, h_n = self._run(input.transpose(0, 1), _swapped(hx), reset_state=_swapped(reset_state), **flags)
+        call = Call(lengths, _swapped(mask), _swapped(reset), _swapped(reset_state))
+        y, h_n, _, _ = run(*self._arguments(input.transpose(0, 1), _swapped(hx)), call, self.training)
         return torch.cat([y.transpose(0, 1).flatten(1), h_n.transpose(0, 1).flatten(1)], 1)
 
     def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -156,8 +158,7 @@ def _validate(layer: GRU) -> list[ShouldReplaceModuleError]:
 
 @register_module_fixer(GRU)
 def _fix(layer: GRU, **options: Any) -> DPGRU:
-    own = {name: getattr(layer, name) for name in (*copies.OWN_OPTIONS, "precision", "backend")}
-    return copies.copied(layer, DPGRU, **own)
+    return copies.copied(layer, DPGRU, **changed(layer, without=OF_TORCH_GRU))
 
 
 @register_grad_sampler(GRU)

@@ -9,21 +9,22 @@
                          al. 2016 (arXiv:1607.06450), in the form of haste's LayerNormGRU
     activations          others than tanh for n and sigmoid for r and z
 
-Out of training dropout and zoneout take their expectation: m / (1 - p) is 1, and h' = p h + (1 - p) h'. Differentiable
+Outside training, dropout and zoneout take their expectation: m / (1 - p) is 1, and h' = p h + (1 - p) h'. Differentiable
 any number of times; masks are those of `noise.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear
 
+from . import Form, Gates, State, Steps, Weights
 from .noise import keep_mask, new_seed
-from .reference import Gates, gru_update, unroll
+from .reference import gru_update, unroll, without_padding
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -47,49 +48,46 @@ class Variant(NamedTuple):
     training: bool = False
 
 
-def acting(variant: Variant) -> str:
-    """What acts, in the names of `GRU`'s arguments; "" where nothing does."""
-    defaults = Variant()
-    names = [
+def acting(variant: Variant) -> tuple[str, ...]:
+    """What acts, in the names of `GRU`'s arguments."""
+    return tuple(
         name
-        for name in ("recurrent_dropout", "zoneout", "layer_norm", "activation", "recurrent_activation")
-        if getattr(variant, name) != getattr(defaults, name)
-    ]
-    if not variant.training and "recurrent_dropout" in names:
-        names.remove("recurrent_dropout")  # its expectation is to do nothing
-    return " and ".join(names)
+        for name, default in zip(Variant._fields, Variant(), strict=True)
+        if name != "training"
+        and getattr(variant, name) != default
+        and (variant.training or name != "recurrent_dropout")  # its expectation is to do nothing
+    )
 
 
-def gru_layers(
+class Gains(NamedTuple):
+    """What layer normalisation multiplies by."""
+
+    of_x: Tensor  # (D, 3H), for W x
+    of_h: Tensor  # (D, 3H), for W h
+
+
+def gru_layer(
     x: Tensor,  # (T, B, I)
-    h0: Tensor,  # (D, B, H)
-    w_ih: Tensor,  # (D, 3H, I)
-    w_hh: Tensor,  # (D, 3H, H)
-    b_ih: Tensor | None,  # (D, 3H)
-    b_hh: Tensor | None,  # (D, 3H)
-    norm_ih: Tensor | None,  # (D, 3H), the gain of W x
-    norm_hh: Tensor | None,  # (D, 3H), the gain of W h
-    real: Tensor | None,  # (T, B) bool
-    start: Tensor | None,  # (T, B) bool
-    reset_after: bool,
+    state: State,
+    weights: Weights,
+    gains: Gains | None,
+    steps: Steps,
+    form: Form,
     variant: Variant,
 ) -> tuple[Tensor, Tensor, Gates]:
-    """All D directions of a layer: y (T, B, D*H), h_n (D, B, H) and the gates, each (D, T, B, H).
+    """One layer: y (T, B, D*H), h_n (D, B, H) and the gates, each (D, T, B, H), 0 at padding.
 
     The other arguments are those of the contract in `kernels/__init__.py`. Each call draws its own masks.
     """
-    if real is not None:
-        x = x.masked_fill(~real.unsqueeze(-1), 0)
+    x = without_padding(x, steps)
     noisy = variant.training and (variant.recurrent_dropout > 0 or variant.zoneout > 0)
     seed = new_seed(x.device) if noisy else None
-    weights = (w_ih, w_hh, b_ih, b_hh, norm_ih, norm_hh)
-    results = []
-    for d in range(len(h0)):
-        of_direction = [None if w is None else w[d] for w in weights]
-        step = _Step(x, h0[d], of_direction, reset_after, variant, seed, d)
-        results.append(unroll(step, len(x), h0[d], real, start, reverse=d == 1))
-    ys, h_ns, gates = zip(*results, strict=True)
-    return torch.cat(ys, -1), torch.stack(h_ns), Gates(*(torch.stack(gate) for gate in zip(*gates, strict=True)))
+
+    def step_of(d: int) -> _Step:
+        gains_d = (None, None) if gains is None else (gains.of_x[d], gains.of_h[d])
+        return _Step(x, state.h0[d], weights.of(d), gains_d, form, variant, seed, d)
+
+    return unroll(step_of, len(x), state, steps)
 
 
 class _Step:
@@ -99,15 +97,17 @@ class _Step:
         self,
         x: Tensor,
         h0: Tensor,
-        weights: list[Any],  # w_ih, w_hh, b_ih, b_hh, norm_ih, norm_hh, without D
-        reset_after: bool,
+        weights: Weights,  # without D
+        gains: tuple[Tensor | None, Tensor | None],
+        form: Form,
         variant: Variant,
         seed: Tensor | None,
         direction: int,
     ):
-        w_ih, self.w_hh, b_ih, self.b_hh, norm_ih, self.norm_hh = weights
-        self.gx = _product(x, w_ih, b_ih, norm_ih)  # (T, B, 3H)
-        self.reset_after, self.variant, self.seed, self.direction = reset_after, variant, seed, direction
+        w_ih, self.w_hh, b_ih, self.b_hh = weights
+        gain_x, self.gain_h = gains
+        self.gx = _product(x, w_ih, b_ih, gain_x)  # (T, B, 3H)
+        self.reset_after, self.variant, self.seed, self.direction = form.reset_after, variant, seed, direction
         self.keep: Tensor | float = 1.0  # of the state, in the products
         p = variant.recurrent_dropout
         if seed is not None and p > 0:
@@ -123,7 +123,7 @@ class _Step:
         to_candidate = ACTIVATIONS[self.variant.activation]
         gx_r, gx_z, gx_n = self.gx[t].chunk(3, -1)
         if self.reset_after:
-            gh_r, gh_z, gh_n = _product(h, self.w_hh, self.b_hh, self.norm_hh).chunk(3, -1)
+            gh_r, gh_z, gh_n = _product(h, self.w_hh, self.b_hh, self.gain_h).chunk(3, -1)
             r, z = to_gate(gx_r + gh_r), to_gate(gx_z + gh_z)
             return Gates(r, z, to_candidate(gx_n + r * gh_n))
         sizes = [2 * h.shape[-1], h.shape[-1]]
@@ -143,9 +143,9 @@ class _Step:
         return torch.where(keep_mask(self.seed, 2 * self.direction + 1, t, (h.shape[0], h.shape[1]), p), h_new, h)
 
 
-def _product(x: Tensor, w: Tensor, b: Tensor | None, norm: Tensor | None) -> Tensor:
+def _product(x: Tensor, w: Tensor, b: Tensor | None, gain: Tensor | None) -> Tensor:
     """W x + b, the product normalised over its last dimension where there is a gain."""
-    if norm is None:
+    if gain is None:
         return linear(x, w, b)
-    product = layer_norm(linear(x, w), norm.shape, norm)
+    product = layer_norm(linear(x, w), gain.shape, gain)
     return product if b is None else product + b

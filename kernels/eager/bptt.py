@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from .. import Gradients, Weights
 from .gemm import Weight, add_outer
 from .schedule import CHUNK_ROWS, Schedule
 
@@ -153,8 +154,9 @@ class _ResetBefore:
         return dg
 
 
-def gru_step(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor:
+def gru_step(x: Tensor, h: Tensor, weights: Weights) -> Tensor:
     """The state (B, H) after one step, reset-after form, from x (B, I) and h (B, H); no gradient is kept."""
+    w_ih, w_hh, b_ih, b_hh = weights
     gx_rz, gx_n = _rz_and_n(linear(x, w_ih, b_ih))
     rz, gh_n = _rz_and_n(linear(h, w_hh, b_hh))
     r, z = rz.add_(gx_rz).chunk(2, 1)
@@ -167,20 +169,20 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
 
+def _converted(weights: Weights, dtype: torch.dtype) -> Weights:
+    return Weights(*(None if w is None else w.to(dtype) for w in weights))  # type: ignore[arg-type]
+
+
 def gru_forward(
     x: Tensor,  # (N, I)
     h0: Tensor,  # (R, H)
-    w_ih: Tensor,  # (3H, I)
-    w_hh: Tensor,  # (3H, H)
-    b_ih: Tensor | None,  # (3H,)
-    b_hh: Tensor | None,  # (3H,)
+    weights: Weights,  # without D
     schedule: Schedule,
     reset_after: bool = True,
 ) -> Tensor:  # (N, H)
     """The state after every step."""
     dtype = _compute_dtype(x)
-    h0, w_ih, w_hh = (t.to(dtype) for t in (h0, w_ih, w_hh))
-    b_ih, b_hh = (None if b is None else b.to(dtype) for b in (b_ih, b_hh))
+    h0, (w_ih, w_hh, b_ih, b_hh) = h0.to(dtype), _converted(weights, dtype)
     y = x.new_empty(len(x), w_hh.shape[1])
     input_weight = Weight(w_ih, CHUNK_ROWS)
     cell = (_ResetAfter if reset_after else _ResetBefore)(w_hh, b_hh, rows=len(h0))
@@ -202,18 +204,14 @@ def gru_backward(
     x: Tensor,  # (N, I)
     h0: Tensor,  # (R, H)
     y: Tensor,  # (N, H)
-    w_ih: Tensor,  # (3H, I)
-    w_hh: Tensor,  # (3H, H)
-    b_ih: Tensor | None,  # (3H,)
-    b_hh: Tensor | None,  # (3H,)
+    weights: Weights,  # without D
     schedule: Schedule,
     reset_after: bool = True,
     need_dx: bool = True,
-) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """dx (None unless needed), dh0, dw_ih, dw_hh, db_ih and db_hh."""
+) -> Gradients:
+    """The gradients, without D."""
     dtype, given_dtype = _compute_dtype(x), x.dtype
-    h0, w_ih, w_hh = (t.to(dtype) for t in (h0, w_ih, w_hh))
-    b_ih, b_hh = (None if b is None else b.to(dtype) for b in (b_ih, b_hh))
+    h0, (w_ih, w_hh, b_ih, b_hh) = h0.to(dtype), _converted(weights, dtype)
     dx = torch.empty_like(x, memory_format=torch.contiguous_format) if need_dx else None
     dw_ih_t, dw_hh_t = w_ih.new_zeros(w_ih.shape[::-1]), w_hh.new_zeros(w_hh.shape[::-1])
     db_ih, db_hh = w_ih.new_zeros(len(w_ih)), w_hh.new_zeros(len(w_hh))
@@ -241,5 +239,5 @@ def gru_backward(
             dx[chunk.rows] = input_weight_t.apply(dgx, None)
     dh0 = dh if len(dh) == len(dh_n) else dh_n.clone()  # no steps at all
     dw_ih, dw_hh = dw_ih_t.t().contiguous(), dw_hh_t.t().contiguous()
-    dh0, dw_ih, dw_hh, db_ih, db_hh = (grad.to(given_dtype) for grad in (dh0, dw_ih, dw_hh, db_ih, db_hh))
-    return dx, dh0, dw_ih, dw_hh, db_ih, db_hh
+    dh0, *d_weights = (grad.to(given_dtype) for grad in (dh0, dw_ih, dw_hh, db_ih, db_hh))
+    return Gradients(dx, dh0, None, *d_weights)

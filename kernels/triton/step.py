@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import Weights
 from .activations import new_state, rounded, sigmoid, tanh
 from .exchange import INTERPRETED
 from .plan import device, kind, plan
@@ -132,27 +133,22 @@ def _bias(b_ptr, unit, H: tl.constexpr):
 def gru_step(
     x: Tensor,  # (B, I)
     h: Tensor,  # (B, H)
-    w_ih: Tensor,  # (3H, I)
-    w_hh: Tensor,  # (3H, H)
-    b_ih: Tensor | None,  # (3H,)
-    b_hh: Tensor | None,  # (3H,)
+    weights: Weights,  # without D
     precision: str,
 ) -> Tensor:
     """The state after one step, (B, H)."""
     batch, hidden_size = h.shape
     arithmetic = kind(x.dtype, precision)
     chosen = plan("step", batch, hidden_size, 1, arithmetic, device(x.device))
-    x, h, w_ih, w_hh = (t.contiguous() for t in (x, h, w_ih, w_hh))
-    biases = (x, x) if b_ih is None or b_hh is None else (b_ih.contiguous(), b_hh.contiguous())
+    x, h = x.contiguous(), h.contiguous()
+    weights = Weights(*(None if w is None else w.contiguous() for w in weights))  # type: ignore[arg-type]
     out = torch.empty_like(h)
     grid = (triton.cdiv(batch, chosen.block_b), triton.cdiv(hidden_size, chosen.block_j))
     if batch:
         _gru_step_kernel[grid](
             x,
             h,
-            w_ih,
-            w_hh,
-            *biases,
+            *weights,
             out,
             batch,
             I=x.shape[1],
@@ -161,7 +157,7 @@ def gru_step(
             BLOCK_B=chosen.block_b,
             BLOCK_K=chosen.block_k,
             STAGES=chosen.stages,
-            HAS_BIAS=b_ih is not None,
+            HAS_BIAS=weights.b_ih is not None,
             FAST=arithmetic != "ieee" and not INTERPRETED,
             PRECISION="tf32" if arithmetic == "tf32" else "ieee",
             UPCAST=INTERPRETED and x.dtype is torch.bfloat16,

@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from .activations import rounded, sigmoid_and_rest, tanh_and_slope
+from .flags import is_real
 
 
 @triton.jit
@@ -68,7 +69,7 @@ def _gru_derivatives_kernel(
     a_hn = a_n * r
     if HAS_FLAGS:
         flag = tl.load(flags_ptr + offs_m, mask=offs_m < rows, other=0)
-        real = ((flag & 1) != 0)[:, None]
+        real = is_real(flag)[:, None]
         a_r = tl.where(real, a_r, 0.0)
         a_z = tl.where(real, a_z, 0.0)
         a_n = tl.where(real, a_n, 0.0)

@@ -1,10 +1,10 @@
 """Lengths, masks and resets as an index: the real steps of every row, moved together.
 
-A row whose padding is skipped and whose resets are cuts is a set of independent segments, each beginning from h0. All
-segments of a batch, sorted by length, form a packed sequence: step k holds the k-th real step of every segment still
+A row whose padding is skipped and whose resets are cuts is a set of independent segments, each with a state to begin
+from. All segments of a batch, sorted by length, form a packed sequence: step k holds the k-th real step of every segment still
 running. Then the recurrence knows nothing of masks, and padding costs nothing.
 
-Reads its flags on the host, so it serves tensors on CPU alone.
+It reads its flags on the host, so it serves only tensors on the CPU.
 """
 
 from __future__ import annotations
@@ -14,23 +14,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .. import Steps
+
 
 class Packing(NamedTuple):
-    """R segments of N real steps in all, out of a (T, B) sequence. Flat positions are t * B + b."""
+    """R segments of N real steps in all, out of a (T, B) batch. Flat positions are t * B + b."""
 
     position: Tensor  # (N,) flat position of each packed step
     sizes: list[int]  # segments running at each packed step, not growing
     row: Tensor  # (R,) the batch row of each segment, longest segment first
+    after_reset: Tensor  # (R,) bool, whether the segment begins after a reset
     ended: Tensor  # (E,) batch rows with at least one real step
     last_segment: Tensor  # (E,) the segment in which each of those rows ends, in the direction of travel
     last_step: Tensor  # (E,) the packed step at which it ends
 
 
-def pack(real: Tensor | None, start: Tensor | None, reverse: bool) -> Packing:
-    """The packing of flags real (T, B) and start (T, B), of which at least one is given; see the contract."""
+def pack(flags: Steps, reverse: bool) -> Packing | None:
+    """The packing of a batch with flags, None without; see the contract."""
+    real, start = flags
     given = real if real is not None else start
     if given is None:
-        raise ValueError("pack needs real or start, got neither")
+        return None
     steps, batch = given.shape
     real = torch.ones_like(given) if real is None else real
     cut_count = torch.zeros_like(given, dtype=torch.long) if start is None else start.long().cumsum(0)
@@ -40,6 +44,7 @@ def pack(real: Tensor | None, start: Tensor | None, reverse: bool) -> Packing:
     # Real steps row by row; a segment begins where the row or its number of cuts changes.
     row, step = real.t().nonzero(as_tuple=True)
     cut = cut_count[step, row]
+    entry = cut_count[:1].sum(0) * int(reverse)  # the number of cuts where each row is entered
     begins = torch.ones_like(row, dtype=torch.bool)
     begins[1:] = (row[1:] != row[:-1]) | (cut[1:] != cut[:-1])
     segment = begins.long().cumsum(0) - 1
@@ -64,6 +69,7 @@ def pack(real: Tensor | None, start: Tensor | None, reverse: bool) -> Packing:
         position=position,
         sizes=running.tolist(),
         row=row[first][order],
+        after_reset=(cut != entry[row])[first][order],
         ended=row[ends],
         last_segment=place[segment[ends]],
         last_step=packed[ends],

@@ -18,6 +18,7 @@ import triton.language as tl
 from .activations import new_state, rounded, sigmoid, tanh
 from .derivatives import update_gate
 from .exchange import LINE, await_group, receive, signal, store
+from .flags import BEGAN, RESTARTS, has, is_real
 
 
 @triton.jit
@@ -39,7 +40,7 @@ def _only_if(condition, mask):
 def _gru_forward_split_kernel(
     gx_ptr,  # (D, C, B, 3, H)
     h_ptr,  # (D, B, H) float32: the state before step `first`, then that after step `last` - 1
-    h0_ptr,  # (D, B, H), read if HAS_FLAGS
+    h_reset_ptr,  # (D, B, H), read if HAS_FLAGS
     w_hh_ptr,  # (D, 3, H, H), each gate's transposed if BY_COLUMN
     b_hn_ptr,  # (D, H)
     flags_ptr,  # (T, B) uint8, read if HAS_FLAGS
@@ -96,7 +97,7 @@ def _gru_forward_split_kernel(
     first_step = first_step_0 + d * (first_step_1 - first_step_0)
     begin, end = 0, C
     if HAS_FLAGS:
-        h0 = tl.load(h0_ptr + offs_state, mask=mask, other=0.0).to(tl.float32)
+        h_reset = tl.load(h_reset_ptr + offs_state, mask=mask, other=0.0).to(tl.float32)
         begin = tl.maximum(tl.load(span_ptr + 2 * tile) - first_step, 0)
         end = tl.minimum(tl.load(span_ptr + 2 * tile + 1) - first_step, C)
     last = tl.minimum(last, end - begin)
@@ -106,7 +107,8 @@ def _gru_forward_split_kernel(
     all_rows = (first_step + c0).to(tl.int64) * B + offs_b
     gx_ptrs = gx_ptr + ((d * C + c0).to(tl.int64) * B + offs_b)[:, None] * (3 * H) + offs_j[None, :]
     y_ptrs = y_ptr + (all_rows * D + d)[:, None] * H + offs_j[None, :]
-    flag_ptrs = flags_ptr + all_rows
+    if HAS_FLAGS:
+        flag_ptrs = flags_ptr + all_rows
     slot_rows = (first.to(tl.int64) * D + d) * B + offs_b
     in_ptrs = slots_ptr + slot_rows[:, None] * H + offs_k[None, :]
     out_ptrs = slots_ptr + (slot_rows + D * batch)[:, None] * H + offs_j[None, :]
@@ -147,10 +149,10 @@ def _gru_forward_split_kernel(
         n = tanh(gx_n + r * (acc_n + b_hn[None, :]), FAST)
         h_new = new_state(acc_z, n, h, FAST)
         if HAS_FLAGS:
-            real = (flag & 1) != 0
-            restart = ((flag >> (1 + d)) & 1) != 0
+            real = is_real(flag)
+            restart = has(flag, RESTARTS, d)
             h = tl.where(real[:, None], h_new, h)
-            h = tl.where(restart[:, None], h0, h)
+            h = tl.where(restart[:, None], h_reset, h)
             flag_ptrs += sign * batch
         else:
             h = h_new
@@ -174,7 +176,7 @@ def _gru_backward_split_kernel(
     w_hh_ptr,  # (D, 3, H, H)
     flags_ptr,  # (T, B) uint8, read if HAS_FLAGS
     dh_ptr,  # (D, B, H) float32: the gradient of the state after the chunk, then z dh of its last step taken
-    dh0_ptr,  # (D, B, H) float32: what resets send to h0 is added; used if HAS_FLAGS
+    dh_reset_ptr,  # (D, B, H) float32: the gradient of h_reset is added; used if HAS_FLAGS
     slots_ptr,  # (C + 1, D, B, 3, H) integers as wide as the dtype: slot 0 zeros
     counters_ptr,  # (tiles, D, LINE) int32, 0 before the chunk; used where EXCHANGE is "counter"
     C,
@@ -221,7 +223,7 @@ def _gru_backward_split_kernel(
     offs_state = (d * batch + offs_b)[:, None] * H + offs_j[None, :]
     dh = tl.load(dh_ptr + offs_state, mask=mask, other=0.0)
     if HAS_FLAGS:
-        dh0 = tl.load(dh0_ptr + offs_state, mask=mask, other=0.0)
+        dh_reset = tl.load(dh_reset_ptr + offs_state, mask=mask, other=0.0)
 
     sign = 2 * d - 1  # against the direction of travel
     c0 = (1 - d) * (C - 1) + sign * first
@@ -229,7 +231,8 @@ def _gru_backward_split_kernel(
     a_ptrs = a_ptr + rows[:, None] * (4 * H) + offs_j[None, :]
     dy_ptrs = dy_ptr + rows[:, None] * H + offs_j[None, :]
     first_step = first_step_0 + d * (first_step_1 - first_step_0)
-    flag_ptrs = flags_ptr + (first_step + c0 - sign).to(tl.int64) * B + offs_b  # of the step taken before
+    if HAS_FLAGS:
+        flag_ptrs = flags_ptr + (first_step + c0 - sign).to(tl.int64) * B + offs_b  # of the step taken before
     slot_rows = (first.to(tl.int64) * D + d) * B + offs_b
     in_ptrs = slots_ptr + slot_rows[:, None] * (3 * H) + offs_k[None, :]
     out_ptrs = slots_ptr + (slot_rows + D * batch)[:, None] * (3 * H) + offs_j[None, :]
@@ -266,8 +269,8 @@ def _gru_backward_split_kernel(
                 dh = tl.dot(dg, w[c], acc=dh, input_precision=PRECISION)
         if HAS_FLAGS:
             flag = tl.load(flag_ptrs, mask=_only_if(i > 0, mask_b), other=0)
-            began = ((flag >> (3 + d)) & 1) != 0
-            dh0 += tl.where(began[:, None], dh, 0.0)
+            began = has(flag, BEGAN, d)
+            dh_reset += tl.where(began[:, None], dh, 0.0)
             dh = tl.where(began[:, None], 0.0, dh)
             flag_ptrs += sign * batch
         if HAS_DY:
@@ -283,4 +286,4 @@ def _gru_backward_split_kernel(
         dy_ptrs += step
     tl.store(dh_ptr + offs_state, dh, mask=mask)
     if HAS_FLAGS:
-        tl.store(dh0_ptr + offs_state, dh0, mask=mask)
+        tl.store(dh_reset_ptr + offs_state, dh_reset, mask=mask)

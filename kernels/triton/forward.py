@@ -21,13 +21,14 @@ import triton
 import triton.language as tl
 
 from .activations import new_state, rounded, sigmoid, tanh
+from .flags import RESTARTS, has, is_real
 
 
 @triton.jit(do_not_specialize=["C", "B", "first_step_0", "first_step_1"])
 def _gru_forward_kernel(
     gx_ptr,  # (D, C, B, 3, H)
     h_ptr,  # (D, B, H) float32: the state before the chunk, then that after it
-    h0_ptr,  # (D, B, H), read if HAS_FLAGS
+    h_reset_ptr,  # (D, B, H), read if HAS_FLAGS
     w_hh_ptr,  # (D, 3, H, H), each gate's transposed if BY_COLUMN
     b_hn_ptr,  # (D, H)
     flags_ptr,  # (T, B) uint8, read if HAS_FLAGS
@@ -75,7 +76,7 @@ def _gru_forward_kernel(
     first_step = first_step_0 + d * (first_step_1 - first_step_0)
     begin, end = 0, C  # the steps of the chunk that this tile runs
     if HAS_FLAGS:
-        h0 = tl.load(h0_ptr + offs_state, mask=mask, other=0.0).to(tl.float32)
+        h_reset = tl.load(h_reset_ptr + offs_state, mask=mask, other=0.0).to(tl.float32)
         begin = tl.maximum(tl.load(span_ptr + 2 * tile) - first_step, 0)
         end = tl.minimum(tl.load(span_ptr + 2 * tile + 1) - first_step, C)
 
@@ -85,7 +86,8 @@ def _gru_forward_kernel(
     all_rows = (first_step + c).to(tl.int64) * B + offs_b  # in the sequence
     gx_ptrs = gx_ptr + rows[:, None] * (3 * H) + offs_h[None, :]
     y_ptrs = y_ptr + (all_rows * D + d)[:, None] * H + offs_h[None, :]
-    flag_ptrs = flags_ptr + all_rows
+    if HAS_FLAGS:
+        flag_ptrs = flags_ptr + all_rows
     step = sign * batch * H
     for _ in tl.range(begin, end, num_stages=STAGES):
         gx_r = tl.load(gx_ptrs, mask=mask, other=0.0)
@@ -103,11 +105,11 @@ def _gru_forward_kernel(
             # Holding and resetting come last, where h is laid out as the products leave it: at the step's beginning
             # they cost 400 instructions a step rather than 270 (H = 64, sm_90).
             flag = tl.load(flag_ptrs, mask=mask_b, other=0)
-            real = (flag & 1) != 0
-            restart = ((flag >> (1 + d)) & 1) != 0
+            real = is_real(flag)
+            restart = has(flag, RESTARTS, d)
             tl.store(y_ptrs, rounded(h_new, y_ptr.dtype.element_ty, UPCAST), mask=mask & real[:, None])
             h = tl.where(real[:, None], h_new, h)
-            h = tl.where(restart[:, None], h0, h)
+            h = tl.where(restart[:, None], h_reset, h)
             flag_ptrs += sign * batch
         else:
             tl.store(y_ptrs, rounded(h_new, y_ptr.dtype.element_ty, UPCAST), mask=mask)

@@ -8,7 +8,7 @@ direction of travel, with dh the gradient of the state after the step:
     dh  = z dh + ((a_r, a_z, a_n r) dh) W_hh  the gradient of the state before the step
 
 dh stays in registers in float32 and crosses chunks in memory. A step that is not real has a = 0, z = 1 and dy = 0.
-Where a step began from h0, dh goes there and begins anew. Shapes and flags as in `forward.py`.
+Where a step began from h_reset, dh goes there and begins again from 0. Shapes and flags as in `forward.py`.
 """
 
 import triton
@@ -16,6 +16,7 @@ import triton.language as tl
 
 from .activations import rounded
 from .derivatives import update_gate
+from .flags import BEGAN, has
 
 
 @triton.jit(do_not_specialize=["C", "B", "first_step_0", "first_step_1"])
@@ -25,7 +26,7 @@ def _gru_backward_kernel(
     w_hh_ptr,  # (D, 3, H, H)
     flags_ptr,  # (T, B) uint8, read if HAS_FLAGS
     dh_ptr,  # (D, B, H) float32: the gradient of the state after the chunk, then of that before it
-    dh0_ptr,  # (D, B, H) float32: what resets send to h0 is added; used if HAS_FLAGS
+    dh_reset_ptr,  # (D, B, H) float32: the gradient of h_reset is added; used if HAS_FLAGS
     C,
     B,
     first_step_0,  # the chunk's earliest time step in the first direction
@@ -60,7 +61,7 @@ def _gru_backward_kernel(
     offs_state = d * batch * H + offs_b[:, None].to(tl.int64) * H + offs_h[None, :]
     dh = tl.load(dh_ptr + offs_state, mask=mask, other=0.0)
     if HAS_FLAGS:
-        dh0 = tl.load(dh0_ptr + offs_state, mask=mask, other=0.0)
+        dh_reset = tl.load(dh_reset_ptr + offs_state, mask=mask, other=0.0)
 
     sign = 2 * d - 1  # against the direction of travel
     c = (1 - d) * (C - 1)
@@ -68,7 +69,8 @@ def _gru_backward_kernel(
     a_ptrs = a_ptr + rows[:, None] * (4 * H) + offs_h[None, :]
     dy_ptrs = dy_ptr + rows[:, None] * H + offs_h[None, :]
     first_step = first_step_0 + d * (first_step_1 - first_step_0)
-    flag_ptrs = flags_ptr + (first_step + c).to(tl.int64) * B + offs_b
+    if HAS_FLAGS:
+        flag_ptrs = flags_ptr + (first_step + c).to(tl.int64) * B + offs_b
     step = sign * batch * H
     for _ in tl.range(0, C, num_stages=STAGES):
         if HAS_DY:
@@ -89,12 +91,12 @@ def _gru_backward_kernel(
         dh = tl.dot(dg_n, w_n, acc=dh, input_precision=PRECISION)
         if HAS_FLAGS:
             flag = tl.load(flag_ptrs, mask=mask_b, other=0)
-            began = ((flag >> (3 + d)) & 1) != 0
-            dh0 += tl.where(began[:, None], dh, 0.0)
+            began = has(flag, BEGAN, d)
+            dh_reset += tl.where(began[:, None], dh, 0.0)
             dh = tl.where(began[:, None], 0.0, dh)
             flag_ptrs += sign * batch
         a_ptrs += 4 * step
         dy_ptrs += step
     tl.store(dh_ptr + offs_state, dh, mask=mask)
     if HAS_FLAGS:
-        tl.store(dh0_ptr + offs_state, dh0, mask=mask)
+        tl.store(dh_reset_ptr + offs_state, dh_reset, mask=mask)

@@ -1,0 +1,111 @@
+"""The checks of a call's tensors: sizes, dtypes and devices that fit one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from grucore import compat
+from grucore.errors import InputError, check_tensor, differ
+
+Group = Sequence[Tensor]  # w_ih (3H, I), w_hh (3H, H) and, unless there are no biases, b_ih and b_hh (3H,)
+
+
+def check_sequence(
+    input: Tensor, hx: Tensor | None, weights: Sequence[Group], directions: int
+) -> tuple[int, int, int]:
+    """T, B and H of a time-major batch.
+
+    Raises:
+        InputError: a size that does not fit.
+        TypeError: a dtype that does not fit.
+    """
+    check_tensor("input", input)
+    if input.dim() != 3:
+        raise InputError(f"input must have 3 dimensions (T, B, I), got {input.dim()}: {tuple(input.shape)}")
+    if not weights or len(weights) % directions:
+        raise InputError(f"weights must hold {directions} group(s) a layer, got {len(weights)} group(s)")
+    steps, batch, input_size = input.shape
+    hidden_size = weights[0][1].shape[-1]
+    for i, group in enumerate(weights):
+        check_weights(group, input_size if i < directions else directions * hidden_size, hidden_size)
+    dtype, device = weights[0][0].dtype, weights[0][0].device
+    for name, tensor in (("input", input), ("hx", hx)):
+        if tensor is None:
+            continue
+        check_tensor(name, tensor)
+        differs = tensor.dtype != dtype if name == "input" else not tensor.is_floating_point()
+        if differs and compat.autocast_dtype(device) is None:
+            raise InputError(
+                f"{name} dtype ({tensor.dtype}) does not match weight dtype ({dtype}). "
+                f"Convert it: {name}.to({dtype}), or convert the model: model.to({tensor.dtype})"
+            )
+        if tensor.device != device:
+            raise InputError(
+                f"{name} is on {tensor.device} and the weights are on {device}. "
+                f"Move it: {name}.to({str(device)!r}), or move the model: model.to({str(tensor.device)!r})"
+            )
+    expected = (len(weights), batch, hidden_size)
+    if hx is not None and differ(hx.shape, expected):
+        raise InputError(
+            f"Expected hidden size {expected}, got {list(hx.shape)}: "
+            "hx is (num_layers * directions, batch, hidden_size)"
+        )
+    return steps, batch, hidden_size
+
+
+def check_recordable(*tensors: Tensor) -> None:
+    """Raises where gradients are wanted of inference tensors: no operator would see them, and none would come."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        return
+    if any(t.requires_grad and t.is_inference() for t in tensors):
+        raise InputError(
+            "Inference tensors cannot be saved for backward: weights or input that require a gradient were made, "
+            "copied, cast or loaded inside torch.inference_mode(). Do that outside, or clone them; where no gradient "
+            "is wanted, call under torch.no_grad()"
+        )
+
+
+def check_reset_state(
+    reset_state: Tensor | None, reset: Tensor | None, bidirectional: bool, shape: tuple[int, int, int]
+) -> None:
+    """Raises where resets cannot go to that state, of the shape that hx has."""
+    if reset_state is None:
+        return
+    check_tensor("reset_state", reset_state)
+    if reset is None:
+        raise InputError("reset_state is where resets go: give reset too")
+    if bidirectional:
+        raise InputError("reset_state needs one direction: in reverse a batch does not carry its state on")
+    if differ(reset_state.shape, shape):
+        raise InputError(f"Expected reset_state of shape {shape}, as hx, got {tuple(reset_state.shape)}")
+
+
+def check_gains(layer_norms: Sequence[Group], weights: Sequence[Group]) -> None:
+    """Raises where the gains are not a pair for each group of weights."""
+    expected = [((w_hh.shape[0],),) * 2 for _, w_hh, *_ in weights]
+    if differ(got := [tuple(tuple(gain.shape) for gain in pair) for pair in layer_norms], expected):
+        raise InputError(f"layer_norms must hold gains of shapes {expected}, a pair for each group, got {got}")
+
+
+def check_weights(weights: Group, input_size: int, hidden_size: int) -> None:
+    """Raises where a group of weights is not one of these sizes, of one dtype on one device."""
+    if len(weights) not in (2, 4):
+        raise InputError(f"weights must be (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh), got {len(weights)} tensors")
+    if any(type(w).__name__ == "ExpandedWeight" for w in weights):
+        raise InputError(
+            "torch.nn.utils' call_for_per_sample_grads (ExpandedWeights, Opacus' grad_sample_mode='ew') only knows "
+            "torch.nn's layers: vmap(grad(...)) of torch.func gives these gradients, and so does grucore.integrations.opacus"
+        )
+    gates, w_ih = 3 * hidden_size, weights[0]
+    shapes = (("w_ih", (gates, input_size)), ("w_hh", (gates, hidden_size)), ("b_ih", (gates,)), ("b_hh", (gates,)))
+    for (name, expected), tensor in zip(shapes[: len(weights)], weights, strict=True):
+        if differ(tensor.shape, expected):
+            raise InputError(f"{name} must have shape {expected}, got {tuple(tensor.shape)}")
+        if tensor.device != w_ih.device or (tensor.dtype != w_ih.dtype and compat.autocast_dtype(w_ih.device) is None):
+            raise InputError(
+                f"all weights must be of one dtype on one device: w_ih is {w_ih.dtype} on {w_ih.device}, "
+                f"{name} is {tensor.dtype} on {tensor.device}"
+            )

@@ -1,0 +1,145 @@
+"""The only place that decides which implementation runs a call, and says why.
+
+    "reference"    the equations, step by step (`kernels/reference.py`); differentiable in every way
+    "regularised"  the equations with what regularises them (`kernels/regularised.py`); only "auto" chooses it
+    "eager"        PyTorch operators with a hand-written backward pass (`kernels/eager`)
+    "native"       C++ for CPUs; not part of this version
+    "triton"       fused GPU kernels (`kernels/triton`)
+    "onnx"         nothing is computed: torch.onnx.export writes a node (`convert/onnx_trace.py`)
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Literal, NamedTuple, get_args
+
+import torch
+
+from grucore.errors import InputError
+from grucore.kernels import Form
+from grucore.kernels.triton import plan  # which does not import Triton
+
+Backend = Literal["auto", "native", "eager", "triton", "reference"]
+BACKENDS = get_args(Backend)
+
+OLDEST_TRITON = (3, 4)
+
+
+def _no_triton(installed: str | None) -> str | None:
+    """Why no kernel can run with the Triton version installed, None where one can."""
+    if installed is None:
+        return "Triton is not installed"
+    if tuple(int(part) for part in installed.split(".")[:2]) < OLDEST_TRITON:
+        oldest = ".".join(map(str, OLDEST_TRITON))
+        return f"the fused kernels need Triton {oldest} or newer, and {installed} is installed"
+    return None
+
+
+# Known once, without importing Triton: torch.compile traces `choose`, and could not look for a package.
+NO_TRITON = _no_triton(version("triton") if find_spec("triton") else None)
+
+
+class Request(NamedTuple):
+    """What a call wants, as far as the choice depends on it."""
+
+    device: torch.device
+    dtype: torch.dtype
+    hidden_size: int
+    form: Form
+    regularised: tuple[str, ...] = ()  # the options that act, by name
+    has_steps: bool = False  # lengths, a mask or resets are given
+    wants_gates: bool = False  # as `GRU.trace` does
+    is_transformed: bool = False  # torch.func or forward-mode differentiation is active
+    is_onnx_node: bool = False  # torch.onnx.export runs, and its operator says all of this
+
+
+class Choice(NamedTuple):
+    """The implementation that runs, and why."""
+
+    name: str
+    reason: str
+
+
+def check(backend: str) -> None:
+    """Raises an InputError for an unknown backend."""
+    if backend not in BACKENDS:
+        raise InputError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
+
+
+def choose(backend: str, request: Request) -> Choice:
+    """The implementation for a request under the user's `backend`.
+
+    Raises:
+        InputError: an unknown backend.
+        RuntimeError: an explicit backend cannot serve the request.
+    """
+    check(backend)
+    if request.is_onnx_node:
+        return Choice("onnx", "torch.onnx.export writes it as a node")
+    if backend != "auto":
+        if obstacle := _obstacle(backend, request):
+            raise RuntimeError(f"backend={backend!r} cannot run: {obstacle}. backend='auto' runs what can")
+        return Choice(backend, "asked for")
+    device = request.device.type
+    reason = f"the implementation for {device} tensors"
+    for name in (*(("triton",) if device == "cuda" else ()), "eager", "reference"):
+        obstacle = _obstacle(name, request)
+        if obstacle is None:
+            return Choice(name, reason)
+        if reason.startswith("the implementation"):
+            reason = obstacle
+    return Choice("regularised", reason)
+
+
+def choose_step(backend: str, request: Request, in_place: bool) -> Choice:
+    """The implementation for a single step without flags, as `choose`.
+
+    On the CPU an operator with a backward pass of its own costs more than a step does: what "auto" cannot compute in
+    place, because a gradient may be wanted, is left to PyTorch's autograd.
+    """
+    if backend == "auto" and request.device.type == "cpu" and not request.regularised:
+        if in_place:
+            return Choice("eager", "the implementation of a step that wants no gradient")
+        return Choice("reference", "the implementation of a step that PyTorch differentiates")
+    return choose(backend, request)
+
+
+def _obstacle(backend: str, request: Request) -> str | None:
+    """Why a backend cannot serve a request, None where it can."""
+    if backend == "native":
+        return "this version has no native kernels"
+    what = "the equations have" if backend == "reference" else f"the {backend} kernels have"
+    if request.regularised:
+        return f"{what} no {' and '.join(request.regularised)}"
+    if backend == "reference":
+        return None
+    if request.wants_gates:
+        return f"{what} no gates to trace: they exist only inside"
+    if request.is_transformed:
+        return f"{what} no rule for torch.func and forward-mode differentiation"
+    if backend == "triton":
+        return _obstacle_to_triton(request)
+    if request.has_steps and request.device.type != "cpu":
+        return f"{what} to read lengths, masks and resets on the host, which would wait for {request.device}"
+    return None
+
+
+def _obstacle_to_triton(request: Request) -> str | None:
+    if NO_TRITON:
+        return NO_TRITON
+    device, dtype = request.device, request.dtype
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"the triton kernels need a CUDA device, and the tensors are on {device}"
+    if dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        return f"the triton kernels take float16, bfloat16 and float32, and the dtype is {dtype}"
+    if not request.form.reset_after:
+        return "the triton kernels have no reset_after=False"
+    arithmetic = plan.kind(dtype, request.form.precision)
+    try:
+        for recurrence in ("forward", "backward"):
+            plan.plan(recurrence, 1, request.hidden_size, 1, arithmetic, plan.device(device))
+    except ValueError as error:
+        return str(error)
+    return None

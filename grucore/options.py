@@ -1,0 +1,134 @@
+"""The one list of what a layer has besides its sizes, with defaults and checks; `GRU` documents each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from grucore import dispatch
+from grucore.errors import InputError, check_flag, check_probability, check_size
+from grucore.kernels.regularised import ACTIVATIONS, Variant
+
+Activation = Literal["tanh", "sigmoid", "relu", "hard_sigmoid", "hard_tanh", "softsign", "linear"]
+Precision = Literal["ieee", "tf32"]
+
+# Those that torch.nn's layers have, in the order of their arguments.
+OF_TORCH_GRU = ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
+OF_TORCH_CELL = ("bias",)
+# Those that a single step can have. Not recurrent_dropout: its mask is the same for all steps of a row, which a cell
+# does not know.
+OF_CELL = (
+    "bias",
+    "reset_after",
+    "zoneout",
+    "layer_norm",
+    "activation",
+    "recurrent_activation",
+    "precision",
+    "backend",
+)
+# Those that change how a layer computes, not what.
+OF_RUN = ("precision", "backend")
+
+
+@dataclass
+class Options:
+    """The options of a layer; see `GRU`."""
+
+    num_layers: int = 1
+    bias: bool = True
+    batch_first: bool = False
+    dropout: float = 0.0
+    bidirectional: bool = False
+    reset_after: bool = True
+    recurrent_dropout: float = 0.0
+    zoneout: float = 0.0
+    layer_norm: bool = False
+    learn_initial_state: bool = False
+    activation: Activation = "tanh"
+    recurrent_activation: Activation = "sigmoid"
+    precision: Precision | None = None
+    backend: dispatch.Backend = "auto"
+
+    def checked(self) -> Options:
+        """The same options, numbers as int and float.
+
+        Raises:
+            TypeError: a flag that is not a bool, a number of layers that is not an integer.
+            InputError: a value out of range, an unknown name, or options that do not go together.
+        """
+        self.num_layers = check_size("num_layers", self.num_layers)
+        for name in ("bias", "batch_first", "bidirectional", "reset_after", "layer_norm", "learn_initial_state"):
+            check_flag(name, getattr(self, name))
+        self.dropout = check_probability("dropout", self.dropout)
+        what = "a unit being dropped from the products with h"
+        self.recurrent_dropout = check_probability("recurrent_dropout", self.recurrent_dropout, what)
+        self.zoneout = check_probability("zoneout", self.zoneout, "a unit keeping its state in a step")
+        for name in ("activation", "recurrent_activation"):
+            _check_name(name, getattr(self, name), ACTIVATIONS)
+        _check_name("precision", self.precision, (*get_args(Precision), None))
+        _check_name("backend", self.backend, dispatch.BACKENDS)
+        if self.layer_norm and not self.reset_after:
+            raise InputError(
+                "layer_norm needs reset_after=True: it normalises W_hh h as a whole, which the other form never makes"
+            )
+        return self
+
+    @property
+    def directions(self) -> int:
+        """D: 2 if bidirectional, else 1."""
+        return 2 if self.bidirectional else 1
+
+    def variant(self, training: bool) -> Variant:
+        """What these options add to the equations."""
+        return Variant(
+            self.recurrent_dropout,
+            self.zoneout,
+            self.layer_norm,
+            self.activation,
+            self.recurrent_activation,
+            training,
+        )
+
+
+DEFAULTS = {field.name: field.default for field in fields(Options)}
+
+
+def names_of(layer: nn.Module) -> tuple[str, ...]:
+    """The options that a kind of layer has: a `GRU`'s are all, a `GRUCell`'s those of a single step."""
+    return tuple(DEFAULTS) if hasattr(layer, "num_layers") else OF_CELL
+
+
+def options_of(layer: nn.Module) -> Options:
+    """The options of one of our layers as they are now: each is an attribute, which its user may change."""
+    return Options(**{name: getattr(layer, name) for name in names_of(layer)})
+
+
+def changed(layer: nn.Module, without: Collection[str] = ()) -> dict[str, Any]:
+    """The options of one of our layers that are not the default."""
+    values = {name: getattr(layer, name) for name in names_of(layer) if name not in without}
+    return {name: value for name, value in values.items() if value != DEFAULTS[name]}
+
+
+def described(layer: nn.Module) -> str:
+    """The sizes of one of our layers, and the options that differ from their defaults, as torch.nn prints them."""
+    sizes: Any = (layer.input_size, layer.hidden_size)
+    return ", ".join([*map(str, sizes), *(f"{name}={value!r}" for name, value in changed(layer).items())])
+
+
+def resolve_precision(precision: str | None) -> str:
+    """The precision of float32 products: what is asked for, or what torch's own switch for cuDNN's layers allows."""
+    if precision is not None:
+        return precision
+    switch = getattr(torch.backends.cudnn, "rnn", None)  # torch 2.9 has it: allow_tf32 raises where conv and rnn differ
+    allowed = torch.backends.cudnn.allow_tf32 if switch is None else switch.fp32_precision == "tf32"
+    return "tf32" if allowed else "ieee"
+
+
+def _check_name(option: str, value: Any, known: Collection[Any]) -> None:
+    if value not in known:
+        raise InputError(f"{option} must be one of {', '.join(map(repr, known))}, got {value!r}")

@@ -1,0 +1,165 @@
+"""How a layer's recurrences are launched: operands, flags, chunks of time, the grid and the buffers of an exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .. import Form, State, Steps, Weights
+from ..reference import without_padding
+from .exchange import INTERPRETED, LINE
+from .flags import step_flags
+from .plan import device, kind, plan
+
+CHUNK_BYTES = 2**25  # of one value a unit and step; a chunk of T = 512 steps at B = 64, H = 512 in bfloat16
+
+
+class Chunk(NamedTuple):
+    """C steps: for each direction the earliest in time. The second direction travels from the end."""
+
+    steps: int
+    first: tuple[int, int]
+
+
+class Launch:
+    """The operands, sizes, flags and grid of one layer's recurrences, in one direction of travel or both."""
+
+    def __init__(
+        self,
+        x: Tensor,  # (T, B, I)
+        state: State,
+        weights: Weights,
+        steps: Steps,
+        form: Form,
+        recurrence: str,  # "forward" or "backward"
+    ):
+        self.steps, self.batch, self.input_size = x.shape
+        self.directions, _, self.hidden_size = state.h0.shape
+        arithmetic = kind(x.dtype, form.precision)
+        self.plan = plan(recurrence, self.batch, self.hidden_size, self.directions, arithmetic, device(x.device))
+        width = self.plan.block_j or 16
+        self.H = -(-self.hidden_size // width) * width  # zero weights keep the units beyond hidden_size at 0
+        self.tiles = triton.cdiv(self.batch, self.plan.block_b)
+        self.fast = arithmetic != "ieee" and not INTERPRETED
+        self.precision = "tf32" if arithmetic == "tf32" else "ieee"
+        # The interpreter multiplies the bits of bfloat16 operands as if they were integers, and truncates to bfloat16.
+        self.upcast = INTERPRETED and x.dtype is torch.bfloat16
+
+        self.x, self.h0 = without_padding(x, steps), self.widened(state.h0)
+        self.h_reset = self.h0 if state.h_reset is None else self.widened(state.h_reset)
+        self.w_ih = self.widened(weights.w_ih.unflatten(1, (3, -1)), dim=2).flatten(1, 2)  # (D, 3H, I)
+        w_hh = self.widened(weights.w_hh.unflatten(1, (3, -1)))
+        self.w_hh = self.widened(w_hh, dim=2).flatten(1, 2)  # (D, 3H, H)
+        bias = x.new_zeros(self.directions, 3, self.H)
+        self.b_hn = x.new_zeros(self.directions, self.H)
+        if weights.b_ih is not None and weights.b_hh is not None:
+            b_ih, b_hh = (self.widened(b.unflatten(1, (3, -1))) for b in (weights.b_ih, weights.b_hh))
+            bias = b_ih.clone()
+            bias[:, :2] += b_hh[:, :2]
+            self.b_hn = b_hh[:, 2].contiguous()
+        self.bias = bias.flatten(1, 2)  # (D, 3H): all of b_ih, and what of b_hh no reset gate multiplies
+        self.flags = step_flags(steps, self.directions)
+
+    def widened(self, tensor: Tensor, dim: int = -1) -> Tensor:
+        """The tensor with zeros up to H units in one dimension."""
+        missing = self.H - tensor.shape[dim]
+        if missing == 0:
+            return tensor.contiguous()
+        after = len(tensor.shape) - 1 - dim % tensor.dim()
+        return pad(tensor, [0, 0] * after + [0, missing])
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Chunks of time in the direction of travel."""
+        size = self.directions * self.batch * self.H * self.x.element_size()
+        longest = max(1, CHUNK_BYTES // max(1, size))
+        for begin in range(0, self.steps, longest):
+            steps = min(longest, self.steps - begin)
+            yield Chunk(steps, (begin, self.steps - begin - steps))
+
+    def buffer(self, chunk: Chunk, values: int) -> Tensor:
+        """Memory for some values a unit and step of a chunk: (D, C*B, values*H)."""
+        return self.x.new_empty(self.directions, chunk.steps * self.batch, values * self.H)
+
+    def rows(self, tensor: Tensor, chunk: Chunk, d: int) -> Tensor:
+        """A direction's steps of the chunk out of a (T, B, ...) tensor, as (C*B, ...)."""
+        return tensor[chunk.first[d] : chunk.first[d] + chunk.steps].flatten(0, 1)
+
+    def input_side(self, chunk: Chunk) -> Tensor:
+        """gx (D, C*B, 3H) of a chunk."""
+        gx = self.buffer(chunk, 3)
+        for d in range(self.directions):
+            torch.addmm(self.bias[d], self.rows(self.x, chunk, d), self.w_ih[d].t(), out=gx[d])
+        return gx
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """Compile-time arguments of all recurrences."""
+        return {
+            "D": self.directions,
+            "H": self.H,
+            "BLOCK_B": self.plan.block_b,
+            "HAS_FLAGS": self.flags is not None,
+            "PRECISION": self.precision,
+            "UPCAST": self.upcast,
+            "STAGES": self.plan.stages,
+            "num_warps": self.plan.warps,
+        }
+
+    def launch(
+        self, chunk: Chunk, whole: Any, split: Any, tensors: tuple, slots: Tensor | None, **options: Any
+    ) -> None:
+        """Runs a recurrence over a chunk: `whole` where a program has all units, else `split` with its slots."""
+        options |= self.sizes
+        if slots is None:
+            whole[(self.tiles * self.directions,)](
+                *tensors, chunk.steps, self.batch, *chunk.first, BLOCK_H=self.plan.block_k, **options
+            )
+            return
+        group = self.directions * self.H // self.plan.block_j  # programs that wait for one another
+        counters = slots.new_zeros(self.tiles, self.directions, LINE.value, dtype=torch.int32)
+        options |= {name.upper(): getattr(self.plan, name) for name in ("block_k", "streamed", "exchange")}
+        options |= {"J": self.plan.block_j}
+        tiles = 0  # that run at once
+        if not INTERPRETED:
+            tiles = device(self.x.device).processors // group
+            options |= {"maxnreg": 255}  # one program a multiprocessor: no other needs the registers
+        spans = [(i, i + 1) for i in range(chunk.steps)]
+        if tiles:
+            spans = [(0, chunk.steps)]
+            options |= {"launch_cooperative_grid": True}  # refused, rather than hanging, where it does not fit
+        for first_tile in range(0, self.tiles, tiles or self.tiles):
+            programs = min(tiles or self.tiles, self.tiles - first_tile) * group
+            for first, last in spans:
+                split[(programs,)](
+                    *tensors,
+                    slots,
+                    counters,
+                    chunk.steps,
+                    self.batch,
+                    first_tile,
+                    *chunk.first,
+                    first,
+                    last,
+                    **options,
+                )
+
+    def slots(self, chunk: Chunk, first: Tensor) -> Tensor | None:
+        """The exchange buffer of a chunk, its first slot given, the rest filling; None where nothing is exchanged."""
+        if not self.plan.block_j:
+            return None
+        signed, unsigned = {2: (torch.int16, torch.uint16), 4: (torch.int32, torch.uint32)}[self.x.element_size()]
+        shape = (chunk.steps + 1, *first.shape)
+        if self.plan.exchange == "data":
+            slots = torch.full(shape, -1, dtype=signed, device=self.x.device)
+        else:
+            slots = torch.empty(shape, dtype=signed, device=self.x.device)
+        bits = first.to(self.x.dtype).view(signed)
+        # A NaN may have the bits of the filling (PyTorch's own conversion to bfloat16 on CPU makes it so): 0x7FFF...
+        # is one too.
+        slots[0] = bits.masked_fill(bits == -1, torch.iinfo(signed).max)
+        return slots.view(unsigned)

@@ -1,0 +1,176 @@
+"""The contract in Triton: recurrences between matrix products, all directions in one grid, chunk by chunk of time.
+
+    gru_forward   one product for the input side of a chunk, then `_gru_forward_kernel`
+    gru_backward  chunks from the end: two products for the gates, `_gru_derivatives_kernel`, `_gru_backward_kernel`,
+                  `_gru_gate_gradients_kernel`, then one product for each gradient
+
+Only x and y are kept for backward. Beyond them the memory is that of one chunk, CHUNK_BYTES for each of a dozen buffers
+at most. No atomics: results are bitwise repeatable. No host-device synchronisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from .. import Form, Gradients, State, Steps, Weights
+from .backward import _gru_backward_kernel
+from .derivatives import _gru_derivatives_kernel, _gru_gate_gradients_kernel
+from .flags import began_at, first_states, states_before, tile_spans
+from .forward import _gru_forward_kernel
+from .launch import Chunk, Launch
+from .plan import kind
+from .split import _gru_backward_split_kernel, _gru_forward_split_kernel
+from .step import gru_step
+
+
+def gru_forward(x: Tensor, state: State, weights: Weights, steps: Steps, form: Form) -> tuple[Tensor, Tensor]:
+    """y (T, B, D*H) and h_n (D, B, H) of one layer; `form.reset_after` is True."""
+    if len(x) == len(state.h0) == 1 and steps.real is None:
+        h = state.h0[0]
+        if steps.start is not None and state.h_reset is not None:
+            h = torch.where(steps.start[0].unsqueeze(1), state.h_reset[0], h)
+        h_n = gru_step(x[0], h, weights.of(0), form.precision)
+        return h_n.unsqueeze(0), h_n.clone().unsqueeze(0)
+    layer = Launch(x, state, weights, steps, form, "forward")
+    shape = (layer.steps, layer.batch, layer.directions, layer.H)
+    y = x.new_empty(shape) if layer.flags is None else x.new_zeros(shape)
+    h = first_states(layer.h0, layer.h_reset, layer.flags).to(torch.float32, copy=True)
+    spans = None if layer.flags is None else tile_spans(layer.flags, layer.plan.block_b)
+    w_hh = layer.w_hh
+    if kind(x.dtype, form.precision) == "ieee":  # as `forward.py` takes it
+        w_hh = w_hh.unflatten(1, (3, -1)).transpose(2, 3).contiguous()
+    with _launching(layer):
+        for chunk in layer.chunks() if layer.batch else ():
+            tensors = (layer.input_side(chunk), h, layer.h_reset, w_hh, layer.b_hn, layer.flags, spans, y)
+            slots = layer.slots(chunk, h)
+            layer.launch(chunk, _gru_forward_kernel, _gru_forward_split_kernel, tensors, slots, FAST=layer.fast)
+    narrow = layer.hidden_size
+    return y[..., :narrow].flatten(2), h[..., :narrow].to(x.dtype, memory_format=torch.contiguous_format)
+
+
+def gru_backward(
+    dy: Tensor | None,  # (T, B, D*H)
+    dh_n: Tensor | None,  # (D, B, H)
+    y: Tensor,  # (T, B, D*H)
+    x: Tensor,
+    state: State,
+    weights: Weights,
+    steps: Steps,
+    form: Form,
+    need_dx: bool,
+) -> Gradients:
+    """The gradients of one layer."""
+    layer = Launch(x, state, weights, steps, form, "backward")
+    D, H, batch = layer.directions, layer.H, layer.batch
+    y = layer.widened(y.unflatten(2, (D, -1)))  # (T, B, D, H)
+    if dy is not None:
+        dy = layer.widened(dy.unflatten(2, (D, -1)))
+    dh = torch.zeros_like(layer.h0, dtype=torch.float32) if dh_n is None else layer.widened(dh_n).float()
+    dh = dh.clone()
+    dh_reset = torch.zeros_like(dh)
+    dx = torch.zeros(layer.steps * batch, layer.input_size, dtype=torch.float32, device=x.device) if need_dx else None
+    d_weights = [torch.zeros_like(w, dtype=torch.float32) for w in (layer.w_ih, layer.w_hh)]
+    d_biases = [torch.zeros(D, 3 * H, dtype=torch.float32, device=x.device) for _ in range(2)]
+    with _launching(layer):
+        for chunk in reversed(list(layer.chunks())) if batch else ():
+            states = [_states_before(layer, y, chunk, d) for d in range(D)]
+            gx, gh = layer.input_side(chunk), layer.buffer(chunk, 3)
+            a, d_states = layer.buffer(chunk, 4), layer.buffer(chunk, 1)
+            for d in range(D):
+                torch.mm(states[d], layer.w_hh[d].t(), out=gh[d])
+                flags = None if layer.flags is None else layer.rows(layer.flags, chunk, d)
+                _over_rows(
+                    _gru_derivatives_kernel,
+                    H,
+                    gx[d],
+                    gh[d],
+                    layer.b_hn[d],
+                    states[d],
+                    flags,
+                    a[d],
+                    HAS_FLAGS=layer.flags is not None,
+                    UPCAST=layer.upcast,
+                )
+                if dy is not None:
+                    d_states[d] = layer.rows(dy[:, :, d], chunk, d)
+                    if flags is not None:
+                        d_states[d].masked_fill_((flags.unsqueeze(1) & 1) == 0, 0)
+            slots = layer.slots(chunk, dh.new_zeros(D, batch, 3 * H))
+            tensors = (d_states, a, layer.w_hh, layer.flags, dh, dh_reset)
+            layer.launch(chunk, _gru_backward_kernel, _gru_backward_split_kernel, tensors, slots, HAS_DY=dy is not None)
+            if slots is not None:
+                _finish_chunk(layer, chunk, slots, dh, dh_reset)
+            for d in range(D):
+                _over_rows(_gru_gate_gradients_kernel, H, d_states[d], a[d], gx[d], gh[d], UPCAST=layer.upcast)
+                x_rows = layer.rows(layer.x, chunk, d)
+                d_weights[0][d] += torch.mm(gx[d].t(), x_rows)
+                d_weights[1][d] += torch.mm(gh[d].t(), states[d])
+                d_biases[0][d] += gx[d].sum(0, dtype=torch.float32)
+                d_biases[1][d] += gh[d].sum(0, dtype=torch.float32)
+                if dx is not None:
+                    begin = chunk.first[d] * batch
+                    dx[begin : begin + len(x_rows)] += torch.mm(gx[d], layer.w_ih[d])
+    narrow = layer.hidden_size
+    d_states_before = (dh + dh_reset, None) if state.h_reset is None else (dh, dh_reset)
+    dh0, dh_reset = (None if g is None else g[..., :narrow] for g in d_states_before)
+    d_weights, d_biases = ([g.unflatten(1, (3, H))[:, :, :narrow].flatten(1, 2) for g in of] for of in (d_weights, d_biases))
+    d_weights[1] = d_weights[1][..., :narrow]
+    if dx is not None:
+        dx = dx.view(x.shape)
+        if steps.real is not None:
+            dx.masked_fill_(~steps.real.unsqueeze(-1), 0)
+    grads = Gradients(dx, dh0, dh_reset, *d_weights, *d_biases)
+    return Gradients(*(None if g is None else g.to(x.dtype, memory_format=torch.contiguous_format) for g in grads))
+
+
+def _finish_chunk(layer: Launch, chunk: Chunk, slots: Tensor, dh: Tensor, dh_reset: Tensor) -> None:
+    """The last product that the split recurrence leaves: dh becomes the gradient of the state before the chunk."""
+    for d in range(layer.directions):
+        last = slots[chunk.steps, d].view(layer.x.dtype)  # (B, 3H)
+        dh[d] += torch.mm(last.float(), layer.w_hh[d].float())
+        if layer.flags is not None:
+            step = chunk.first[d] if d == 0 else chunk.first[d] + chunk.steps - 1
+            began = began_at(layer.flags[step], d).unsqueeze(1)
+            dh_reset[d] += dh[d].masked_fill(~began, 0)
+            dh[d].masked_fill_(began, 0)
+
+
+def _states_before(layer: Launch, y: Tensor, chunk: Chunk, d: int) -> Tensor:
+    """The state before each step of the chunk in one direction, (C*B, H)."""
+    y = y[:, :, d]
+    first, end = chunk.first[d], chunk.first[d] + chunk.steps
+    if layer.flags is not None:
+        return states_before(y, layer.h0[d], layer.h_reset[d], layer.flags, d)[first:end].flatten(0, 1)
+    if d == 0:
+        before = layer.h0[d].unsqueeze(0) if first == 0 else y[first - 1 : first]
+        return torch.cat([before, y[first : end - 1]]).flatten(0, 1)
+    after = layer.h0[d].unsqueeze(0) if end == layer.steps else y[end : end + 1]
+    return torch.cat([y[first + 1 : end], after]).flatten(0, 1)
+
+
+def _over_rows(kernel: Any, H: int, *tensors: Tensor | None, **options: Any) -> None:
+    """Launches a pointwise kernel over the rows of its first tensor."""
+    rows, block_m, block_h = len(tensors[0]), 8, min(256, triton.next_power_of_2(H))
+    kernel[(triton.cdiv(rows, block_m), triton.cdiv(H, block_h))](
+        *tensors, rows, H=H, BLOCK_M=block_m, BLOCK_H=block_h, **options
+    )
+
+
+@contextmanager
+def _launching(layer: Launch) -> Iterator[None]:
+    """The tensors' device as the current one, as a launch needs it, and the layer's precision for all products."""
+    switch = torch.backends.cuda.matmul
+    name = "fp32_precision" if hasattr(switch, "fp32_precision") else "allow_tf32"  # torch 2.9 has the first
+    before = getattr(switch, name)
+    setattr(switch, name, layer.precision if name == "fp32_precision" else layer.precision == "tf32")
+    try:
+        with torch.cuda.device(layer.x.device) if layer.x.is_cuda else nullcontext():
+            yield
+    finally:
+        setattr(switch, name, before)
