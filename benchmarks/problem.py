@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from grucore.kernels.reference import gru_layer
 from torch import Tensor, nn
 
 from benchmarks.cases import DTYPES, Case
 from benchmarks.providers import Floor, Provider
 from benchmarks.timing import rotating
+from grucore.kernels.reference import gru_layer
 
 
 class ResetBefore(Provider):

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from grucore.kernels import reference
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from grucore import GRU
+from grucore.kernels import reference
 
 
 class Unavailable(Exception):

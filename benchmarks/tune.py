@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from grucore.kernels import fused, plan, unfused
 from grucore.kernels.exchange import INTERPRETED
 from grucore.kernels.plan import Plan
 
 from benchmarks import compile_report
+from grucore.kernels import fused, plan, unfused
 
 KINDS = {"half": (torch.bfloat16, "ieee"), "tf32": (torch.float32, "tf32"), "ieee": (torch.float32, "ieee")}
 LARGE = 2048  # the hidden size that stands for all over 1024

@@ -13,9 +13,7 @@ from grucore.errors import InputError, check_tensor, differ
 Group = Sequence[Tensor]  # w_ih (3H, I), w_hh (3H, H) and, unless there are no biases, b_ih and b_hh (3H,)
 
 
-def check_sequence(
-    input: Tensor, hx: Tensor | None, weights: Sequence[Group], directions: int
-) -> tuple[int, int, int]:
+def check_sequence(input: Tensor, hx: Tensor | None, weights: Sequence[Group], directions: int) -> tuple[int, int, int]:
     """T, B and H of a time-major batch.
 
     Raises:
@@ -97,7 +95,8 @@ def check_weights(weights: Group, input_size: int, hidden_size: int) -> None:
     if any(type(w).__name__ == "ExpandedWeight" for w in weights):
         raise InputError(
             "torch.nn.utils' call_for_per_sample_grads (ExpandedWeights, Opacus' grad_sample_mode='ew') only knows "
-            "torch.nn's layers: vmap(grad(...)) of torch.func gives these gradients, and so does grucore.integrations.opacus"
+            "torch.nn's layers: vmap(grad(...)) of torch.func gives these gradients, and so does "
+            "grucore.integrations.opacus"
         )
     gates, w_ih = 3 * hidden_size, weights[0]
     shapes = (("w_ih", (gates, input_size)), ("w_hh", (gates, hidden_size)), ("b_ih", (gates,)), ("b_hh", (gates,)))

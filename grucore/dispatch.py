@@ -1,11 +1,11 @@
 """The only place that decides which implementation runs a call, and says why.
 
-    "reference"    the equations, step by step (`kernels/reference.py`); differentiable in every way
-    "regularised"  the equations with what regularises them (`kernels/regularised.py`); only "auto" chooses it
-    "eager"        PyTorch operators with a hand-written backward pass (`kernels/eager`)
-    "native"       C++ for CPUs; not part of this version
-    "triton"       fused GPU kernels (`kernels/triton`)
-    "onnx"         nothing is computed: torch.onnx.export writes a node (`convert/onnx_trace.py`)
+"reference"    the equations, step by step (`kernels/reference.py`); differentiable in every way
+"regularised"  the equations with what regularises them (`kernels/regularised.py`); only "auto" chooses it
+"eager"        PyTorch operators with a hand-written backward pass (`kernels/eager`)
+"native"       C++ for CPUs; not part of this version
+"triton"       fused GPU kernels (`kernels/triton`)
+"onnx"         nothing is computed: torch.onnx.export writes a node (`convert/onnx_trace.py`)
 """
 
 from __future__ import annotations

@@ -109,15 +109,14 @@ def run(
     wants_gates: bool = False,
 ) -> Result:
     """`gru` with options that are checked."""
-    x, h0, weights, steps, request = _prepared(
-        input, hx, weights, layer_norms, options, call, training, wants_gates
-    )
+    x, h0, weights, steps, request = _prepared(input, hx, weights, layer_norms, options, call, training, wants_gates)
     choice = dispatch.choose(options.backend, request)
     if choice.name == "onnx":
         from grucore.convert import onnx_trace
 
     D, variant = options.directions, options.variant(training)
-    h_n, gates, layers = [], [], []
+    h_n, gates = [], []
+    layers: list[Tensor] = []
     for first in range(0, len(weights), D):
         if layers:
             x = apply_dropout(x, options.dropout, training=training)

@@ -290,9 +290,7 @@ class GRU(_Module):
     ) -> Trace:
         """What `forward` returns, with the gates and the output of every layer, step by step in PyTorch.
 
-        Args:
-            input: as of `forward`, but not a PackedSequence.
-            hx: as of `forward`, and so are the others.
+        The arguments are those of `forward`, but for a PackedSequence.
 
         Returns:
             A `Trace`: y and h_n as of `forward`; gates, `Gates(r, z, n)`, each of shape (K*D, T, B, H) and 0 at
@@ -327,8 +325,7 @@ class GRU(_Module):
     ) -> dispatch.Choice:
         """The implementation that this very call of the layer would run, and why.
 
-        Args:
-            input: as of `forward`, and so are the others. Surroundings count too: autocast, torch.func, training.
+        The arguments are those of `forward`. Surroundings count too: autocast, torch.func, training.
 
         Returns:
             A `Choice`: its name ("eager", "triton", "reference", or "regularised" where options such as zoneout act),
@@ -429,7 +426,9 @@ class GRU(_Module):
         return torch.cat(h_n[-self.num_directions :].unbind(), -1)
 
     @classmethod
-    def from_torch(cls, module: nn.GRU, *, precision: Precision | None = None, backend: dispatch.Backend = "auto") -> GRU:
+    def from_torch(
+        cls, module: nn.GRU, *, precision: Precision | None = None, backend: dispatch.Backend = "auto"
+    ) -> GRU:
         """A copy of a torch.nn.GRU: the same options, parameters, device, dtype and mode.
 
         Raises:

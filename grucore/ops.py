@@ -19,9 +19,7 @@ from grucore import compat, flops
 from grucore.kernels import Form, Gradients, State, Steps, Weights, reference
 
 
-def layer(
-    x: Tensor, state: State, weights: Weights, steps: Steps, form: Form, backend: str
-) -> tuple[Tensor, Tensor]:
+def layer(x: Tensor, state: State, weights: Weights, steps: Steps, form: Form, backend: str) -> tuple[Tensor, Tensor]:
     """y (T, B, D*H) and h_n (D, B, H) of one layer by the kernels of a backend."""
     if not torch.compiler.is_compiling():
         flops.register()
@@ -32,7 +30,7 @@ def _values(fields: tuple) -> tuple[State, Weights, Steps, Form]:
     return State(*fields[:2]), Weights(*fields[2:6]), Steps(*fields[6:8]), Form(*fields[8:10])
 
 
-def _operator(function: Callable) -> Callable:
+def _operator(function: Callable) -> Any:
     """The function as the operator `grucore::NAME`, its schema read from its annotations.
 
     As `torch.library.custom_op` does, but a first call does not import torch._dynamo, which takes a second or two.
@@ -79,7 +77,7 @@ def gru_layer(
 
 
 def _owner(t: Tensor) -> Tensor:
-    """The same memory as a tensor that is not a view: FSDP2 warns of views, and autograd lets nothing be done in them."""
+    """The same memory as a tensor that is not a view: FSDP2 warns of views, autograd forbids changing them."""
     return t.new_empty(0).set_(t.untyped_storage(), t.storage_offset(), t.shape, t.stride())
 
 
@@ -110,16 +108,15 @@ def gru_layer_backward(
     """The fields of `Gradients`; those that are None are empty."""
     values = _values((h0, h_reset, w_ih, w_hh, b_ih, b_hh, real, start, reset_after, precision))
     gradients = _kernels(backend).gru_backward(dy, dh_n, y, x, *values, need_dx)
-    return tuple(x.new_empty(0) if gradient is None else gradient for gradient in gradients)
+    return tuple(x.new_empty(0) if gradient is None else gradient for gradient in gradients)  # type: ignore[return-value]
 
 
 @torch.library.register_fake("grucore::gru_layer_backward")
 def _(dy, dh_n, y, x, h0, h_reset, w_ih, w_hh, *others):  # type: ignore[no-untyped-def]
     *_, need_dx = others
     bias = w_ih.shape[:2]
-    shapes = Gradients(
-        x.shape if need_dx else (0,), h0.shape, (0,) if h_reset is None else h0.shape, w_ih.shape, w_hh.shape, bias, bias
-    )
+    dx, dh_reset = x.shape if need_dx else (0,), (0,) if h_reset is None else h0.shape
+    shapes = Gradients(dx, h0.shape, dh_reset, w_ih.shape, w_hh.shape, bias, bias)
     return tuple(x.new_empty(shape) for shape in shapes)
 
 
@@ -167,10 +164,9 @@ def _double_backward(ctx: Any, *d_gradients: Tensor | None) -> tuple[Tensor | No
     *primals, real, start = ctx.saved_tensors
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        dy, dh_n, x, *tensors = [_alias(t) for t in primals]
-        y, h_n, _ = reference.gru_layer(
-            x, State(*tensors[:2]), Weights(*tensors[2:]), Steps(real, start), Form(ctx.reset_after)
-        )
+        dy, dh_n, x, *tensors = (_alias(t) for t in primals)
+        state, weights = State(*tensors[:2]), Weights(*tensors[2:])  # type: ignore[arg-type]
+        y, h_n, _ = reference.gru_layer(x, state, weights, Steps(real, start), Form(ctx.reset_after))  # type: ignore[arg-type]
         ends = [(out, d_out) for out, d_out in ((y, dy), (h_n, dh_n)) if d_out is not None]
         outs, d_outs = zip(*ends, strict=True)
         arguments = (x, *tensors)

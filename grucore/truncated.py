@@ -83,7 +83,8 @@ def truncated_bptt(
             flags["reset_state"] = first
         if lengths is not None:
             flags["lengths"] = (as_lengths(lengths) - begin).clamp(0, part.stop - begin)
-        y, h_n = model(_part(input, time, part), hx, **flags)
+        x = input.narrow(time, begin, part.stop - begin)
+        y, h_n = model(x, hx, **flags)
         yield Part(part, y, h_n)
         hx = h_n.detach()
 

@@ -58,8 +58,8 @@ def gru_layer(
     x: Tensor,  # (T, B, I)
     state: State,
     weights: Weights,
-    steps: Steps = Steps(),
-    form: Form = Form(),
+    steps: Steps,
+    form: Form,
 ) -> tuple[Tensor, Tensor, Gates]:
     """One layer, step by step: y (T, B, D*H), h_n (D, B, H) and the gates, each (D, T, B, H), 0 at padding.
 

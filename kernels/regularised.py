@@ -9,8 +9,8 @@
                          al. 2016 (arXiv:1607.06450), in the form of haste's LayerNormGRU
     activations          others than tanh for n and sigmoid for r and z
 
-Outside training, dropout and zoneout take their expectation: m / (1 - p) is 1, and h' = p h + (1 - p) h'. Differentiable
-any number of times; masks are those of `noise.py`.
+Outside training, dropout and zoneout take their expectation: m / (1 - p) is 1, and h' = p h + (1 - p) h'.
+Differentiable any number of times; masks are those of `noise.py`.
 """
 
 from __future__ import annotations

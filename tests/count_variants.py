@@ -11,9 +11,11 @@ from collections import Counter
 
 import torch
 import triton
-from grucore.kernels import fused, step
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
+
+from grucore.kernels import Form, State, Steps, Weights
+from grucore.kernels.triton import layer, step
 
 variants: dict[str, set] = {}
 
@@ -47,8 +49,9 @@ for _ in range(int(sys.argv[2])):
     x, h0 = torch.zeros(steps, batch, input_size, dtype=dtype), torch.zeros(directions, batch, hidden_size, dtype=dtype)
     weights = [torch.zeros(directions, 3 * hidden_size, n, dtype=dtype) for n in (input_size, hidden_size)]
     weights += [torch.zeros(directions, 3 * hidden_size, dtype=dtype) for _ in range(2)]
-    y, h_n = fused.gru_forward(x, h0, *weights, None, None, True, "tf32")
-    fused.gru_backward(y, h_n, x, h0, y, *weights, None, None, True, "tf32", True)
-    step.gru_step(x[0], h0[0], *(w[0] for w in weights), "tf32")
+    values = (State(h0), Weights(*weights), Steps(), Form(precision="tf32"))
+    y, h_n = layer.gru_forward(x, *values)
+    layer.gru_backward(y, h_n, y, x, *values, True)
+    step.gru_step(x[0], h0[0], values[1].of(0), "tf32")
     counts.append(Counter({name: len(hashes) for name, hashes in variants.items()}))
 print(json.dumps([counts[0], counts[-1]]))

@@ -1,4 +1,4 @@
-"""The accesses to global memory that `kernels/exchange.py` compiles to; run by test_compile.py without the interpreter.
+"""The accesses to global memory that `kernels/triton/exchange.py` compiles to; run by test_compile.py without the interpreter.
 
 Prints, as JSON, those of a kernel that passes a tile on by the protocol "data", then by "counter".
 """
@@ -9,9 +9,10 @@ import sys
 
 import triton
 import triton.language as tl
-from grucore.kernels.triton.exchange import receive, store
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from grucore.kernels.triton.exchange import receive, store
 
 
 @triton.jit

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import torch
-from grucore.kernels import gemm
 
 from grucore import GRU
+from grucore.kernels.eager import gemm
 
 WARM_UP, TRAINED = 20, 200
 

@@ -4,83 +4,136 @@ import re
 
 import pytest
 import torch
-from grucore.kernels.triton.plan import H100
 from torch.func import vmap
+from torch.nn.utils.rnn import pack_sequence
 
-from grucore import GRU
-from grucore import backend as backends
+from grucore import GRU, GRUCell, InputError, dispatch, functional, options
+from grucore.kernels import Form
+from grucore.kernels.triton.plan import H100
+
+X = torch.randn(5, 2, 3)
+RESET = torch.ones(5, 2, dtype=torch.bool)
 
 
-def test_backend_for_names_what_runs_and_why(monkeypatch):
+def test_explain_backend_names_what_runs_and_why(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    x = torch.randn(2, 1, 3)
-    assert GRU(3, 4).backend_for(x) == ("reference", "the implementation for cpu tensors")
-    assert GRU(3, 4, backend="reference").backend_for(x).reason == "asked for"
+    assert GRU(3, 4).explain_backend(X) == ("eager", "the implementation for cpu tensors")
+    assert GRU(3, 4, backend="eager").explain_backend(X).reason == "asked for"
     with pytest.raises(RuntimeError, match="need a CUDA device, and the tensors are on cpu"):
-        GRU(3, 4, backend="triton")(x)
+        GRU(3, 4, backend="triton")(X)
+
+
+CALLS = {  # a layer's options, a call, and the implementation of "auto"
+    "plain": ({}, lambda f: f(X), "eager"),
+    "batch first": ({"batch_first": True}, lambda f: f(X, mask=torch.ones(5, 2).bool()), "eager"),
+    "unbatched": ({}, lambda f: f(X[:, 0], lengths=3), "eager"),
+    "packed": ({}, lambda f: f(pack_sequence([X[:, 0]])), "eager"),
+    "resets": ({}, lambda f: f(X, reset=RESET, reset_state=torch.zeros(1, 2, 4)), "eager"),
+    "vmap": ({}, lambda f: vmap(lambda x: (f(x), x)[1], in_dims=1)(X[:, :, None]), "reference"),
+    "zoneout": ({"zoneout": 0.1}, lambda f: f(X), "regularised"),
+    "explicit": ({"backend": "reference"}, lambda f: f(X), "reference"),
+}
+
+
+@pytest.mark.parametrize("given, call, name", CALLS.values(), ids=CALLS)
+def test_the_explanation_is_what_the_same_call_runs(given, call, name, monkeypatch):
+    layer, ran = GRU(3, 4, **given), []
+    modules = (("eager", functional.ops, "layer"), ("reference", functional.reference, "gru_layer"))
+    for label, module, attribute in (*modules, ("regularised", functional.regularised, "gru_layer")):
+        run = getattr(module, attribute)
+        monkeypatch.setattr(module, attribute, lambda *a, run=run, label=label: (ran.append(label), run(*a))[1])
+    explained = []
+    call(lambda *a, **k: explained.append(layer.explain_backend(*a, **k)))
+    call(layer)
+    assert explained[0].name == ran[0] == name
 
 
 CHOICES = [
-    ("auto", "cuda", torch.bfloat16, True, H100, "triton", "the implementation for cuda tensors"),
-    ("auto", "cuda", torch.float32, True, H100, "triton", "the implementation for cuda tensors"),
-    ("auto", "cuda", torch.bfloat16, True, H100._replace(capability=75), "reference", "compute capability 7.5"),
-    ("auto", "cuda", torch.float64, True, H100, "reference", "the dtype is torch.float64"),
-    ("auto", "cuda", torch.float32, False, H100, "reference", "no reset_after=False"),
-    ("auto", "mps", torch.float32, True, H100, "reference", "the implementation for mps tensors"),
-    ("reference", "cuda", torch.float32, True, H100, "reference", "asked for"),
-    ("triton", "cuda", torch.float16, True, H100, "triton", "asked for"),
+    ("auto", "cuda", torch.bfloat16, {}, H100, "triton", "the implementation for cuda tensors"),
+    ("auto", "cuda", torch.float32, {"has_steps": True}, H100, "triton", "the implementation for cuda tensors"),
+    ("auto", "cuda", torch.bfloat16, {}, H100._replace(capability=75), "eager", "compute capability 7.5"),
+    ("auto", "cuda", torch.float64, {}, H100, "eager", "the dtype is torch.float64"),
+    ("auto", "cuda", torch.float64, {"has_steps": True}, H100, "reference", "the dtype is torch.float64"),
+    ("auto", "cuda", torch.float32, {"form": Form(reset_after=False)}, H100, "eager", "no reset_after=False"),
+    ("auto", "mps", torch.float32, {}, H100, "eager", "the implementation for mps tensors"),
+    ("auto", "mps", torch.float32, {"has_steps": True}, H100, "reference", "would wait for mps"),
+    ("reference", "cuda", torch.float32, {}, H100, "reference", "asked for"),
+    ("triton", "cuda", torch.float16, {}, H100, "triton", "asked for"),
 ]
+
+
+def request_of(device, dtype, hidden_size=100_000, **others):
+    return dispatch.Request(torch.device(device), dtype, hidden_size, **{"form": Form(), **others})
 
 
 @pytest.mark.parametrize("case", CHOICES, ids=str)
 def test_choice_of_backend(case, monkeypatch):
-    backend, device, dtype, reset_after, limits, name, reason = case
-    monkeypatch.setattr(backends.plan, "device", lambda _: limits)
-    choice = backends.choose(backend, torch.device(device), dtype, 100_000, reset_after, "ieee")
+    backend, device, dtype, others, limits, name, reason = case
+    monkeypatch.setattr(dispatch.plan, "device", lambda _: limits)
+    choice = dispatch.choose(backend, request_of(device, dtype, **others))
     assert choice.name == name and re.search(reason, choice.reason)
 
 
-def test_an_explicit_backend_never_falls_back(monkeypatch):
-    for dtype, reset_after, limits, message in (
-        (torch.float64, True, H100, "dtype is torch.float64"),
-        (torch.float32, False, H100, "no reset_after=False"),
-        (torch.bfloat16, True, H100._replace(capability=75), "compute capability 7.5"),
-    ):
-        monkeypatch.setattr(backends.plan, "device", lambda _, limits=limits: limits)
-        with pytest.raises(RuntimeError, match=f"backend='triton' cannot run: .*{message}"):
-            backends.choose("triton", torch.device("cuda"), dtype, 4, reset_after, "tf32")
+@pytest.mark.parametrize(
+    "dtype, others, limits, message",
+    [
+        (torch.float64, {}, H100, "dtype is torch.float64"),
+        (torch.float32, {"form": Form(reset_after=False)}, H100, "no reset_after=False"),
+        (torch.bfloat16, {}, H100._replace(capability=75), "compute capability 7.5"),
+    ],
+    ids=str,
+)
+def test_an_explicit_backend_never_falls_back(dtype, others, limits, message, monkeypatch):
+    monkeypatch.setattr(dispatch.plan, "device", lambda _: limits)
+    with pytest.raises(RuntimeError, match=f"backend='triton' cannot run: .*{message}"):
+        dispatch.choose("triton", request_of("cuda", dtype, hidden_size=4, **others))
 
 
 REFUSED = {  # what only PyTorch's own operators have: a layer's options and a call
-    "gates": ({}, lambda layer, x: layer(x, return_gates=True), "no return_gates"),
-    "backend_for": ({}, lambda layer, x: layer.backend_for(x, return_gates=True), "no return_gates"),
-    "vmap": ({}, lambda layer, x: vmap(lambda x: layer(x)[0], in_dims=1)(x[:, :, None]), "no rule for torch.func"),
-    "vmap of a cell": ({}, lambda layer, x: vmap(layer.step)(x, x.new_zeros(5, 1, 2, 4)), "no rule for"),
-    "zoneout": ({"zoneout": 0.1}, lambda layer, x: layer(x), "no zoneout"),
-    "several": ({"layer_norm": True}, lambda layer, x: layer(x, return_gates=True), "no layer_norm and return_gates"),
+    "gates": ({}, lambda layer: layer.trace(X), "no gates to trace"),
+    "vmap": ({}, lambda layer: vmap(lambda x: layer(x)[0], in_dims=1)(X[:, :, None]), "no rule for torch.func"),
+    "vmap of a cell": ({}, lambda layer: vmap(layer.step)(X, X.new_zeros(5, 1, 2, 4)), "no rule for"),
+    "zoneout": ({"zoneout": 0.1}, lambda layer: layer(X), "no zoneout"),
+    "explained": ({"zoneout": 0.1}, lambda layer: layer.explain_backend(X), "no zoneout"),
+    "several": ({"zoneout": 0.1, "layer_norm": True}, lambda layer: layer(X), "no zoneout and layer_norm"),
 }
 
 
-@pytest.mark.parametrize("options, call, message", REFUSED.values(), ids=REFUSED)
-def test_an_explicit_backend_that_cannot_serve_a_call_raises(options, call, message):
-    x = torch.randn(5, 2, 3)
-    with pytest.raises(RuntimeError, match=f"backend='triton' cannot run: the fused kernels have {message}"):
-        call(GRU(3, 4, backend="triton", **options), x)
-    call(GRU(3, 4, **options), x)
+@pytest.mark.parametrize("backend", ["eager", "triton"])
+@pytest.mark.parametrize("given, call, message", REFUSED.values(), ids=REFUSED)
+def test_an_explicit_backend_that_cannot_serve_a_call_raises(given, call, message, backend):
+    with pytest.raises(RuntimeError, match=f"backend='{backend}' cannot run: the {backend} kernels have {message}"):
+        call(GRU(3, 4, backend=backend, **given))
+    call(GRU(3, 4, **given))
+
+
+def test_reference_and_native_say_what_they_are_not():
+    with pytest.raises(RuntimeError, match="backend='reference' cannot run: the equations have no zoneout"):
+        GRU(3, 4, backend="reference", zoneout=0.1)(X)
+    for call in (lambda: GRU(3, 4, backend="native")(X), lambda: GRUCell(3, 4, backend="native")(X[0])):
+        with pytest.raises(RuntimeError, match="backend='native' cannot run: this version has no native kernels"):
+            call()
+
+
+def test_a_backend_that_is_set_later_is_checked():
+    layer = GRU(3, 4)
+    layer.backend = "cudnn"
+    with pytest.raises(InputError, match=r"backend must be one of 'auto', 'native', .* got 'cudnn'"):
+        layer(X)
 
 
 @pytest.mark.parametrize(
     "installed, message", [(None, "Triton is not installed"), ("3.3.1", "need Triton 3.4 or newer, and 3.3.1 is")]
 )
 def test_a_missing_or_old_triton_is_named(installed, message, monkeypatch):
-    monkeypatch.setattr(backends, "NO_TRITON", backends._no_triton(installed))
+    monkeypatch.setattr(dispatch, "NO_TRITON", dispatch._no_triton(installed))
     with pytest.raises(RuntimeError, match=message):
-        GRU(3, 4, backend="triton")(torch.randn(2, 1, 3))
-    assert backends.choose("auto", torch.device("cuda"), torch.float32, 4, True, "ieee").name == "reference"
+        GRU(3, 4, backend="triton")(X)
+    assert dispatch.choose("auto", request_of("cuda", torch.float32)).name == "eager"
 
 
 def test_precision_follows_torch_unless_given(monkeypatch):
     for allowed, resolved in ((True, "tf32"), (False, "ieee")):
         monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
-        assert backends.resolve_precision(None) == resolved
-        assert backends.resolve_precision("ieee") == "ieee"
+        assert options.resolve_precision(None) == resolved
+        assert options.resolve_precision("ieee") == "ieee"

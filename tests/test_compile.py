@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from grucore.kernels import plan
-from grucore.kernels.triton.plan import H100, Device
 
 from benchmarks import compile_report
+from grucore.kernels.triton import plan
+from grucore.kernels.triton.plan import H100, Device
 
 ROOT = compile_report.BUDGET.parent.parent
 A100 = compile_report.DEVICES[80]

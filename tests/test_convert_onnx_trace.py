@@ -68,7 +68,6 @@ class Model(nn.Module):
         results["lengths computed, state learned"] = self.learned(x, lengths=computed)
         results["int32 lengths, weights of others"] = self.normed(x, lengths=lengths.int())
         results["unbatched"] = self.normed(x[:, 0])
-        results["all layers"] = self.layers[str(CASES[1])](x.transpose(0, 1), return_all_layers=True)[2:]
         results["float16"] = [each.float() for each in self.of_half(x.half())]
         first = self.streamed.step(x[0])
         results["step"] = (*first, *self.streamed.step(x[-1], first[1]))
@@ -165,7 +164,6 @@ REFUSED = {
     "mask": ({}, {"mask": FLAG}, "mask cannot be exported: .* give lengths=mask.sum"),
     "reset": ({}, {"reset": ~FLAG}, "reset cannot be exported: .* cut the sequence"),
     "reset_state": ({}, {"reset": None, "reset_state": torch.zeros(1, 2, 4)}, "reset_state"),
-    "return_gates": ({}, {"return_gates": True}, "return_gates cannot be exported"),
     "zoneout": ({"zoneout": 0.1}, {}, "zoneout cannot be exported with dynamo=False"),
     "layer_norm": ({"layer_norm": True}, {}, "layer_norm cannot be exported with dynamo=False"),
     "activation": ({"activation": "hard_tanh", "recurrent_activation": "relu"}, {}, "^activation cannot be exported"),

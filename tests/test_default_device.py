@@ -31,7 +31,7 @@ CALLS = {
     "mask": lambda: LAYER(X, mask=MASK)[0],
     "reset": lambda: LAYER(X, reset=RESET)[0],
     "reset_state": lambda: LAYER(X, reset=RESET, reset_state=torch.ones_like(X[:1, :, :1]).expand(1, 2, 4))[0],
-    "gates": lambda: LAYER(X, reset=RESET, return_gates=True)[2].z,
+    "gates": lambda: LAYER.trace(X, reset=RESET).gates.z,
     "gradient": gradient,
     "second derivative": second_derivative,
     "step": lambda: LAYER.step(X[0])[0],

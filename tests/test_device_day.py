@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from grucore.kernels import plan
-from grucore.kernels.triton.plan import H100, Plan
 
 from benchmarks import compile_report, tune
+from grucore.kernels.triton import plan
+from grucore.kernels.triton.plan import H100, Plan
 
 ROOT = Path(__file__).resolve().parent.parent
 FASTER = Plan(16, 32, 128, False, "counter", 4, 1, 100_000)

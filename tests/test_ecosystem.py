@@ -47,7 +47,7 @@ def batch(dtype):
     return torch.randn(3, 5, 3, dtype=dtype, requires_grad=True), torch.tensor([5, 2, 4])
 
 
-@pytest.mark.parametrize("backend", ["reference", "triton"])
+@pytest.mark.parametrize("backend", ["eager", "triton"])
 def test_gradients_in_eval_mode(backend):
     """Of every parameter and of the input."""
     model = Classifier(backend=backend, precision="ieee").eval()

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from grucore.kernels import flags, fused, plan
-from grucore.kernels.triton.plan import H100
 from oracle import FUSED_LIMITS, assert_near, compare, to_oracle
 
 from grucore import GRU
+from grucore.kernels.triton import flags, launch, plan
+from grucore.kernels.triton.plan import H100
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -74,7 +74,7 @@ def test_flags_equal_the_unfused_layer(kind, dtype):
     """That one is held against nn.GRU on packed and cut sequences in test_sequence.py."""
     T, B = 7, 19
     layer = fused_layer(3, 10, dtype, bidirectional=True)
-    unfused = GRU.from_torch(layer.to_torch(), backend="reference").double()
+    unfused = GRU.from_torch(layer.to_torch(), backend="eager").double()
     options = random_flags(kind, T, B)
     real = options.get("mask")
     if "lengths" in options:
@@ -86,16 +86,12 @@ def test_flags_equal_the_unfused_layer(kind, dtype):
     compare(layer, unfused, x, randn(2, B, 10, dtype=dtype), call, call, limits=FUSED_LIMITS)
 
 
-def test_reset_states_and_outputs_of_all_layers_equal_the_unfused_layer():
+def test_reset_states_equal_the_unfused_layer():
     T, B = 6, 3
     layer = fused_layer(3, 10, torch.float32, num_layers=2)
-    unfused = GRU.from_torch(layer.to_torch(), backend="reference").double()
+    unfused = GRU.from_torch(layer.to_torch(), backend="eager").double()
     begin, reset = randn(2, B, 10, dtype=torch.float32), random_flags("reset", T, B)["reset"]
-
-    def call(model, x, hx):
-        _, h_n, layers = model(x, hx, reset=reset, reset_state=begin.to(x.dtype), return_all_layers=True)
-        return layers, h_n
-
+    call = lambda m, x, h: m(x, h, reset=reset, reset_state=begin.to(x.dtype))  # noqa: E731
     x, hx = randn(T, B, 3, dtype=torch.float32), randn(2, B, 10, dtype=torch.float32)
     compare(layer, unfused, x, hx, call, call, limits=FUSED_LIMITS)
 
@@ -108,7 +104,7 @@ def test_chunks_do_not_change_the_result(kind, monkeypatch):
     options = random_flags(kind, 9, 3)
     states = []
     for steps in (1, 4, 9):
-        monkeypatch.setattr(fused, "CHUNK_BYTES", steps * 2 * 3 * 16 * 4)
+        monkeypatch.setattr(launch, "CHUNK_BYTES", steps * 2 * 3 * 16 * 4)
         y, h_n = layer(x, hx, **options)
         (dx,) = torch.autograd.grad(y.square().sum() + h_n.sum(), x)
         states.append((y, h_n, dx))
@@ -133,7 +129,7 @@ def test_split_equals_nn_gru(shape):
     T, B, I, H, two_way, dtype, streamed = shape  # noqa: E741
     layer = fused_layer(I, H, dtype, bidirectional=two_way)
     for recurrence in ("forward", "backward"):
-        chosen = fused.plan(recurrence, B, H, 1, plan.kind(dtype, "ieee"), H100)
+        chosen = launch.plan(recurrence, B, H, 1, plan.kind(dtype, "ieee"), H100)
         assert chosen.block_j > 0 and chosen.streamed is streamed
     hx = randn(layer.num_directions, B, H, dtype=dtype)
     compare(layer, to_oracle(layer), randn(T, B, I, dtype=dtype), hx, limits=FUSED_LIMITS)
@@ -145,10 +141,10 @@ def test_both_exchanges_with_flags_and_chunks(exchange, streamed, monkeypatch):
     """Whatever the table chooses; chunks of two steps, so that states and gradients cross them."""
     T, B = 5, 18
     chosen = plan.Plan(16, 16, 16, streamed, exchange, 4, 1, 0)
-    monkeypatch.setattr(fused, "plan", lambda *_: chosen)
-    monkeypatch.setattr(fused, "CHUNK_BYTES", 2 * 2 * B * 48 * 4)
+    monkeypatch.setattr(launch, "plan", lambda *_: chosen)
+    monkeypatch.setattr(launch, "CHUNK_BYTES", 2 * 2 * B * 48 * 4)
     layer = fused_layer(3, 40, torch.float32, bidirectional=True)
-    unfused = GRU.from_torch(layer.to_torch(), backend="reference").double()
+    unfused = GRU.from_torch(layer.to_torch(), backend="eager").double()
     options = random_flags("mask and reset", T, B)
     call = lambda m, x, h: m(x, h, **options)  # noqa: E731
     x, hx = randn(T, B, 3, dtype=torch.float32), randn(2, B, 40, dtype=torch.float32)
@@ -159,9 +155,9 @@ def test_both_exchanges_with_flags_and_chunks(exchange, streamed, monkeypatch):
 def test_split_flags_and_chunks(kind, monkeypatch):
     """Chunks of two steps, so that states and gradients cross them."""
     T, B = 5, 3
-    monkeypatch.setattr(fused, "CHUNK_BYTES", 2 * 2 * B * 192 * 2)
+    monkeypatch.setattr(launch, "CHUNK_BYTES", 2 * 2 * B * 192 * 2)
     layer = fused_layer(3, 130, torch.float16, bidirectional=True)
-    unfused = GRU.from_torch(layer.to_torch(), backend="reference").double()
+    unfused = GRU.from_torch(layer.to_torch(), backend="eager").double()
     options = random_flags(kind, T, B)
     call = lambda m, x, h: m(x, h, **options)  # noqa: E731
     x, hx = randn(T, B, 3, dtype=torch.float16), randn(2, B, 130, dtype=torch.float16)

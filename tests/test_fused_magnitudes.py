@@ -7,11 +7,11 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from grucore.kernels import fused, plan
-from grucore.kernels.triton.activations import sigmoid, sigmoid_and_rest, tanh, tanh_and_slope
 from oracle import FUSED_LIMITS, quantity, rms_error, to_oracle
 
 from grucore import GRU
+from grucore.kernels.triton import launch, plan
+from grucore.kernels.triton.activations import sigmoid, sigmoid_and_rest, tanh, tanh_and_slope
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -69,7 +69,7 @@ def test_scaled_inputs(dtype, scale, path, bias, monkeypatch):
     """
     T, B, H = 1 if path == "step" else 5, 7, 20
     if path == "split":
-        monkeypatch.setattr(fused, "plan", lambda *_: plan.Plan(16, 16, 16, False, "counter", 4, 1, 0))
+        monkeypatch.setattr(launch, "plan", lambda *_: plan.Plan(16, 16, 16, False, "counter", 4, 1, 0))
     layer = GRU(8, H, bias=bias, device=DEVICE, dtype=dtype, precision="ieee", backend="triton")
     x = (torch.randn(T, B, 8, device=DEVICE) * scale).to(dtype)
     hx = (torch.randn(1, B, H, device=DEVICE) * min(scale, 1)).to(dtype)
@@ -99,7 +99,7 @@ def test_scaled_inputs(dtype, scale, path, bias, monkeypatch):
 def test_a_state_far_smaller_than_the_candidate_is_kept(path, monkeypatch):
     """z = 1 - 2e-9 and n near 1: the next state is h to 1e-2, and exact to 1e-6; n + z (h - n) would be off by 6e-8."""
     if path == "split":
-        monkeypatch.setattr(fused, "plan", lambda *_: plan.Plan(16, 16, 16, False, "counter", 4, 1, 0))
+        monkeypatch.setattr(launch, "plan", lambda *_: plan.Plan(16, 16, 16, False, "counter", 4, 1, 0))
     layer = GRU(8, 20, device=DEVICE, precision="ieee", backend="triton")
     with torch.no_grad():
         layer.bias_ih_l0[20:40], layer.bias_ih_l0[40:] = 20, 3

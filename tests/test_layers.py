@@ -1,14 +1,14 @@
 """GRU against torch.nn.GRU in float64: outputs and every gradient, over pairs of options and odd shapes."""
 
-import grucore.kernels.eager.bptt as bptt
 import pytest
 import torch
 from allpairspy import AllPairs
-from grucore.kernels import reference
-from grucore.kernels.eager.schedule import Schedule
 from oracle import assert_near, compare, to_oracle
 
+import grucore.kernels.eager.bptt as bptt
 from grucore import GRU
+from grucore.kernels import Form, State, Steps, Weights, reference
+from grucore.kernels.eager.schedule import Schedule
 
 OPTIONS = {
     "T": [1, 2, 7, 31],
@@ -64,8 +64,8 @@ def test_reset_before_equals_the_reference(shape, bias, dtype):
         [None if t is None else t.to(kind).requires_grad_() for t in tensors] for kind in (dtype, torch.float64)
     )
     got_d, want_d = ([None if t is None else t.unsqueeze(0) for t in ts[1:]] for ts in (got_in, want_in))
-    got = torch.ops.grucore.gru_layer(got_in[0], *got_d, None, None, False, "ieee", "reference")
-    want = reference.gru_layers(want_in[0], *want_d, None, None, False)[:2]
+    got = torch.ops.grucore.gru_layer(got_in[0], got_d[0], None, *got_d[1:], None, None, False, "ieee", "eager")
+    want = reference.gru_layer(want_in[0], State(want_d[0]), Weights(*want_d[1:]), Steps(), Form(False))[:2]
     d = [torch.randn_like(t) for t in want]
     for a, b in zip(got, want, strict=True):
         assert_near("output", a, b)
@@ -87,9 +87,8 @@ def test_reference_is_the_equations(reset_after):
     inner = r * (u[2] * h + c[2]) if reset_after else u[2] * (r * h) + c[2]
     n = torch.tanh(w[2] * x + b[2] + inner)
     want = (1 - z) * n + z * h
-    y, h_n, gates = reference.gru_layer(
-        x.view(T, B, 1), h.view(B, H), w.view(3, 1), u.view(3, 1), b, c, reset_after=reset_after
-    )
+    weights = Weights(w.view(1, 3, 1), u.view(1, 3, 1), b.view(1, 3), c.view(1, 3))
+    y, h_n, gates = reference.gru_layer(x.view(T, B, 1), State(h.view(1, B, H)), weights, Steps(), Form(reset_after))
     torch.testing.assert_close(y.view(1), want, rtol=1e-14, atol=1e-14)
     torch.testing.assert_close(h_n.view(1), want, rtol=1e-14, atol=1e-14)
     for gate, value in zip(gates, (r, z, n), strict=True):

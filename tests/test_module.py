@@ -46,9 +46,7 @@ def test_same_representation(pair):
 
 
 def test_representation_shows_what_nn_gru_lacks():
-    assert (
-        repr(GRU(3, 4, reset_after=False, backend="reference")) == "GRU(3, 4, reset_after=False, backend='reference')"
-    )
+    assert repr(GRU(3, 4, reset_after=False, backend="eager")) == "GRU(3, 4, reset_after=False, backend='eager')"
     assert repr(GRUCell(3, 4, bias=False, reset_after=False)) == "GRUCell(3, 4, bias=False, reset_after=False)"
 
 
@@ -168,30 +166,30 @@ def test_unbatched(pair):
 def test_gates_are_those_of_the_equations():
     layer = GRU(3, 4, num_layers=2, bidirectional=True, dtype=torch.float64)
     x = torch.randn(5, 2, 3, dtype=torch.float64)
-    y, h_n, (r, z, n) = layer(x, return_gates=True)
+    y, h_n, (r, z, n), _ = layer.trace(x)
     assert r.shape == z.shape == n.shape == (4, 5, 2, 4)
     assert torch.equal(layer(x)[1].round(decimals=12), h_n.round(decimals=12))
     states = y[..., :4]  # of the last layer's forward direction
     before = torch.cat([torch.zeros(1, 2, 4, dtype=torch.float64), states[:-1]])
     torch.testing.assert_close((1 - z[2]) * n[2] + z[2] * before, states)
-    unbatched = layer(x[:, 0], return_gates=True)[2]
+    unbatched = layer.trace(x[:, 0]).gates
     assert unbatched.r.shape == (4, 5, 4)
     torch.testing.assert_close(unbatched.n, n[:, :, 0])
-    padded = layer(x, lengths=[5, 2], return_gates=True)[2]
+    padded = layer.trace(x, lengths=[5, 2]).gates
     assert all(gate[:, 2:, 1].count_nonzero() == 0 for gate in padded)
 
 
 def test_outputs_of_all_layers_are_those_of_shorter_stacks():
     layer = GRU(3, 4, num_layers=3, bidirectional=True, batch_first=True, dtype=torch.float64)
     x = torch.randn(2, 5, 3, dtype=torch.float64)
-    y, _, outputs = layer(x, return_all_layers=True)
+    y, _, _, outputs = layer.trace(x)
     assert outputs.shape == (3, *y.shape) and torch.equal(outputs[2], y)
     for k in (1, 2, 3):
         shorter = nn.GRU(3, 4, num_layers=k, bidirectional=True, batch_first=True, dtype=torch.float64)
         shorter.load_state_dict({name: layer.get_parameter(name) for name in shorter.state_dict()})
         assert_near("output", outputs[k - 1], shorter(x)[0])
-    assert_near("output", layer(x[0], return_all_layers=True)[2], outputs[:, 0])
-    assert layer(x, lengths=[5, 2], return_all_layers=True)[2][:, 1, 2:].count_nonzero() == 0
+    assert_near("output", layer.trace(x[0]).layers, outputs[:, 0])
+    assert layer.trace(x, lengths=[5, 2]).layers[:, 1, 2:].count_nonzero() == 0
 
 
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "two-way"])
@@ -252,8 +250,13 @@ BAD_ARGUMENTS = {
     "dropout 2": (ValueError, r"dropout should be a number in range \[0, 1\]", (3, 4), {"dropout": 2}),
     "dropout True": (ValueError, "dropout should be a number", (3, 4), {"dropout": True}),
     "dropout text": (ValueError, "dropout should be a number", (3, 4), {"dropout": "a"}),
-    "backend": (ValueError, "one of 'auto', 'triton', 'reference', got 'cudnn'", (3, 4), {"backend": "cudnn"}),
-    "precision": (ValueError, "'ieee', 'tf32' or None, got 'half'", (3, 4), {"precision": "half"}),
+    "backend": (
+        ValueError,
+        "'triton', 'reference', got 'cudnn'",
+        (3, 4),
+        {"backend": "cudnn"},
+    ),
+    "precision": (ValueError, "'ieee', 'tf32', None, got 'half'", (3, 4), {"precision": "half"}),
     "proj_size": (ValueError, "proj_size is for torch.nn.LSTM only", (3, 4), {"proj_size": 2}),
 }
 
@@ -264,7 +267,7 @@ def test_bad_arguments(error, message, args, options):
         GRU(*args, **options)
 
 
-@pytest.mark.parametrize("flag", ["bidirectional", "training", "reset_after", "return_gates", "return_all_layers"])
+@pytest.mark.parametrize("flag", ["bidirectional", "training", "reset_after"])
 def test_flags_of_the_function_are_bools(flag):
     x, weights = torch.ones(5, 2, 3), [(torch.ones(12, 3), torch.ones(12, 4))]
     with pytest.raises(TypeError, match=f"{flag} should be of type bool, got: str"):

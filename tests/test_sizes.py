@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from grucore.kernels.reference import gru_layers
 from oracle import assert_near, compare, to_oracle
 
 from grucore import GRU
+from grucore.kernels import Form, State, Steps, Weights
+from grucore.kernels.reference import gru_layer
 
 BEYOND = 66_000  # 65,535 is the largest y or z axis of a CUDA grid, and cuDNN's T
 
@@ -120,5 +121,5 @@ def test_a_row_depends_on_itself_alone():
 def test_the_reference_takes_the_same_sizes():
     layer = GRU(2, 3, dtype=torch.float64)
     x, h0 = torch.randn(3, BEYOND, 2, dtype=torch.float64), torch.zeros(1, BEYOND, 3, dtype=torch.float64)
-    y, _, _ = gru_layers(x, h0, *(w.unsqueeze(0) for w in layer.all_weights[0]))
+    y, _, _ = gru_layer(x, State(h0), Weights(*(w.unsqueeze(0) for w in layer.all_weights[0])), Steps(), Form())
     torch.testing.assert_close(y, layer(x)[0], rtol=0, atol=1e-12)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from grucore.kernels import fused
 from oracle import FUSED_LIMITS, assert_near
 
 from grucore import GRU, GRUCell
+from grucore.kernels.triton import layer as fused
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

@@ -60,7 +60,7 @@ def test_resets_go_to_another_state_than_the_carried_one():
     model = GRU(3, 5, num_layers=2, dtype=f64)
     x, carried, begin = (torch.randn(*s, dtype=f64) for s in ((T, B, 3), (2, B, 5), (2, B, 5)))
     reset = some_flags("reset")["reset"]
-    y, h_n, gates, layers = model(x, carried, reset=reset, reset_state=begin, return_gates=True, return_all_layers=True)
+    y, h_n, gates, layers = model.trace(x, carried, reset=reset, reset_state=begin)
     h = carried
     for t in range(T):
         h = torch.where(reset[t].view(1, B, 1), begin, h)

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from grucore.kernels import noise
-from grucore.kernels.regularised import ACTIVATIONS
 from oracle import assert_near
 
 from grucore import GRU, InputError
+from grucore.kernels import noise
+from grucore.kernels.regularised import ACTIVATIONS
 
 f64 = torch.float64
 
@@ -92,7 +92,7 @@ def test_everything_else_goes_with_it(options):
     x = torch.randn(3, 6, 3, dtype=f64)
     lengths, reset = torch.tensor([6, 0, 4]), torch.zeros(3, 6, dtype=torch.bool)
     reset[:, 2] = True
-    y, h_n, gates, outputs = layer(x, lengths=lengths, reset=reset, return_gates=True, return_all_layers=True)
+    y, h_n, gates, outputs = layer.trace(x, lengths=lengths, reset=reset)
     assert y[1].count_nonzero() == 0 and y[2, 4:].count_nonzero() == 0 and h_n[:, 1].count_nonzero() == 0
     assert gates.r.shape == (4, 6, 3, 5) and outputs.shape == (2, *y.shape) and torch.equal(outputs[1], y)
     alone, h_alone = layer(x[2, :4], reset=reset[2, :4])
@@ -193,10 +193,10 @@ def test_new_parameters_start_where_they_change_nothing():
 
 def test_what_runs_and_why():
     layer, x = GRU(3, 5, recurrent_dropout=0.5, activation="relu", backend="triton"), torch.randn(4, 2, 3)
-    with pytest.raises(RuntimeError, match="the fused kernels have no recurrent_dropout and activation"):
+    with pytest.raises(RuntimeError, match="the triton kernels have no recurrent_dropout and activation"):
         layer(x)
     layer = GRU(3, 5, recurrent_dropout=0.5, backend="triton").eval()
-    assert layer.backend_for(x).name == "triton", "out of training recurrent dropout does nothing"
+    assert layer.explain_backend(x).name == "triton", "out of training recurrent dropout does nothing"
 
 
 def test_repr_and_conversion():

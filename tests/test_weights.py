@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from grucore import GRU, gru_cell
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-DTYPES = {"reference": torch.float64, "triton": torch.float32}
+DTYPES = {"eager": torch.float64, "triton": torch.float32}
 NAMES = list(nn.GRU(3, 5, 2).state_dict())
 each_backend = pytest.mark.parametrize("backend", DTYPES)
 
@@ -165,7 +165,7 @@ def assigned(layer):
 
 def to_dtype(layer):
     """To another one, with a call there, and back: the weights are rounded."""
-    layer.to({"reference": torch.float32, "triton": torch.float16}[layer.backend])
+    layer.to({"eager": torch.float32, "triton": torch.float16}[layer.backend])
     layer(*inputs(layer))
     layer.to(DTYPES[layer.backend])
 
@@ -186,7 +186,7 @@ def test_swapped_after_a_call(swap, backend):
 
 def test_a_call_reads_each_weight_once():
     """spectral_norm's vectors move on at each reading."""
-    layer, twin = changed("reference", spectral_norm)
+    layer, twin = changed("eager", spectral_norm)
     layer(*inputs(layer))
     once, twice = (weights_of(twin) and [b.clone() for b in twin.buffers()] for _ in range(2))
     for got, want, other in zip(layer.buffers(), once, twice, strict=True):
@@ -214,7 +214,7 @@ COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda layer: pickle.loads(pickle
 
 @pytest.mark.parametrize("how", COPIES.values(), ids=COPIES)
 def test_copies_stay_tied(how):
-    layer = layer_for("reference")
+    layer = layer_for("eager")
     tied(layer)
     twin = how(layer)
     assert twin.weight_hh_l1 is twin.weight_hh_l0 and twin.weight_hh_l0 is not layer.weight_hh_l0
@@ -226,13 +226,13 @@ def test_copies_stay_tied(how):
 
 
 def test_a_deep_copy_of_a_normalised_layer():
-    layer, twin = changed("reference", weight_norm)
+    layer, twin = changed("eager", weight_norm)
     layer = copy.deepcopy(layer)
     assert_equals_nn_gru(layer, twin)
 
 
 def test_steps_read_changed_weights():
-    layer, twin = changed("reference", weight_norm)
+    layer, twin = changed("eager", weight_norm)
     x, h = inputs(layer)
     want, h_want = nn_gru(weights_of(twin), x, h)
     for x_t, y_want in zip(x, want, strict=True):
@@ -243,7 +243,7 @@ def test_steps_read_changed_weights():
 
 @pytest.mark.parametrize("change", [weight_norm, pruned, tied, frozen], ids=lambda f: f.__name__)
 def test_to_torch_takes_the_weights_as_they_are(change):
-    layer, twin = changed("reference", change)
+    layer, twin = changed("eager", change)
     copied = layer.to_torch()
     assert list(copied.state_dict()) == NAMES and copied.weight_hh_l0.requires_grad is (change is not frozen)
     for name, value in weights_of(twin).items():
@@ -265,7 +265,7 @@ MADE = {"copied": copy.deepcopy, "cast": cast_inside, "loaded": loaded_inside, "
 CALLS = {
     "dense": lambda layer, x: layer(x),
     "lengths": lambda layer, x: layer(x, lengths=[5, 2]),
-    "gates": lambda layer, x: layer(x, return_gates=True),
+    "gates": lambda layer, x: layer.trace(x),
     "step": lambda layer, x: layer.step(x[0]),
     "cell": lambda layer, x: gru_cell(x[0], x.new_zeros(2, 4), *layer.all_weights[0]),
 }

@@ -16,6 +16,7 @@ from grucore.convert import onnx_operator
 from grucore.convert.weights import gru_of, require, swap_gates, to_tensor
 from grucore.errors import InputError, check_flag
 from grucore.module import GRU
+from grucore.options import Activation
 
 _STANDARD = ("", "ai.onnx")  # the domain of ONNX's own operators
 # Operators between two layers of a stack.
@@ -122,8 +123,8 @@ class _Options(NamedTuple):
 
     direction: str
     linear_before_reset: int
-    recurrent_activation: str
-    activation: str
+    recurrent_activation: Activation
+    activation: Activation
 
 
 class _Graph:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from grucore.options import Activation
+
 DTYPES = (torch.float16, torch.float32, torch.float64)  # of GRU-14
 
 
@@ -23,7 +25,7 @@ class _Activation(NamedTuple):
     beta: float | None = None
 
 
-_ACTIVATIONS = {  # by our names; ONNX has none for "hard_tanh"
+_ACTIVATIONS: dict[Activation, _Activation] = {  # by our names; ONNX has none for "hard_tanh"
     "tanh": _Activation("Tanh"),
     "sigmoid": _Activation("Sigmoid"),
     "relu": _Activation("Relu"),
@@ -39,7 +41,12 @@ ACTIVATIONS = tuple(_ACTIVATIONS)  # those of ours that ONNX has
 
 
 def attributes(
-    *, hidden_size: int, directions: int, reset_after: bool, activation: str, recurrent_activation: str
+    *,
+    hidden_size: int,
+    directions: int,
+    reset_after: bool,
+    activation: Activation,
+    recurrent_activation: Activation,
 ) -> dict[str, Any]:
     """The attributes of a node, under ONNX's names; activations only where they are not ONNX's defaults."""
     given: dict[str, Any] = {
@@ -56,7 +63,7 @@ def attributes(
     return given
 
 
-def read_activations(given: Mapping[str, Any], node: str) -> list[tuple[str, str]]:
+def read_activations(given: Mapping[str, Any], node: str) -> list[tuple[Activation, Activation]]:
     """(recurrent_activation, activation) of each direction, under our names.
 
     Args:
@@ -81,7 +88,7 @@ def read_activations(given: Mapping[str, Any], node: str) -> list[tuple[str, str
     return list(zip(ours[::2], ours[1::2], strict=True))
 
 
-def _our_name(name: str, alpha: float | None, beta: float | None, node: str) -> str:
+def _our_name(name: str, alpha: float | None, beta: float | None, node: str) -> Activation:
     for ours, function in _ACTIVATIONS.items():
         if (name, _rounded(alpha), _rounded(beta)) == (
             function.name.lower(),

@@ -44,9 +44,9 @@ def says(variant: Variant, dtype: torch.dtype, call: Any, wants_gates: bool) -> 
         InputError: an argument or a dtype that ONNX has no place for, or a variant under dynamo=False, which would
             write it for one T without saying so.
     """
-    given = {name: getattr(call, name) is not None for name in ("mask", "reset", "reset_state")} | {"gates": wants_gates}
-    for name in (name for name, is_given in given.items() if is_given):
-        raise InputError(f"{name} cannot be exported: the ONNX operator GRU has nothing like it; {_INSTEAD[name]}")
+    for name, advice in _INSTEAD.items():
+        if wants_gates if name == "gates" else getattr(call, name) is not None:
+            raise InputError(f"{name} cannot be exported: the ONNX operator GRU has nothing like it; {advice}")
     if dtype not in onnx_operator.DTYPES:
         expected = ", ".join(map(str, onnx_operator.DTYPES))
         raise InputError(f"the ONNX operator GRU takes {expected}, and this one is {dtype}: convert the model first")

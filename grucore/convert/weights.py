@@ -12,7 +12,7 @@ from torch import Tensor
 
 from grucore.errors import InputError, check_flag
 from grucore.module import GRU
-from grucore.options import OF_RUN, OF_TORCH_GRU, changed
+from grucore.options import OF_RUN, OF_TORCH_GRU, Activation, changed
 
 _ACTIVATIONS = ("activation", "recurrent_activation")
 _TRAINING_OPTIONS = ("dropout", "recurrent_dropout")  # these do nothing in eval mode
@@ -60,8 +60,8 @@ def gru_of(
     bidirectional: bool,
     reset_after: bool,
     batch_first: bool,
-    activation: str = "tanh",
-    recurrent_activation: str = "sigmoid",
+    activation: Activation = "tanh",
+    recurrent_activation: Activation = "sigmoid",
 ) -> GRU:
     """A layer with these weights.
 

@@ -18,9 +18,9 @@ from torch.func import functional_call, grad, vmap
 
 from grucore import copies
 from grucore.errors import InputError
+from grucore.functional import Call, run
 from grucore.module import GRU
 from grucore.options import OF_TORCH_GRU, changed
-from grucore.functional import Call, run
 from grucore.steps import as_lengths
 
 
@@ -60,7 +60,7 @@ class DPGRU(GRU):
                 f"DPGRU draws no random numbers: dropout, recurrent_dropout and zoneout must be 0: {noise}"
             )
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         input: Tensor,
         hx: Tensor | None = None,
@@ -82,7 +82,7 @@ class DPGRU(GRU):
         lengths = None if lengths is None else as_lengths(lengths)
         absent = input.new_empty(len(input), 0)  # hooks take tensors alone
         arguments = (_swapped(hx), lengths, mask, reset, _swapped(reset_state))
-        both = super().__call__(input, *(absent if t is None else t for t in arguments))
+        both: Any = super().__call__(input, *(absent if t is None else t for t in arguments))
         batch, steps, _ = input.shape
         states, features = self.num_layers * self.num_directions, self.num_directions * self.hidden_size
         y, h_n = both.split([steps * features, states * self.hidden_size], 1)

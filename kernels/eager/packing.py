@@ -1,8 +1,8 @@
 """Lengths, masks and resets as an index: the real steps of every row, moved together.
 
 A row whose padding is skipped and whose resets are cuts is a set of independent segments, each with a state to begin
-from. All segments of a batch, sorted by length, form a packed sequence: step k holds the k-th real step of every segment still
-running. Then the recurrence knows nothing of masks, and padding costs nothing.
+from. All segments of a batch, sorted by length, form a packed sequence: step k holds the k-th real step of every
+segment still running. Then the recurrence knows nothing of masks, and padding costs nothing.
 
 It reads its flags on the host, so it serves only tensors on the CPU.
 """

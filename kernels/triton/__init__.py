@@ -1,14 +1,14 @@
 """A layer from Triton kernels: the recurrent weights stay on chip for a whole chunk of time.
 
-    layer.py        the contract: products, recurrences and gradients, chunk by chunk
-    launch.py       operands, flags and grids of a layer's recurrences
-    forward.py      the forward recurrence, each program having all hidden units
-    backward.py     the backward recurrence, each program having all hidden units
-    split.py        both with the hidden units split across programs, weights on chip or streamed from the L2 cache
-    exchange.py     how those programs exchange their parts of a step: two protocols
-    step.py         a single step in one launch
-    derivatives.py  what backward computes for all steps at once
-    flags.py        lengths, masks and resets as one byte per step
-    activations.py  sigmoid, tanh and rounding
-    plan.py         tiles, warps and splits for a hidden size, dtype and device, from plans.json
+layer.py        the contract: products, recurrences and gradients, chunk by chunk
+launch.py       operands, flags and grids of a layer's recurrences
+forward.py      the forward recurrence, each program having all hidden units
+backward.py     the backward recurrence, each program having all hidden units
+split.py        both with the hidden units split across programs, weights on chip or streamed from the L2 cache
+exchange.py     how those programs exchange their parts of a step: two protocols
+step.py         a single step in one launch
+derivatives.py  what backward computes for all steps at once
+flags.py        lengths, masks and resets as one byte per step
+activations.py  sigmoid, tanh and rounding
+plan.py         tiles, warps and splits for a hidden size, dtype and device, from plans.json
 """

@@ -117,16 +117,21 @@ def gru_backward(
                     begin = chunk.first[d] * batch
                     dx[begin : begin + len(x_rows)] += torch.mm(gx[d], layer.w_ih[d])
     narrow = layer.hidden_size
-    d_states_before = (dh + dh_reset, None) if state.h_reset is None else (dh, dh_reset)
-    dh0, dh_reset = (None if g is None else g[..., :narrow] for g in d_states_before)
-    d_weights, d_biases = ([g.unflatten(1, (3, H))[:, :, :narrow].flatten(1, 2) for g in of] for of in (d_weights, d_biases))
+    # What resets give goes to h0 where there is no other state to reset to.
+    d_initial: list[Tensor | None] = [dh + dh_reset, None] if state.h_reset is None else [dh, dh_reset]
+    d_initial = [None if g is None else g[..., :narrow] for g in d_initial]
+    d_weights = [g.unflatten(1, (3, H))[:, :, :narrow].flatten(1, 2) for g in (*d_weights, *d_biases)]
     d_weights[1] = d_weights[1][..., :narrow]
     if dx is not None:
         dx = dx.view(x.shape)
         if steps.real is not None:
             dx.masked_fill_(~steps.real.unsqueeze(-1), 0)
-    grads = Gradients(dx, dh0, dh_reset, *d_weights, *d_biases)
-    return Gradients(*(None if g is None else g.to(x.dtype, memory_format=torch.contiguous_format) for g in grads))
+    grads = (None if g is None else _in_dtype(g, x.dtype) for g in (dx, *d_initial, *d_weights))
+    return Gradients(*grads)  # type: ignore[arg-type]
+
+
+def _in_dtype(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return t.to(dtype, memory_format=torch.contiguous_format)
 
 
 def _finish_chunk(layer: Launch, chunk: Chunk, slots: Tensor, dh: Tensor, dh_reset: Tensor) -> None:
@@ -154,11 +159,11 @@ def _states_before(layer: Launch, y: Tensor, chunk: Chunk, d: int) -> Tensor:
     return torch.cat([y[first + 1 : end], after]).flatten(0, 1)
 
 
-def _over_rows(kernel: Any, H: int, *tensors: Tensor | None, **options: Any) -> None:
+def _over_rows(kernel: Any, H: int, first: Tensor, *tensors: Tensor | None, **options: Any) -> None:
     """Launches a pointwise kernel over the rows of its first tensor."""
-    rows, block_m, block_h = len(tensors[0]), 8, min(256, triton.next_power_of_2(H))
+    rows, block_m, block_h = len(first), 8, min(256, triton.next_power_of_2(H))
     kernel[(triton.cdiv(rows, block_m), triton.cdiv(H, block_h))](
-        *tensors, rows, H=H, BLOCK_M=block_m, BLOCK_H=block_h, **options
+        first, *tensors, rows, H=H, BLOCK_M=block_m, BLOCK_H=block_h, **options
     )
 
 
