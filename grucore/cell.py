@@ -10,18 +10,10 @@ from torch import Tensor, nn
 
 from grucore import copies, dispatch, functional
 from grucore.errors import InputError, check_size, check_tensor, differ
-from grucore.options import OF_CELL, Activation, Options, Precision, described, options_of
-
-if TYPE_CHECKING:
-
-    class _Module(nn.Module, Options):
-        """Options are attributes of a cell."""
-
-else:
-    _Module = nn.Module
+from grucore.options import OF_CELL, Activation, LayerWithOptions, Precision, options_of
 
 
-class GRUCell(_Module):
+class GRUCell(LayerWithOptions):
     r"""One step of a GRU; takes the place of :class:`torch.nn.GRUCell`.
 
     The equations are those of :class:`GRU`. Source: Cho et al. 2014 (arXiv:1406.1078), as torch.nn.GRUCell documents.
@@ -70,20 +62,11 @@ class GRUCell(_Module):
         precision: Precision | None = None,
         backend: dispatch.Backend = "auto",
     ) -> None:
+        given = locals()
         super().__init__()
         self.input_size = check_size("input_size", input_size, least=0)
         self.hidden_size = hidden_size = check_size("hidden_size", hidden_size, least=0)
-        options = Options(
-            bias=bias,
-            reset_after=reset_after,
-            zoneout=zoneout,
-            layer_norm=layer_norm,
-            activation=activation,
-            recurrent_activation=recurrent_activation,
-            precision=precision,
-            backend=backend,
-        ).checked()
-        vars(self).update({name: getattr(options, name) for name in OF_CELL})
+        self._set_options({name: given[name] for name in OF_CELL})
         gates = 3 * hidden_size
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (gates, self.input_size), "weight_hh": (gates, hidden_size)}
         shapes |= {"bias_ih": (gates,), "bias_hh": (gates,)} if bias else {}
@@ -162,7 +145,3 @@ class GRUCell(_Module):
             <class 'torch.nn.modules.rnn.GRUCell'>
         """
         return copies.to_torch(self)
-
-    def extra_repr(self) -> str:
-        """The sizes, and the arguments that differ from their defaults, as torch.nn.GRUCell prints them."""
-        return described(self)

@@ -19,16 +19,8 @@ from grucore.functional import Call
 from grucore.kernels import Gates
 from grucore.kernels.regularised import acting
 from grucore.layouts import Arranged, arranged
-from grucore.options import Activation, Options, Precision, described, options_of
+from grucore.options import DEFAULTS, Activation, LayerWithOptions, Options, Precision, options_of
 from grucore.steps import Lengths
-
-if TYPE_CHECKING:
-
-    class _Module(nn.Module, Options):
-        """Options are attributes of a layer."""
-
-else:
-    _Module = nn.Module
 
 
 class Trace(NamedTuple):
@@ -40,7 +32,7 @@ class Trace(NamedTuple):
     layers: Tensor  # (K, *y.shape), the output of each layer
 
 
-class GRU(_Module):
+class GRU(LayerWithOptions):
     r"""A stack of gated recurrent unit layers; takes the place of :class:`torch.nn.GRU`.
 
     .. math::
@@ -126,29 +118,14 @@ class GRU(_Module):
         precision: Precision | None = None,
         backend: dispatch.Backend = "auto",
     ) -> None:
+        given = locals()
         super().__init__()
         if proj_size != 0:
             raise InputError(f"proj_size is for torch.nn.LSTM only: a GRU has no projection, got {proj_size!r}")
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
-        options = Options(
-            num_layers,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            reset_after,
-            recurrent_dropout,
-            zoneout,
-            layer_norm,
-            learn_initial_state,
-            activation,
-            recurrent_activation,
-            precision,
-            backend,
-        ).checked()
-        vars(self).update(vars(options))
-        if options.dropout > 0 and options.num_layers == 1:
+        self._set_options({name: given[name] for name in DEFAULTS})
+        if self.dropout > 0 and self.num_layers == 1:
             warnings.warn(
                 "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
                 f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}",
@@ -313,16 +290,7 @@ class GRU(_Module):
         gates = Gates(*map(layout.unbatched, gates))
         return Trace(layout.sequence(y), layout.state(h_n), gates, layout.sequence(torch.stack(layers)))
 
-    def explain_backend(
-        self,
-        input: Tensor | PackedSequence,
-        hx: Tensor | None = None,
-        *,
-        lengths: Lengths | int | None = None,
-        mask: Tensor | None = None,
-        reset: Tensor | None = None,
-        reset_state: Tensor | None = None,
-    ) -> dispatch.Choice:
+    def explain_backend(self, input: Tensor | PackedSequence, hx: Tensor | None = None, **call: Any) -> dispatch.Choice:
         """The implementation that this very call of the layer would run, and why.
 
         The arguments are those of `forward`. Surroundings count too: autocast, torch.func, training.
@@ -341,8 +309,8 @@ class GRU(_Module):
             >>> GRU(3, 4, zoneout=0.1).explain_backend(torch.randn(5, 2, 3))
             Choice(name='regularised', reason='the eager kernels have no zoneout')
         """
-        x, hx, call, _ = self._arranged(input, hx, Call(lengths, mask, reset, reset_state))  # type: ignore[arg-type]
-        return functional.explain(*self._arguments(x, hx), call, self.training)
+        x, hx, arranged_call, _ = self._arranged(input, hx, Call(**call))
+        return functional.explain(*self._arguments(x, hx), arranged_call, self.training)
 
     def _arranged(self, input: Tensor | PackedSequence, hx: Tensor | None, call: Call) -> Arranged:
         return arranged(input, hx, call, self.batch_first, (self.num_layers * self.num_directions, self.hidden_size))
@@ -453,7 +421,3 @@ class GRU(_Module):
             <class 'torch.nn.modules.rnn.GRU'>
         """
         return copies.to_torch(self)
-
-    def extra_repr(self) -> str:
-        """The sizes, and the arguments that differ from their defaults, as torch.nn.GRU prints them."""
-        return described(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -21,16 +21,8 @@ OF_TORCH_GRU = ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
 OF_TORCH_CELL = ("bias",)
 # Those that a single step can have. Not recurrent_dropout: its mask is the same for all steps of a row, which a cell
 # does not know.
-OF_CELL = (
-    "bias",
-    "reset_after",
-    "zoneout",
-    "layer_norm",
-    "activation",
-    "recurrent_activation",
-    "precision",
-    "backend",
-)
+_EQUATIONS = ("reset_after", "zoneout", "layer_norm", "activation", "recurrent_activation")
+OF_CELL = ("bias", *_EQUATIONS, "precision", "backend")
 # Those that change how a layer computes, not what.
 OF_RUN = ("precision", "backend")
 
@@ -85,14 +77,7 @@ class Options:
 
     def variant(self, training: bool) -> Variant:
         """What these options add to the equations."""
-        return Variant(
-            self.recurrent_dropout,
-            self.zoneout,
-            self.layer_norm,
-            self.activation,
-            self.recurrent_activation,
-            training,
-        )
+        return Variant(**{name: getattr(self, name) for name in Variant._fields[:-1]}, training=training)
 
 
 DEFAULTS = {field.name: field.default for field in fields(Options)}
@@ -114,10 +99,29 @@ def changed(layer: nn.Module, without: Collection[str] = ()) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != DEFAULTS[name]}
 
 
-def described(layer: nn.Module) -> str:
-    """The sizes of one of our layers, and the options that differ from their defaults, as torch.nn prints them."""
-    sizes: Any = (layer.input_size, layer.hidden_size)
-    return ", ".join([*map(str, sizes), *(f"{name}={value!r}" for name, value in changed(layer).items())])
+if TYPE_CHECKING:
+
+    class _Module(nn.Module, Options):
+        """Options are attributes of a layer."""
+
+else:
+    _Module = nn.Module
+
+
+class LayerWithOptions(_Module):
+    """What `GRU` and `GRUCell` do with their options."""
+
+    input_size: int
+    hidden_size: int
+
+    def _set_options(self, given: dict[str, Any]) -> None:
+        options = Options(**given).checked()
+        vars(self).update({name: getattr(options, name) for name in given})
+
+    def extra_repr(self) -> str:
+        """The sizes, and the arguments that differ from their defaults, as torch.nn prints them."""
+        own = [f"{name}={value!r}" for name, value in changed(self).items()]
+        return ", ".join([str(self.input_size), str(self.hidden_size), *own])
 
 
 def resolve_precision(precision: str | None) -> str:

@@ -1,4 +1,4 @@
-"""The accesses to global memory that `kernels/triton/exchange.py` compiles to; run by test_compile.py without the interpreter.
+"""The accesses to global memory that `kernels/triton/exchange.py` compiles to, for test_compile.py.
 
 Prints, as JSON, those of a kernel that passes a tile on by the protocol "data", then by "counter".
 """

@@ -1,4 +1,4 @@
-"""The exchange between programs that share a tile (`kernels/triton/exchange.py`), as a small model explored exhaustively.
+"""The exchange between programs that share a tile (`kernels/triton/exchange.py`), as a model explored exhaustively.
 
 Each program takes the others' parts of slot i one by one, computes, and writes its own part of slot i + 1. A store is
 seen by the others at any later time and in any order; every interleaving is followed. "data": a part is waited for

@@ -11,14 +11,18 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def copy_packages(target):
+    for name in ("grucore", "kernels"):
+        shutil.copytree(ROOT / name, target / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """A wheel of a copy of the sources, so that nothing is left in the checkout."""
     copy, target = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("wheel")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    for name in ("grucore", "kernels"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_packages(copy)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", target, copy]
     subprocess.run(command, check=True)
     (built,) = target.iterdir()
@@ -29,8 +33,9 @@ def test_wheel_claims_grucore_alone(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"grucore"}
     for folder, package in (("grucore", "grucore"), ("kernels", "grucore/kernels")):
-        for path in (ROOT / folder).glob("*.py"):
-            assert f"{package}/{path.name}" in names
+        for path in (ROOT / folder).rglob("*.py"):
+            assert f"{package}/{path.relative_to(ROOT / folder)}" in names
+    assert {"grucore/py.typed", "grucore/kernels/triton/plans.json"} <= set(names)
 
 
 def run_installed(target, code):
@@ -94,8 +99,13 @@ print(sorted(root for root in roots if root not in sys.stdlib_module_names and r
 
 def test_a_checkout_runs_uninstalled(tmp_path):
     """As on a machine without a network: the folders as they are, with the checkout's root on the path."""
-    for name in ("grucore", "kernels"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    code = "import grucore, torch; print(grucore.GRU(3, 4)(torch.ones(2, 1, 3))[0].shape, grucore.kernels.__file__)"
+    copy_packages(tmp_path)
+    (tmp_path / "tests").mkdir()
+    code = """
+from importlib.util import find_spec
+import grucore, torch
+print(grucore.GRU(3, 4)(torch.ones(2, 1, 3))[0].shape, grucore.kernels.__file__, find_spec("grucore.tests"))
+"""
     printed = run_installed(tmp_path, code)
-    assert "torch.Size([2, 1, 4])" in printed and str(tmp_path / "kernels") in printed
+    assert "torch.Size([2, 1, 4])" in printed and str(tmp_path / "grucore" / "kernels") in printed
+    assert "None" in printed, "nothing but the package may be importable as a part of it"

@@ -130,24 +130,20 @@ def _read(model: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     def keep_embedded(embedding: nn.Module, inputs: tuple, output: Tensor) -> None:
         seen["x"] = output[0]
 
-    def ask_for_gates(gru: GRU, inputs: tuple, options: dict) -> tuple[tuple, dict]:
-        seen["lengths"] = options.get("lengths")
-        return inputs, options | {"return_gates": True}
-
-    def keep_gates(gru: GRU, inputs: tuple, output: tuple) -> tuple:
-        y, h_n, seen["gates"] = output
-        return y, h_n
+    def keep_call(gru: GRU, inputs: tuple, options: dict) -> None:
+        seen["call"] = inputs, options
 
     with (
         model.embedding.register_forward_hook(keep_embedded),
-        model.gru.register_forward_pre_hook(ask_for_gates, with_kwargs=True),
-        model.gru.register_forward_hook(keep_gates),
+        model.gru.register_forward_pre_hook(keep_call, with_kwargs=True),
     ):
         _score(model, tokens[None], torch.tensor([len(tokens)], device=tokens.device))
     # The model may have cut the review into rows that follow one another: (D, T, rows) -> (D, rows, T) -> real steps.
-    reset, update = (gate.mean(3).transpose(1, 2) for gate in (seen["gates"].r, seen["gates"].z))
+    inputs, options = seen["call"]
+    gates = model.gru.trace(*inputs, **options).gates
+    reset, update = (gate.mean(3).transpose(1, 2) for gate in (gates.r, gates.z))
     rows, steps = reset.shape[1:]
-    lengths = torch.full((rows,), steps) if seen["lengths"] is None else seen["lengths"]
+    lengths = torch.full((rows,), steps) if options.get("lengths") is None else options["lengths"]
     real = torch.arange(steps, device=tokens.device) < lengths.to(tokens.device)[:, None]
     return seen["x"], reset[:, real], update[:, real]
 
