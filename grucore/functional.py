@@ -24,6 +24,15 @@ from grucore.options import OF_CELL, Options, resolve_precision
 from grucore.steps import Lengths, steps_of
 
 
+class Stack(NamedTuple):
+    """K*D groups of parameters, and what is done with them; as `gru` takes it."""
+
+    weights: Sequence[Group]
+    layer_norms: Sequence[Group] | None
+    options: Options
+    training: bool
+
+
 class Call(NamedTuple):
     """What a call says of its sequences, as `gru` takes it."""
 
@@ -94,26 +103,18 @@ def gru(
     check_flag("training", training)
     chosen = Options(**options, layer_norm=layer_norms is not None).checked()
     call = Call(lengths, mask, reset, reset_state)
-    y, h_n, _, _ = run(input, hx, weights, layer_norms, chosen, call, training)
+    y, h_n, _, _ = run(input, hx, Stack(weights, layer_norms, chosen, training), call)
     return y, h_n
 
 
-def run(
-    input: Tensor,
-    hx: Tensor | None,
-    weights: Sequence[Group],
-    layer_norms: Sequence[Group] | None,
-    options: Options,
-    call: Call,
-    training: bool,
-    wants_gates: bool = False,
-) -> Result:
+def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates: bool = False) -> Result:
     """`gru` with options that are checked."""
-    x, h0, weights, steps, request = _prepared(input, hx, weights, layer_norms, options, call, training, wants_gates)
-    choice = dispatch.choose(options.backend, request)
+    x, h0, weights, steps, request = _prepared(input, hx, stack, call, wants_gates)
+    choice = dispatch.choose(stack.options.backend, request)
     if choice.name == "onnx":
         from grucore.convert import onnx_trace
 
+    _, layer_norms, options, training = stack
     D, variant = options.directions, options.variant(training)
     h_n, gates = [], []
     layers: list[Tensor] = []
@@ -139,19 +140,9 @@ def run(
     return Result(x, h_n[0] if len(h_n) == 1 else torch.cat(h_n), all_gates, layers)
 
 
-def explain(
-    input: Tensor,
-    hx: Tensor | None,
-    weights: Sequence[Group],
-    layer_norms: Sequence[Group] | None,
-    options: Options,
-    call: Call,
-    training: bool,
-    wants_gates: bool = False,
-) -> dispatch.Choice:
+def explain(input: Tensor, hx: Tensor | None, stack: Stack, call: Call) -> dispatch.Choice:
     """The implementation that `run` takes for the same arguments, and why."""
-    request = _prepared(input, hx, weights, layer_norms, options, call, training, wants_gates).request
-    return dispatch.choose(options.backend, request)
+    return dispatch.choose(stack.options.backend, _prepared(input, hx, stack, call, wants_gates=False).request)
 
 
 class _Prepared(NamedTuple):
@@ -164,16 +155,8 @@ class _Prepared(NamedTuple):
     request: dispatch.Request
 
 
-def _prepared(
-    input: Tensor,
-    hx: Tensor | None,
-    weights: Sequence[Group],
-    layer_norms: Sequence[Group] | None,
-    options: Options,
-    call: Call,
-    training: bool,
-    wants_gates: bool,
-) -> _Prepared:
+def _prepared(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates: bool) -> _Prepared:
+    weights, layer_norms, options, training = stack
     T, B, H = check_sequence(input, hx, weights, options.directions)
     check_reset_state(call.reset_state, call.reset, options.bidirectional, (len(weights), B, H))
     if layer_norms is not None:
@@ -294,7 +277,7 @@ def step(
         return reference.gru_update(reference.gru_gates(gx, hx, w_hh, b_hh, form.reset_after), hx)
     x, h = input.reshape(1, -1, input.shape[-1]), hx.reshape(1, -1, hx.shape[-1])
     norms = None if layer_norms is None else [layer_norms]
-    return run(x, h, [weights], norms, options, Call(), training).h_n.view(hx.shape)
+    return run(x, h, Stack([weights], norms, options, training), Call()).h_n.view(hx.shape)
 
 
 def _stacked(groups: Sequence[Group]) -> list[Tensor]:

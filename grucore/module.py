@@ -15,11 +15,11 @@ from torch.nn.utils.rnn import PackedSequence
 
 from grucore import copies, dispatch, functional
 from grucore.errors import InputError, check_size, check_tensor, differ
-from grucore.functional import Call
+from grucore.functional import Call, Stack
 from grucore.kernels import Gates
 from grucore.kernels.regularised import acting
 from grucore.layouts import Arranged, arranged
-from grucore.options import DEFAULTS, Activation, LayerWithOptions, Options, Precision, options_of
+from grucore.options import DEFAULTS, Activation, LayerWithOptions, Precision, options_of
 from grucore.steps import Lengths
 
 
@@ -249,7 +249,7 @@ class GRU(LayerWithOptions):
             True
         """
         x, hx, call, layout = self._arranged(input, hx, Call(lengths, mask, reset, reset_state))  # type: ignore[arg-type]
-        y, h_n, _, _ = functional.run(*self._arguments(x, hx), call, self.training)
+        y, h_n, _, _ = functional.run(x, *self._state_and_stack(x, hx), call)
         return layout.sequence(y), layout.state(h_n)
 
     if TYPE_CHECKING:
@@ -285,7 +285,7 @@ class GRU(LayerWithOptions):
         if isinstance(input, PackedSequence):
             raise InputError("trace needs a padded input: pad_packed_sequence gives the input and its lengths")
         x, hx, call, layout = self._arranged(input, hx, Call(lengths, mask, reset, reset_state))  # type: ignore[arg-type]
-        y, h_n, gates, layers = functional.run(*self._arguments(x, hx), call, self.training, wants_gates=True)
+        y, h_n, gates, layers = functional.run(x, *self._state_and_stack(x, hx), call, wants_gates=True)
         assert gates is not None
         gates = Gates(*map(layout.unbatched, gates))
         return Trace(layout.sequence(y), layout.state(h_n), gates, layout.sequence(torch.stack(layers)))
@@ -310,13 +310,13 @@ class GRU(LayerWithOptions):
             Choice(name='regularised', reason='the eager kernels have no zoneout')
         """
         x, hx, arranged_call, _ = self._arranged(input, hx, Call(**call))
-        return functional.explain(*self._arguments(x, hx), arranged_call, self.training)
+        return functional.explain(x, *self._state_and_stack(x, hx), arranged_call)
 
     def _arranged(self, input: Tensor | PackedSequence, hx: Tensor | None, call: Call) -> Arranged:
         return arranged(input, hx, call, self.batch_first, (self.num_layers * self.num_directions, self.hidden_size))
 
-    def _arguments(self, x: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor | None, Any, Any, Options]:
-        """The first arguments of `functional.run` for a time-major batch."""
+    def _state_and_stack(self, x: Tensor, hx: Tensor | None) -> tuple[Tensor | None, Stack]:
+        """The state that a time-major batch begins with, and the parameters and options of all layers."""
         if differ(x.shape[-1:], (self.input_size,)):
             raise InputError(
                 f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {x.shape[-1]}"
@@ -324,7 +324,7 @@ class GRU(LayerWithOptions):
         if hx is None and self.learn_initial_state:
             hx = self.initial_state.unsqueeze(1).expand(-1, x.shape[1], -1)
         gains = self._groups(self._norm_names) if self.layer_norm else None
-        return x, hx, self.all_weights, gains, options_of(self)
+        return hx, Stack(self.all_weights, gains, options_of(self), self.training)
 
     def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One step of all layers, for streaming: calling it T times equals one call on the whole sequence.
@@ -362,7 +362,8 @@ class GRU(LayerWithOptions):
         if acting(options.variant(self.training)) or (hx is None and self.learn_initial_state):
             rows = input if input.dim() == 2 else input.unsqueeze(0)
             hx = None if hx is None else hx.view(len(hx), *rows.shape[:1], -1)
-            y, h_n, _, _ = functional.run(*self._arguments(rows.unsqueeze(0), hx), Call(), self.training)
+            x = rows.unsqueeze(0)
+            y, h_n, _, _ = functional.run(x, *self._state_and_stack(x, hx), Call())
             return y.view(*input.shape[:-1], -1), h_n.view(expected)
         if hx is None:
             hx = input.new_zeros(expected)

@@ -93,7 +93,8 @@ class DPGRU(GRU):
         """y and h_n of each sample, flat and side by side: (B, T*D*H + K*D*H); all arguments samples first."""
         hx, lengths, mask, reset, reset_state = (None if t.shape[1:] == (0,) else t for t in arguments)
         call = Call(lengths, _swapped(mask), _swapped(reset), _swapped(reset_state))
-        y, h_n, _, _ = run(*self._arguments(input.transpose(0, 1), _swapped(hx)), call, self.training)
+        x = input.transpose(0, 1)
+        y, h_n, _, _ = run(x, *self._state_and_stack(x, _swapped(hx)), call)
         return torch.cat([y.transpose(0, 1).flatten(1), h_n.transpose(0, 1).flatten(1)], 1)
 
     def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
