@@ -31,10 +31,10 @@ test-gpu: .venv/installed-test  ## the tests that need a GPU; fails without one
 
 bench: OUT := runs/bench-$(shell date +%Y%m%d-%H%M%S)
 bench: .venv/installed-bench  ## time grucore, torch.nn.GRU and others side by side on the CPU; OUT=folder
-	$(BIN)/python -m benchmarks.ceilings --out $(OUT)
-	$(BIN)/python -m benchmarks.run --suite quick --out $(OUT)
-	$(BIN)/python -m benchmarks.imdb_epoch --out $(OUT)
-	$(BIN)/python -m benchmarks.report $(OUT)
+	$(BIN)/python -m benchmarks.measuring.ceilings --out $(OUT)
+	$(BIN)/python -m benchmarks.measuring.run --suite quick --out $(OUT)
+	$(BIN)/python -m benchmarks.measuring.imdb_epoch --out $(OUT)
+	$(BIN)/python -m benchmarks.publishing.report $(OUT)
 
 check: .venv/installed-test  ## ruff, type check, doctests
 	$(BIN)/ruff check .

@@ -1,1 +1,1 @@
-"""GRU implementations side by side: `python -m benchmarks.run`, then `python -m benchmarks.report`."""
+"""GRU implementations side by side; README.md in this folder says how a figure is made."""

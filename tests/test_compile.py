@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from benchmarks import compile_report
+from benchmarks.tuning import compile_report
 from grucore.kernels.triton import plan
 from grucore.kernels.triton.plan import H100, Device
 
-ROOT = compile_report.BUDGET.parent.parent
+ROOT = compile_report.BUDGET.parents[2]
 A100 = compile_report.DEVICES[80]
 
 
@@ -25,7 +25,9 @@ def run_without_interpreter(*arguments):
 @pytest.mark.parametrize("arch", [80, 90, 100])
 def test_every_plan_is_within_its_budget(arch, tmp_path):
     """No spills, shared memory as the table says, and on sm_90 the loop within the budget, with the Triton it names."""
-    result = run_without_interpreter("-m", "benchmarks.compile_report", "--arch", arch, "--json", tmp_path / "rows")
+    result = run_without_interpreter(
+        "-m", "benchmarks.tuning.compile_report", "--arch", arch, "--json", tmp_path / "rows"
+    )
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "rows").read_text())
     covered = {(row["kernel"], row["dtype"], row["H"]) for row in rows}
@@ -67,7 +69,7 @@ def test_faults_are_found():
 
 WGMMA = """
 import json
-from benchmarks import compile_report
+from benchmarks.tuning import compile_report
 row = {"recurrence": "backward", "max_hidden": 1040, "max_batch": None, "block_b": 64, "block_j": 64, "block_k": 64}
 row |= {"streamed": True, "exchange": "counter", "warps": 8, "stages": 3, "shared_bytes": 40976}
 kernel = compile_report.KERNELS["backward", True]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import compile_report, tune
+from benchmarks.tuning import compile_report, tune
 from grucore.kernels.triton import plan
 from grucore.kernels.triton.plan import H100, Plan
 
@@ -16,7 +16,7 @@ FASTER = Plan(16, 32, 128, False, "counter", 4, 1, 100_000)
 
 
 def on_device(*arguments):
-    command = ["bash", ROOT / "benchmarks" / "on_device.sh", *arguments]
+    command = ["bash", ROOT / "benchmarks" / "tuning" / "on_device.sh", *arguments]
     environment = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
 
@@ -26,7 +26,7 @@ def test_a_dry_run_of_a_gpu_day(tmp_path):
     result = on_device(tmp_path, "dry-run")
     assert result.returncode == 1 and result.stdout.endswith("failed: environment\n"), result.stdout + result.stderr
     assert "backward,ieee,16" in (tmp_path / "tune" / "tune.csv").read_text()
-    assert "nn.GRU / grucore" in (tmp_path / "report" / "RESULTS.md").read_text()
+    assert "times as fast as nn.GRU" in (tmp_path / "report" / "RESULTS.md").read_text()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing where there is no GPU")

@@ -4,17 +4,19 @@ import re
 
 import pytest
 
-from benchmarks import ceilings, plots, report
+from benchmarks import results
+from benchmarks.measuring import ceilings
+from benchmarks.publishing import plots, report
 
-RESULTS = report.ROOT / "benchmarks" / "results"
+RESULTS = report.RESULTS
 
 
 def test_pages_are_what_the_report_writes(tmp_path):
-    rows, limits = report.read([RESULTS]), ceilings.read(RESULTS / "ceilings")
+    rows, limits = results.read([RESULTS]), ceilings.read(RESULTS / "ceilings")
     page = (report.ROOT / "README.md").read_text()
     assert report.readme(page, rows) == page
     page = report.ROOT / "benchmarks" / "RESULTS.md"
-    pictures = [f"plots/{path.name}" for path in plots.save(report.cells(rows), limits, tmp_path)]
+    pictures = [f"plots/{path.name}" for path in plots.save(results.cells(rows), limits, tmp_path)]
     assert page.read_text() == report.report(rows, limits, pictures)
     assert all((page.parent / picture).exists() for picture in pictures)
 
@@ -22,9 +24,9 @@ def test_pages_are_what_the_report_writes(tmp_path):
 def test_other_columns_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("provider,speed\ngrucore,fast\n")
     with pytest.raises(ValueError, match=r"has columns \['provider', 'speed'\], expected"):
-        report.read([tmp_path])
+        results.read([tmp_path])
     with pytest.raises(ValueError, match=r"holds no \.csv file"):
-        report.read([tmp_path / "nothing"])
+        results.read([tmp_path / "nothing"])
 
 
 def test_readme_example_runs():
@@ -34,7 +36,10 @@ def test_readme_example_runs():
     assert names["y"].shape == (50, 8, 512) and names["h_n"].shape == (4, 8, 256)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "examples/imdb/README.md", "benchmarks/RESULTS.md"])
+PAGES = ["README.md", "CONTRIBUTING.md", "examples/imdb/README.md", "benchmarks/README.md", "benchmarks/RESULTS.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     path = report.ROOT / page
     links = re.findall(r"\]\(([^)#]+)", path.read_text())

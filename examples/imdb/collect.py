@@ -3,7 +3,7 @@
     python examples/imdb/collect.py runs/imdb-folder --name book-masked-cpu
 
 writes results/book-masked-cpu.json: the run's configuration, summary and metrics; for `--seeds` the summary of all, and
-each run's own. `python -m benchmarks.report` makes the README's table of these files.
+each run's own. `python -m benchmarks.publishing.report` makes the README's table of these files.
 """
 
 from __future__ import annotations

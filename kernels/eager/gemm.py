@@ -4,7 +4,7 @@ PyTorch sends float32 products on CPU to MKL or whichever BLAS it was built with
 PyTorch also carries, has a fixed cost of some 10 us a call and then is faster: with AVX-512 (AMD Zen 5, two threads)
 0.99 to 3.1 times as fast from M * N * K of 2^20 on, with AVX2 (Zen 3) 0.99 to 1.2 times from 2^23 on, the weight being
 laid out once for all calls. Below that, and for other dtypes and devices, the plain product is used. `python -m
-benchmarks.gemm` measures the crossing; its rows are in benchmarks/results/gemm.
+benchmarks.tuning.gemm` measures the crossing; its rows are in benchmarks/results/gemm.
 
 For every shape it has seen, oneDNN keeps code and scratch memory (0.7 MB at N = 768, K = 256, and 5 MB at N = 3072,
 K = 1024), so that lengths or batch sizes that change would fill memory without end. Therefore only row counts that are

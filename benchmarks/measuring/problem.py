@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import DTYPES, Case
-from benchmarks.providers import Floor, Provider
-from benchmarks.timing import rotating
+from benchmarks.measuring.cases import DTYPES, Case
+from benchmarks.measuring.timing import rotating
+from benchmarks.providers.base import Provider
+from benchmarks.providers.pytorch import Torch
+from grucore.kernels import Form, State, Steps, Weights
 from grucore.kernels.reference import gru_layer
 
 
@@ -19,14 +21,14 @@ class ResetBefore(Provider):
     """One layer of torch.nn.GRU's weights with the reset gate before the product, by the reference equations."""
 
     def forward(self, x: Tensor, lengths: Tensor | None, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """All rows of one length."""
-        w_ih, w_hh, b_ih, b_hh = self.layer.all_weights[0]
-        h0 = x.new_zeros(x.shape[1], w_hh.shape[1]) if hx is None else hx[0]
-        y, h_n, _ = gru_layer(x, h0, w_ih, w_hh, b_ih, b_hh, reset_after=False)
-        return y, h_n.unsqueeze(0)
+        """Runs rows of one length."""
+        weights = Weights(*(w.unsqueeze(0) for w in self.layer.all_weights[0]))
+        state = State(x.new_zeros(1, x.shape[1], self.layer.hidden_size) if hx is None else hx)
+        y, h_n, _ = gru_layer(x, state, weights, Steps(), Form(reset_after=False))
+        return y, h_n
 
     def step(self, x: Tensor, hx: Tensor) -> Tensor:
-        """A sequence of one."""
+        """Runs a sequence of one."""
         return self.forward(x, None, hx)[1]
 
 
@@ -51,26 +53,25 @@ class Problem:
         self._right: dict[bool, list[Tensor]] = {}
 
     def right(self, reset_after: bool) -> list[Tensor]:
-        """What is right, in float64 on the CPU."""
+        """Computes what is right, in float64 on the CPU."""
         if reset_after not in self._right:
-            oracle = (Provider if reset_after else ResetBefore)(copy.deepcopy(self.layer).double().cpu())
+            oracle = (Torch if reset_after else ResetBefore)(copy.deepcopy(self.layer).double().cpu())
             self._right[reset_after] = self.results(oracle, torch.float64, "cpu")
         return self._right[reset_after]
 
     def results(self, provider: Provider, dtype: torch.dtype | None = None, device: str | None = None) -> list[Tensor]:
-        """What the mode computes, in one list of tensors."""
+        """Computes what the mode does, in one list of tensors."""
         x, dy, hx = (t.detach().to(device=device, dtype=dtype) for t in (self.inputs[0], self.dy, self.hx))
         if self.mode == "step":
             with torch.inference_mode():
                 return [provider.step(x, hx).clone()]
-        training = self.mode == "training"
-        x.requires_grad_(training)
-        y, h_n = provider.forward(x, self.lengths)
-        grads = torch.autograd.grad(y, [x, *provider.layer.parameters()], dy) if training else ()
-        return [t.detach() for t in (y, h_n, *grads)]
+        if self.mode == "training":
+            return [t.detach() for t in provider.train(x.requires_grad_(), self.lengths, dy)]
+        with torch.inference_mode():
+            return list(provider.forward(x, self.lengths))
 
     def error(self, provider: Provider) -> float:
-        """The largest RMS error of any result."""
+        """Returns the largest RMS error of any result."""
         got = [t.double().cpu() for t in self.results(provider)]
         errors = [
             (a - b).square().mean().sqrt() / b.square().mean().sqrt()
@@ -79,18 +80,10 @@ class Problem:
         return float(torch.stack(errors).max())
 
     def run(self, provider: Provider) -> Callable[[], object]:
-        """The call to be timed; inputs rotate, so that none is found in a cache."""
+        """Makes the call to be timed; inputs rotate, so that none is found in a cache."""
         next_x = rotating(self.inputs)
         if self.mode == "step":
             return torch.inference_mode()(lambda: provider.step(next_x(), self.hx))
-        if isinstance(provider, Floor):
-            provider.training = self.mode == "training"
-            return lambda: provider.forward(next_x().detach(), self.lengths)
         if self.mode == "inference":
             return torch.inference_mode()(lambda: provider.forward(next_x(), self.lengths))
-
-        def train() -> None:
-            x = next_x()
-            torch.autograd.grad(provider.forward(x, self.lengths)[0], [x, *provider.layer.parameters()], self.dy)
-
-        return train
+        return lambda: provider.train(next_x(), self.lengths, self.dy)

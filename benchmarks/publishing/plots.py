@@ -1,18 +1,16 @@
-"""The pictures of RESULTS.md, each from the cells that `report.py` reads; a picture without data is not made."""
+"""Draws the pictures of RESULTS.md, each from the cells of one run; a picture without data is not made."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 
-from benchmarks import ceilings
-
-if TYPE_CHECKING:
-    from benchmarks.report import Cell
+from benchmarks.measuring import ceilings
+from benchmarks.results import Cell, Run
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -20,28 +18,29 @@ from matplotlib import pyplot as plt
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "svg.hashsalt": "grucore"}
 OURS, THEIRS = "#0072b2", "#888888"
 COLORS = {"nn.GRU": THEIRS, "nn.LSTM": "#c9a227", "torch.compile": "#8a5a9e", "grucore": OURS}
-PROVIDERS = {"nn.GRU": "torch", "nn.LSTM": "torch-lstm", "torch.compile": "torch-compile"}
+PROVIDERS = {"nn.LSTM": "torch-lstm", "torch.compile": "torch-compile"}
+SPEED_UP = "grucore: times as fast as nn.GRU"
 
 
 def ratios(cells: list[Cell], axes: Any) -> bool:
-    """A bar for each cell: nn.GRU's time divided by ours."""
-    cells = [cell for cell in cells if cell.ratio("torch")]
+    """Draws a bar for each cell: how many times as fast as nn.GRU we are."""
+    cells = [cell for cell in cells if cell.ratio(cell.baseline)]
     labels = [f"{c.mode}  {c.case.T} x {c.case.B}, {c.case.I} -> {c.case.H}, {c.case.lengths}" for c in cells]
-    values = [cell.ratio("torch") for cell in cells]
+    values = [cell.ratio(cell.baseline) for cell in cells]
     axes.barh(range(len(cells)), values, color=[OURS if (v or 0) >= 1 else "#d55e00" for v in values])
     axes.set_yticks(range(len(cells)), labels, fontsize=7)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.invert_yaxis()
-    axes.set_xlabel("nn.GRU's time / grucore's")
+    axes.set_xlabel(SPEED_UP)
     axes.figure.set_size_inches(7, 1 + 0.18 * len(cells))
     return bool(cells)
 
 
 def heat(cells: list[Cell], axes: Any) -> bool:
-    """nn.GRU's time divided by ours over B and H, in training on one length: the mean over T and dtypes."""
+    """Draws how many times as fast as nn.GRU we are over B and H, training on one length: the mean of T and dtypes."""
     found: dict[tuple[int, int], list[float]] = {}
     for cell in cells:
-        ratio = cell.ratio("torch")
+        ratio = cell.ratio(cell.baseline)
         if ratio and cell.mode == "training" and cell.case.lengths == "full" and cell.case.I == cell.case.H:
             found.setdefault((cell.case.B, cell.case.H), []).append(ratio)
     batches, hidden = (sorted({key[i] for key in found}) for i in (0, 1))
@@ -56,21 +55,21 @@ def heat(cells: list[Cell], axes: Any) -> bool:
     axes.set_yticks(range(len(batches)), batches)
     axes.set_xlabel("H")
     axes.set_ylabel("B")
-    axes.set_title("nn.GRU's time / grucore's, training")
+    axes.set_title(f"{SPEED_UP}, training")
     return True
 
 
 def steps(cells: list[Cell], axes: Any) -> bool:
-    """Microseconds a step against H, in training on one length."""
+    """Draws microseconds per step against H, in training on one length."""
     cells = [c for c in cells if c.mode == "training" and c.case.lengths == "full" and not c.case.bidirectional]
     axes.set_xlabel("H")
-    axes.set_ylabel("us a step, training")
+    axes.set_ylabel("us per step, training")
     axes.set_xscale("log", base=2)
     return _scatter(axes, {name: [(c.case.H, _value(c, name, "us_per_step")) for c in cells] for name in COLORS})
 
 
 def memory(cells: list[Cell], axes: Any) -> bool:
-    """Peak memory of a training step against the size of y."""
+    """Draws peak memory of a training step against the size of y."""
     cells = [c for c in cells if c.mode == "training" and c.case.lengths == "full"]
     axes.set_xlabel("T x B x H")
     axes.set_ylabel("MiB at most, training")
@@ -83,11 +82,12 @@ def memory(cells: list[Cell], axes: Any) -> bool:
 
 
 def _value(cell: Cell, name: str, column: str) -> float | None:
-    return cell.value(PROVIDERS.get(name, cell.ours), column)
+    provider = {"nn.GRU": cell.baseline, "grucore": cell.ours}.get(name) or PROVIDERS[name]
+    return cell.value(provider, column)
 
 
 def _scatter(axes: Any, points: Mapping[str, list[tuple[float, float | None]]]) -> bool:
-    """The points of each name that have a value; whether there are any."""
+    """Draws the points of each name that have a value; returns whether there are any."""
     axes.set_yscale("log")
     for name, pairs in points.items():
         drawn = [pair for pair in pairs if pair[1]]
@@ -99,7 +99,7 @@ def _scatter(axes: Any, points: Mapping[str, list[tuple[float, float | None]]]) 
 
 
 def roofline(cells: list[Cell], axes: Any, limits: Mapping[str, float]) -> bool:
-    """Operations a second against operations a byte, under the machine's ceilings."""
+    """Draws operations per second against operations per byte, under what large products and a large copy reached."""
     rate, copy = max(v for k, v in limits.items() if k.startswith("products")), limits["copy"] / 1e3
     points: dict[str, list[tuple[float, float | None]]] = {"nn.GRU": [], "grucore": []}
     for c in cells:
@@ -113,27 +113,28 @@ def roofline(cells: list[Cell], axes: Any, limits: Mapping[str, float]) -> bool:
     widest = 2 * max(x for pairs in points.values() for x, _ in pairs)
     axes.plot([rate / copy / 64, rate / copy, max(widest, rate / copy)], [rate / 64, rate, rate], color="black")
     axes.set_xscale("log")
-    axes.set_xlabel("operations a byte")
+    axes.set_xlabel("operations per byte")
     axes.set_ylabel("10^12 operations/s")
     return True
 
 
-def save(cells: list[Cell], limits: Mapping[str, Mapping[str, float]], folder: Path) -> list[Path]:
-    """Writes a PNG for each kind of picture and device into the folder, and says which were made."""
+def save(cells: list[Cell], limits: Mapping[Run, Mapping[str, float]], folder: Path) -> list[Path]:
+    """Writes a PNG for each kind of picture and run into the folder, and says which were made."""
     made = []
-    for device in dict.fromkeys(cell.device for cell in cells):
-        of_device = [cell for cell in cells if cell.device == device]
+    for run in dict.fromkeys(cell.run for cell in cells):
+        of_run = [cell for cell in cells if cell.run == run]
         kinds: dict[str, Callable[..., bool]] = {"speed-up": ratios, "speed-up-over-B-and-H": heat}
         kinds |= {"us-per-step": steps, "memory": memory}
-        if device in limits:
-            kinds["roofline"] = lambda c, axes, limits=limits[device]: roofline(c, axes, limits)
+        if run in limits:
+            kinds["roofline"] = lambda c, axes, limits=limits[run]: roofline(c, axes, limits)
         for title, draw in kinds.items():
             with plt.rc_context(STYLE):
                 picture, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-                if draw(of_device, axes):
-                    picture.suptitle(device, fontsize=9)
+                if draw(of_run, axes):
+                    where = f"{run.device}, commit {run.commit}"
+                    picture.suptitle(where, fontsize=9)
                     folder.mkdir(parents=True, exist_ok=True)
-                    path = folder / f"{'-'.join(re.findall(r'[A-Za-z0-9]+', device)).lower()}-{title}.png"
+                    path = folder / f"{'-'.join(re.findall(r'[A-Za-z0-9]+', where)).lower()}-{title}.png"
                     picture.savefig(path, dpi=120, metadata={"Software": None})
                     made.append(path)
                 plt.close(picture)

@@ -29,7 +29,7 @@ class Case(NamedTuple):
     dtype: str = "float32"
 
     def row_lengths(self) -> Tensor | None:
-        """The rows' lengths, (B,), None where all are T."""
+        """Draws the rows' lengths, (B,), None where all are T."""
         if self.lengths == "full":
             return None
         generator = torch.Generator().manual_seed(0)
@@ -65,7 +65,7 @@ GPU_QUICK = [
 
 
 def gpu_full() -> Iterator[Case]:
-    """The whole grid: I = H, all dtypes; and long sequences, lengths, stacks."""
+    """Yields the whole grid: I = H, all dtypes; and long sequences, lengths, stacks."""
     for dtype, T, B, H in itertools.product(DTYPES, (128, 512, 2048), (1, 16, 64, 256), (64, 128, 256, 512, 1024)):
         yield Case(T, B, H, H, dtype=dtype)
     for dtype, H in itertools.product(("bfloat16", "float32"), (128, 512)):
@@ -75,7 +75,7 @@ def gpu_full() -> Iterator[Case]:
 
 
 def suite(name: str, device: str) -> list[tuple[str, Case]]:
-    """(mode, case) of a suite: mode "inference", "training", "step" (one step of all layers), "first" or "memory"."""
+    """Returns (mode, case) of a suite; the modes are `benchmarks.results.Row`'s, but "epoch"."""
     cases = {
         ("smoke", "cpu"): SMOKE,
         ("smoke", "cuda"): SMOKE,

@@ -16,7 +16,7 @@ FLUSH_BYTES = 2**28  # more than any L2 cache: what a run left there does not he
 
 
 def timed(runs: Mapping[Name, Callable[[], object]], rounds: int, device: str = "cpu") -> dict[Name, list[float]]:
-    """Milliseconds of each run in each of at most `rounds` rounds, after a round of warming up."""
+    """Returns the milliseconds of each run in each of at most `rounds` rounds, after a round of warming up."""
     samples: dict[Name, list[float]] = {name: [] for name in runs}
     begin = time.perf_counter()
     flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda") if device == "cuda" else None
@@ -47,7 +47,7 @@ def _milliseconds_on_gpu(run: Callable[[], object], flush: torch.Tensor) -> floa
 
 
 def replayed(run: Callable[[], object], rounds: int) -> float:
-    """The median milliseconds of a CUDA graph of the run: what it takes without the host's share."""
+    """Returns the median milliseconds of a CUDA graph of the run: what it takes without the host's share."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         run()
@@ -59,7 +59,7 @@ def replayed(run: Callable[[], object], rounds: int) -> float:
 
 
 def peak_mib(run: Callable[[], object]) -> float:
-    """MiB that a run needs on the GPU beyond what is there before."""
+    """Returns the MiB that a run needs on the GPU beyond what is there before."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -68,10 +68,10 @@ def peak_mib(run: Callable[[], object]) -> float:
     return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
-def quantiles(samples: list[float]) -> dict[str, str]:
-    """The columns ms_p20, ms_p50 and ms_p80."""
+def spread(samples: list[float]) -> tuple[float, ...]:
+    """Returns the quantiles 0.2, 0.5 and 0.8."""
     tenths = statistics.quantiles(samples, n=10, method="inclusive") if len(samples) > 1 else samples * 9
-    return {f"ms_p{10 * i}": f"{tenths[i - 1]:.4g}" for i in (2, 5, 8)}
+    return tuple(tenths[i - 1] for i in (2, 5, 8))
 
 
 def rotating(inputs: list[torch.Tensor]) -> Callable[[], torch.Tensor]:

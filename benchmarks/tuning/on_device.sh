@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # A GPU day, uninstalled and without network, each call in under 9 minutes:
-#   bash benchmarks/on_device.sh OUT               test, tune and time; with DATA=PATH (IMDB as parquet) an epoch too
-#   bash benchmarks/on_device.sh OUT full I/N      the I-th of N parts of the full grid, cut off after 500 s
-#   bash benchmarks/on_device.sh OUT dry-run       tries the script itself without a GPU, on the smallest sizes
+#   bash benchmarks/tuning/on_device.sh OUT            test, tune, time; with DATA=PATH (IMDB as parquet) an epoch too
+#   bash benchmarks/tuning/on_device.sh OUT full I/N   the I-th of N parts of the full grid, cut off after 500 s
+#   bash benchmarks/tuning/on_device.sh OUT dry-run    tries the script itself without a GPU, on the smallest sizes
 # Each part has its own time limit and log under OUT; what one part leaves is kept when another fails.
 set -uo pipefail
-cd "$(dirname "$0")/.."
-usage="usage: bash benchmarks/on_device.sh OUT [full I/N | dry-run]"
+cd "$(dirname "$0")/../.."
+usage="usage: bash benchmarks/tuning/on_device.sh OUT [full I/N | dry-run]"
 OUT=${1:?$usage}
 MODE=${2:-quick}
 PYTHON=${PYTHON:-python3}
@@ -33,30 +33,30 @@ part() { # NAME SECONDS COMMAND...
     ((status == 0)) || failed+=("$name")
 }
 
-part environment 30 "$PYTHON" -m benchmarks.environment "$OUT/environment.json"
+part environment 30 "$PYTHON" -m benchmarks.measuring.environment "$OUT/environment.json"
 case $MODE in
     quick)
         part tests 140 "$PYTHON" -m pytest -q -m gpu tests/test_fused.py tests/test_step.py tests/test_gpu.py
         part selftest 30 "$PYTHON" -m grucore.selftest
-        part ceilings 25 "$PYTHON" -m benchmarks.ceilings --device cuda --out "$OUT/speed"
-        part tune 130 "$PYTHON" -m benchmarks.tune --seconds 115 --out "$OUT/tune"
-        part speed 110 "$PYTHON" -m benchmarks.run --device cuda --suite quick --out "$OUT/speed"
+        part ceilings 25 "$PYTHON" -m benchmarks.measuring.ceilings --device cuda --out "$OUT/speed"
+        part tune 130 "$PYTHON" -m benchmarks.tuning.tune --seconds 115 --out "$OUT/tune"
+        part speed 110 "$PYTHON" -m benchmarks.measuring.run --device cuda --suite quick --out "$OUT/speed"
         if [[ -n ${DATA:-} ]]; then
-            part epoch 70 "$PYTHON" -m benchmarks.imdb_epoch --device cuda --preset book --data "$DATA" --epochs 1 \
-                --out "$OUT/speed"
+            part epoch 70 "$PYTHON" -m benchmarks.measuring.imdb_epoch --device cuda --preset book --data "$DATA" \
+                --epochs 1 --out "$OUT/speed"
         fi
         ;;
     full)
-        part "speed-${PART/\//-of-}" 500 "$PYTHON" -m benchmarks.run --device cuda --suite full --part "$PART" \
-            --out "$OUT/speed"
+        part "speed-${PART/\//-of-}" 500 "$PYTHON" -m benchmarks.measuring.run --device cuda --suite full \
+            --part "$PART" --out "$OUT/speed"
         ;;
     dry-run)
         export TRITON_INTERPRET=1
         part tests 60 "$PYTHON" -m pytest -q tests/test_step.py -k empty
-        part tune 60 "$PYTHON" -m benchmarks.tune --dry-run --out "$OUT/tune"
-        part speed 60 "$PYTHON" -m benchmarks.run --device cpu --suite smoke --rounds 2 \
+        part tune 60 "$PYTHON" -m benchmarks.tuning.tune --dry-run --out "$OUT/tune"
+        part speed 60 "$PYTHON" -m benchmarks.measuring.run --device cpu --suite smoke --rounds 2 \
             --providers grucore-reference torch --out "$OUT/speed"
-        part report 60 "$PYTHON" -m benchmarks.report "$OUT/speed" --output "$OUT/report/RESULTS.md"
+        part report 60 "$PYTHON" -m benchmarks.publishing.report "$OUT/speed" --output "$OUT/report/RESULTS.md"
         ;;
 esac
 ((${#failed[@]} == 0)) || { echo "failed: ${failed[*]}" && exit 1; }

@@ -1,4 +1,4 @@
-"""What measurements depend on, for each row of results and as a file: `python -m benchmarks.environment FILE`."""
+"""What measurements depend on, for each row and as a file: `python -m benchmarks.measuring.environment FILE`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 
 def environment(device: str) -> dict[str, str]:
-    """The columns of a row of results that say under what it was measured."""
+    """Returns the columns of a row of results that say under what it was measured."""
     try:
         described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout
     except OSError:  # no git
@@ -32,7 +32,7 @@ def environment(device: str) -> dict[str, str]:
 
 
 def version(package: str) -> str:
-    """A package's version, "" where it is not installed."""
+    """Returns a package's version, "" where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -40,7 +40,7 @@ def version(package: str) -> str:
 
 
 def cpu_name() -> str:
-    """The processor's model name and its widest vectors, which tell generations of one name apart."""
+    """Returns the processor's model name and its widest vectors, which tell generations of one name apart."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -56,7 +56,7 @@ def cpu_name() -> str:
 def main() -> None:
     """Writes the environment, and a GPU's limits, as JSON."""
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m benchmarks.environment FILE")
+        sys.exit("usage: python -m benchmarks.measuring.environment FILE")
     facts: dict[str, object] = dict(environment("cuda" if torch.cuda.is_available() else "cpu"))
     facts |= {"python": platform.python_version(), "numpy": version("numpy"), "cuda": torch.version.cuda}
     if torch.cuda.is_available():

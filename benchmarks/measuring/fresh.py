@@ -1,4 +1,6 @@
-"""What a process of its own shows: `python -m benchmarks.fresh MODE PROVIDER DEVICE CASE...` prints one number.
+"""What a process of its own shows, as one number.
+
+    python -m benchmarks.measuring.fresh MODE PROVIDER DEVICE CASE...
 
 MODE "first": milliseconds from PyTorch and grucore imported and the data made to a first gradient (or, of a provider
 that does not train, a first output): imports, compilation and warming up.
@@ -15,20 +17,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.providers import PROVIDERS, Provider, Unavailable
+from benchmarks.providers import PROVIDERS
+from benchmarks.providers.base import Provider, Unavailable
 
 PROCESS = Path("/proc/self")
 
 
 def run(provider: Provider, x: Tensor) -> None:
-    """Forward and, if the provider trains, backward."""
+    """Runs forward and, if the provider trains, backward."""
     y, _ = provider.forward(x, None)
     if provider.trains:
         y.sum().backward()
 
 
 def held_mib(device: str, most: bool) -> float:
-    """MiB held now or, since `forget`, at most."""
+    """Returns the MiB held now or, since `forget`, at most."""
     if device == "cuda":
         return (torch.cuda.max_memory_allocated() if most else torch.cuda.memory_allocated()) / 2**20
     status = (PROCESS / "status").read_text()
@@ -36,7 +39,7 @@ def held_mib(device: str, most: bool) -> float:
 
 
 def forget(device: str) -> None:
-    """Begins the most anew."""
+    """Begins again to look for the most."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:

@@ -1,11 +1,11 @@
-"""Compiles every plan of the fused kernels ahead of time, without a GPU, and holds what comes out to a budget.
+"""Compiles every plan of the fused kernels ahead of time, without a GPU, and compares what comes out with a budget.
 
-    python -m benchmarks.compile_report --arch 90 [--json FILE]
+    python -m benchmarks.tuning.compile_report --arch 90 [--json FILE]
 
 Prints registers, spilled bytes, shared memory and the instructions of the step loop (per warp, from the machine code),
 and exits with 1 where a kernel spills, takes more shared memory than plans.json says, has asynchronous products, reads
-an operand from shared memory with conflicts, or has more instructions in its loop than benchmarks/compile_budget.json
-allows. Instructions (sm_90) and conflicts are checked with the Triton that the budget names, the rest with every one.
+an operand from shared memory with conflicts, or has more instructions in its loop than compile_budget.json allows.
+Instructions (sm_90) and conflicts are checked with the Triton that the budget names, the rest with every one.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import triton
-from grucore.kernels.backward import _gru_backward_kernel
-from grucore.kernels.forward import _gru_forward_kernel
-from grucore.kernels.plan import H100, TABLE, Device, Plan, plan
-from grucore.kernels.split import _gru_backward_split_kernel, _gru_forward_split_kernel
-from grucore.kernels.step import _gru_step_kernel
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-import grucore  # makes grucore.kernels importable from a checkout
+import grucore
+from grucore.kernels.triton.backward import _gru_backward_kernel
+from grucore.kernels.triton.forward import _gru_forward_kernel
+from grucore.kernels.triton.plan import H100, TABLE, Device, Plan, plan
+from grucore.kernels.triton.split import _gru_backward_split_kernel, _gru_forward_split_kernel
+from grucore.kernels.triton.step import _gru_step_kernel
 
 # An A100, an H100 and a B200: processors, and bytes of shared memory that a block may take (CUDA programming guide).
 DEVICES = {80: Device(80, 108, 166_912), 90: H100, 100: Device(100, 148, 232_448)}
@@ -50,16 +50,16 @@ DTYPES = {"half": ("bf16", "fp16"), "tf32": ("tf32",), "ieee": ("fp32",)}
 
 
 def arguments(kernel: Any, dtype: str) -> dict[str, str]:
-    """The kernel's run-time arguments and their types."""
+    """Returns the kernel's run-time arguments and their types."""
     element = "fp32" if dtype == "tf32" else dtype
-    fixed = {"h_ptr": "*fp32", "dh_ptr": "*fp32", "dh0_ptr": "*fp32", "flags_ptr": "*u8", "span_ptr": "*i32"}
+    fixed = {"h_ptr": "*fp32", "dh_ptr": "*fp32", "dh_reset_ptr": "*fp32", "flags_ptr": "*u8", "span_ptr": "*i32"}
     fixed |= {"slots_ptr": "*u32" if element == "fp32" else "*u16", "counters_ptr": "*i32"}
     names = [name for name in kernel.arg_names if not name.isupper() or name in ("B", "C")]
     return {name: fixed.get(name, f"*{element}") if name.endswith("_ptr") else "i32" for name in names}
 
 
 def compiled(kernel: Any, dtype: str, row: dict[str, int], flags: bool, arch: int) -> dict[str, Any]:
-    """What comes out of compiling a kernel for one row of the table."""
+    """Compiles a kernel for one row of the table, and says what comes out."""
     hidden_size = row["max_hidden"] or LARGE
     constants = {"D": 1, "I": hidden_size, "H": hidden_size, "J": row["block_j"], "BLOCK_H": row["block_k"]}
     constants |= {name.upper(): row[name] for name in ("block_b", "block_k", "streamed", "exchange", "stages")}
@@ -99,7 +99,7 @@ def compiled(kernel: Any, dtype: str, row: dict[str, int], flags: bool, arch: in
 
 
 def conflicting_operands(ttgir: str) -> int:
-    """Right operands of products without tensor cores that lie in shared memory by columns.
+    """Counts right operands of products without tensor cores that lie in shared memory by columns.
 
     Neighbouring lanes read neighbouring columns, which then begin in the same bank: conflicts of 8 lanes and more.
     """
@@ -109,7 +109,7 @@ def conflicting_operands(ttgir: str) -> int:
 
 
 def loop_instructions(sass: str) -> int:
-    """Instructions of the widest backward branch in the machine code: the step loop."""
+    """Counts the instructions of the widest backward branch in the machine code: the step loop."""
     addresses, widest = [], (0, -1)
     for line in sass.splitlines():
         if found := re.match(r"\s*/\*([0-9a-f]{4,5})\*/", line):
@@ -121,13 +121,13 @@ def loop_instructions(sass: str) -> int:
 
 
 def is_chosen(row: dict[str, Any], device: Device) -> bool:
-    """Whether a device runs that row of the table, rather than one before it, for the largest sizes it serves."""
+    """Says whether a device runs that row of the table, rather than one before it, for the largest sizes it serves."""
     sizes = (row["max_batch"] or 2**20, row["max_hidden"] or LARGE)
     return plan(row["recurrence"], *sizes, 1, row["kind"], device) == Plan(*(row[name] for name in Plan._fields))
 
 
 def faults(result: dict[str, Any], row: dict[str, int], budget: dict[str, Any]) -> list[str]:
-    """What a kernel does that it may not."""
+    """Lists what a kernel does that it may not."""
     instructions = result["loop_instructions"]
     key = f"{result['kernel']} {result['dtype']} H={result['H']}"
     key += f" B<={result['max_batch']}" if result["max_batch"] else ""
@@ -149,7 +149,7 @@ def faults(result: dict[str, Any], row: dict[str, int], budget: dict[str, Any]) 
 
 
 def main() -> None:
-    """The command line."""
+    """Compiles the plans of an architecture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", type=int, choices=list(DEVICES), default=90)
     parser.add_argument("--json", type=Path, help="also write the rows there")
@@ -162,7 +162,7 @@ def main() -> None:
         if not is_chosen(row, DEVICES[options.arch]):
             continue
         kernel = KERNELS[row["recurrence"], bool(row["block_j"])]
-        # float16 differs from bfloat16 in a type alone: without flags is enough. So is one dtype off sm_90, whose loop
+        # float16 differs from bfloat16 only in a type: without flags is enough. So is one dtype off sm_90, whose loop
         # the budget is for, and the kernel with flags there, which holds more in registers.
         (first, *others), has_flags = DTYPES[row["kind"]], "HAS_FLAGS" in kernel.arg_names
         wanted = [(first, False), *[(first, True)] * has_flags, *((dtype, False) for dtype in others)]

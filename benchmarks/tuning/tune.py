@@ -1,16 +1,16 @@
 """Times candidate plans of the fused kernels on this GPU and writes the launch table that the fastest make.
 
-    python -m benchmarks.tune --out FOLDER [--seconds 120]
+    python -m benchmarks.tuning.tune --out FOLDER [--seconds 120]
 
-FOLDER/tune.csv has a line for each candidate, wrong and refused ones included; FOLDER/plans.json is kernels/plans.json
-with the rows of this device's generation replaced wherever they were measured. A layer is timed with the products
-around the recurrence, which all candidates share. After the time limit what is left keeps its row.
+FOLDER/tune.csv has a line for each candidate, wrong and refused ones included; FOLDER/plans.json is
+kernels/triton/plans.json with the rows of this device's generation replaced wherever they were measured. A layer is
+timed with the products around the recurrence, which all candidates share. After the time limit what is left keeps its
+row.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import json
 import statistics
@@ -21,15 +21,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from grucore.kernels.exchange import INTERPRETED
-from grucore.kernels.plan import Plan
+from torch import Tensor
 
-from benchmarks import compile_report
-from grucore.kernels import fused, plan, unfused
+from benchmarks.results import new_file
+from benchmarks.tuning import compile_report
+from grucore.kernels import Form, State, Steps, Weights
+from grucore.kernels.eager import layer as eager_layer
+from grucore.kernels.triton import layer as triton_layer
+from grucore.kernels.triton import plan
+from grucore.kernels.triton.exchange import INTERPRETED
+from grucore.kernels.triton.plan import Plan
 
 KINDS = {"half": (torch.bfloat16, "ieee"), "tf32": (torch.float32, "tf32"), "ieee": (torch.float32, "ieee")}
 LARGE = 2048  # the hidden size that stands for all over 1024
 LIMITS = {"half": 1e-2, "tf32": 4e-3, "ieee": 1e-5}  # RMS error: more is wrong, and gets no time
+SERVES_ALL = {"capability": 0, "max_hidden": None, "max_batch": None}
 TABLE_ORDER = ("forward", "backward", "step"), ("half", "tf32", "ieee")
 
 
@@ -48,7 +54,7 @@ class Cell(NamedTuple):
 
 
 def cells() -> list[Cell]:
-    """All that the table may tell apart, the most used first."""
+    """Lists all that the table may tell apart, the most used first."""
     hidden = (256, 512, 128, 64, 1024, None, 32, 16)
     return [
         Cell(recurrence, kind, max_hidden, max_batch)
@@ -59,7 +65,7 @@ def cells() -> list[Cell]:
 
 
 def candidates(cell: Cell, bytes_of_element: int, shared_memory: int) -> Iterator[Plan]:
-    """The present plan's neighbours: whole where W_hh fits one program, split, and streamed."""
+    """Yields the present plan's neighbours: whole where W_hh fits one program, split, and streamed."""
     batch, hidden_size = cell.sizes
     weights = 3 * hidden_size * bytes_of_element  # of one unit
     if hidden_size * weights < shared_memory:
@@ -76,7 +82,7 @@ def candidates(cell: Cell, bytes_of_element: int, shared_memory: int) -> Iterato
 
 
 def runs(cell: Cell, steps: int, device: torch.device) -> tuple[Callable[[], Any], Callable[[], float]]:
-    """The layer to be timed, and its RMS error against float64."""
+    """Makes the layer to be timed, and what returns its RMS error against float64."""
     batch, hidden_size = cell.sizes
     dtype, precision = KINDS[cell.kind]
     generator = torch.Generator().manual_seed(0)
@@ -85,17 +91,15 @@ def runs(cell: Cell, steps: int, device: torch.device) -> tuple[Callable[[], Any
     tensors = [torch.randn(shape, generator=generator) for shape in shapes]
     tensors = [t.to(device, dtype) * (1 if i < 2 else hidden_size**-0.5) for i, t in enumerate(tensors)]
     x, h0, *weights = tensors
-    options = (None, None, True, precision)
-    if cell.recurrence == "forward":
-        run = lambda module=fused, args=tensors: module.gru_forward(*args, *options)[0]  # noqa: E731
-    else:
-        y, _ = fused.gru_forward(*tensors, *options)
+    y, _ = triton_layer.gru_forward(x, State(h0), Weights(*weights), Steps(), Form(precision=precision))
 
-        def run(module: Any = fused, args: Any = (y, None, x, h0, y, *weights)) -> Any:
-            return module.gru_backward(*args, *options, True)[0]
+    def run(kernels: Any = triton_layer, to: Callable = lambda t: t) -> Tensor:
+        values = (State(to(h0)), Weights(*map(to, weights)), Steps(), Form(precision=precision))
+        if cell.recurrence == "forward":
+            return kernels.gru_forward(to(x), *values)[0]
+        return kernels.gru_backward(to(y), None, to(y), to(x), *values, True).x
 
-    args = tensors if cell.recurrence == "forward" else (y, None, x, h0, y, *weights)
-    want = run(unfused, [None if t is None else t.double().cpu() for t in args])
+    want = run(eager_layer, lambda t: t.double().cpu())
 
     def error() -> float:
         got = run().double().cpu()
@@ -105,7 +109,7 @@ def runs(cell: Cell, steps: int, device: torch.device) -> tuple[Callable[[], Any
 
 
 def milliseconds(run: Callable[[], Any], device: torch.device, repeats: int) -> float:
-    """The median time of a run."""
+    """Returns the median time of a run."""
     times = []
     for i in range(repeats + 2):
         if device.type == "cuda":
@@ -125,7 +129,7 @@ def milliseconds(run: Callable[[], Any], device: torch.device, repeats: int) -> 
 
 
 def merged(table: list[dict], winners: dict[Cell, Plan], capability: int) -> list[dict]:
-    """The table with the winners' rows, ordered so that the first that serves is the best."""
+    """Puts the winners' rows into the table, ordered so that the first that serves is the best."""
     new = [
         {"recurrence": cell.recurrence, "kind": cell.kind, "capability": capability, "max_hidden": cell.max_hidden}
         | {"max_batch": cell.max_batch}
@@ -153,14 +157,14 @@ def merged(table: list[dict], winners: dict[Cell, Plan], capability: int) -> lis
 
 
 def write_table(path: Path, table: list[dict]) -> None:
-    """The table as JSON, a row a line, never half-written."""
+    """Writes the table as JSON, a row per line, never half-written."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text("[\n " + ",\n ".join(json.dumps(row) for row in table) + "\n]\n")
     partial.replace(path)
 
 
 def main() -> None:
-    """The command line."""
+    """Tunes all cells, or as many as there is time for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="a folder; tune.csv and plans.json are written there")
     parser.add_argument("--seconds", type=float, default=120, help="no candidate is begun after them")
@@ -169,31 +173,28 @@ def main() -> None:
     options = parser.parse_args()
     if not options.dry_run and not torch.cuda.is_available():
         sys.exit("no GPU that PyTorch can use: nothing to tune (--dry-run tries the script itself)")
-    for name in ("tune.csv", "plans.json"):
-        if (options.out / name).exists():
-            sys.exit(f"{options.out / name} exists: results are never overwritten; give another --out or move it away")
-    options.out.mkdir(parents=True, exist_ok=True)
+    if (options.out / "plans.json").exists():
+        sys.exit(f"{options.out / 'plans.json'} exists: give another --out, or move it away")
     device = torch.device("cpu" if options.dry_run else "cuda")
     limits = plan.device(device)
     deadline, winners = time.monotonic() + options.seconds, dict[Cell, Plan]()
-    with (options.out / "tune.csv").open("w", newline="") as file:
-        columns = ["device", *Cell._fields, "B", "H", "T", *Plan._fields, "ms", "error_rms", "note"]
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
+    columns = ["device", *Cell._fields, "B", "H", "T", *Plan._fields, "ms", "error_rms", "note"]
+    with new_file(options.out / "tune.csv", columns) as write:
         for cell in cells()[-1:] if options.dry_run else cells():
             if time.monotonic() < deadline:
-                rows = list(measured(cell, device, limits, options, deadline))
-                writer.writerows(rows)
-                file.flush()
+                rows = []
+                for row in measured(cell, device, limits, options, deadline):
+                    write(row)
+                    rows.append(row)
                 if best := fastest(rows, limits.capability):
                     winners[cell] = Plan(*(best[name] for name in Plan._fields))
-                    print(*cell, *winners[cell], f"{best['ms'] * 1e3 / best['T']:.2f} us a step", flush=True)
+                    print(*cell, *winners[cell], f"{best['ms'] * 1e3 / best['T']:.2f} us per step", flush=True)
                 write_table(options.out / "plans.json", merged(plan.TABLE, winners, limits.capability))
     print(f"{len(winners)} of {len(cells())} cells measured: {options.out / 'plans.json'}")
 
 
 def fastest(rows: list[dict[str, Any]], capability: int) -> dict[str, Any] | None:
-    """The fastest of the right candidates that compile without a fault, with the shared memory it takes."""
+    """Returns the fastest of the right candidates that compile without a fault, with the shared memory it takes."""
     for row in sorted((row for row in rows if row["ms"] != ""), key=lambda row: row["ms"]):
         if INTERPRETED:  # nothing is compiled
             return row
@@ -208,7 +209,7 @@ def fastest(rows: list[dict[str, Any]], capability: int) -> dict[str, Any] | Non
 def measured(
     cell: Cell, device: torch.device, limits: plan.Device, options: argparse.Namespace, deadline: float
 ) -> Iterator[dict[str, Any]]:
-    """A row for each candidate of a cell, the present plan first."""
+    """Yields a row for each candidate of a cell, the present plan first."""
     batch, hidden_size = cell.sizes
     dtype, _ = KINDS[cell.kind]
     steps = 2 if options.dry_run else options.steps
@@ -221,8 +222,9 @@ def measured(
             return
         row = {"device": name, **cell._asdict(), "B": batch, "H": hidden_size, "T": steps}
         row |= candidate._asdict() | {"ms": "", "error_rms": "", "note": ""}
-        fused.plan = lambda *_, candidate=candidate: candidate
+        table = plan.TABLE[:]
         try:
+            plan.TABLE[:] = [{"recurrence": cell.recurrence, "kind": cell.kind, **SERVES_ALL, **candidate._asdict()}]
             row["error_rms"] = error()
             if row["error_rms"] <= LIMITS[cell.kind]:
                 row["ms"] = milliseconds(run, device, 1 if options.dry_run else 5)
@@ -231,7 +233,7 @@ def measured(
         except Exception as fault:  # a candidate may be refused in many ways: it is noted, and the next one tried
             row["note"] = f"{type(fault).__name__}: {(str(fault).splitlines() or [''])[0][:100]}"
         finally:
-            fused.plan = plan.plan
+            plan.TABLE[:] = table
         yield row
 
 

@@ -1,0 +1,23 @@
+"""The implementations compared, by the name that results give them."""
+
+from benchmarks.providers.base import Provider
+from benchmarks.providers.converted import Keras, OnnxRuntime
+from benchmarks.providers.gpu_libraries import FlashRnn, Haste, TorchRl, Xma
+from benchmarks.providers.ours import GrucoreEager, GrucoreTriton
+from benchmarks.providers.pytorch import Compiled, Lstm, Products, Torch, TorchPadded
+
+PROVIDERS: dict[str, type[Provider]] = {
+    "grucore-eager": GrucoreEager,
+    "grucore-triton": GrucoreTriton,
+    "torch": Torch,
+    "torch-padded": TorchPadded,
+    "torch-compile": Compiled,
+    "torch-lstm": Lstm,
+    "products": Products,
+    "onnxruntime": OnnxRuntime,
+    "keras": Keras,
+    "flashrnn": FlashRnn,
+    "haste": Haste,
+    "torchrl": TorchRl,
+    "xma": Xma,
+}

@@ -1,0 +1,69 @@
+"""What every provider does, and how one says that it cannot."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Unavailable(Exception):
+    """Why a provider has no figure here."""
+
+
+class Provider:
+    """An implementation made from a torch.nn.GRU, with the same weights, timed through its own calls.
+
+    What it cannot do raises `Unavailable` with the reason, which the results then show in the place of a figure.
+    """
+
+    trains = True  # has gradients of x and of the parameters
+    exact = True  # computes a GRU, so that its results are compared with float64
+    reset_after = True  # with the reset gate there
+    own_threads = False  # which spin, so that it is made and run after those that have none
+
+    def __init__(self, layer: nn.GRU):
+        self.layer: nn.Module = layer
+
+    def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Computes y (T, B, D*H) and h_n of a padded batch."""
+        raise NotImplementedError
+
+    def train(self, x: Tensor, lengths: Tensor | None, dy: Tensor) -> tuple[Tensor, ...]:
+        """Computes y, h_n and, from dy, the gradients of x and of the parameters."""
+        if not self.trains:
+            raise Unavailable("inference only")
+        y, h_n = self.forward(x, lengths)
+        return y, h_n, *torch.autograd.grad(y, [x, *self.layer.parameters()], dy)
+
+    def step(self, x: Tensor, hx: Tensor) -> Tensor:
+        """Computes the new state (K*D, B, H) of all layers from x (1, B, I) and hx."""
+        raise Unavailable("sequences only")
+
+
+def one_layer(layer: nn.Module) -> list[Tensor]:
+    """Returns the weights, of a provider that has one layer in one direction only."""
+    assert isinstance(layer, nn.GRU)
+    if layer.num_layers > 1 or layer.bidirectional:
+        raise Unavailable("one layer in one direction")
+    return layer.all_weights[0]
+
+
+def refuse(lengths: Tensor | None) -> None:
+    """Refuses lengths, for a provider that has none."""
+    if lengths is not None:
+        raise Unavailable("rows of one length")
+
+
+def imported(package: str) -> Any:
+    """Imports a package that is not installed everywhere.
+
+    Raises:
+        Unavailable: it cannot be imported, with what its import said.
+    """
+    try:
+        return importlib.import_module(package)
+    except Exception as error:  # an import may fail in any way: the result says how
+        raise Unavailable(f"import {package}: {type(error).__name__}: {error}") from None

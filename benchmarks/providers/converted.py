@@ -1,0 +1,94 @@
+"""grucore's converters' targets: the layer exported to ONNX, and to Keras. Inference on the CPU."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.providers.base import Provider, Unavailable, imported, one_layer, refuse
+from grucore import GRU
+
+
+class OnnxRuntime(Provider):
+    """The exported model in onnxruntime."""
+
+    trains = False
+    own_threads = True
+
+    def __init__(self, layer: nn.GRU):
+        onnxruntime = imported("onnxruntime")
+        imported("onnx")
+        from grucore.convert import to_onnx
+
+        if layer.weight_ih_l0.is_cuda:
+            raise Unavailable("CPU only")
+        self.layer = layer
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "gru.onnx"
+            to_onnx(GRU.from_torch(layer), path, h0=True, lengths=True)
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            self.session = onnxruntime.InferenceSession(path.read_bytes(), options, ["CPUExecutionProvider"])
+        self.names = [value.name for value in self.session.get_inputs()]
+
+    def _run(self, **values: Tensor) -> list[Tensor]:
+        feeds = {name: values[name].detach().numpy() for name in self.names}
+        return [torch.from_numpy(result) for result in self.session.run(None, feeds)]
+
+    def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Goes through numpy."""
+        layer: Any = self.layer
+        hx = x.new_zeros(layer.num_layers * (1 + layer.bidirectional), x.shape[1], layer.hidden_size)
+        if lengths is None:
+            lengths = torch.full((x.shape[1],), len(x))
+        y, h_n = self._run(input=x, h0=hx, lengths=lengths.int())
+        return y, h_n
+
+    def step(self, x: Tensor, hx: Tensor) -> Tensor:
+        """Runs a sequence of one."""
+        return self._run(input=x, h0=hx, lengths=torch.ones(x.shape[1], dtype=torch.int32))[1]
+
+
+class Keras(Provider):
+    """keras.layers.GRU on JAX, compiled."""
+
+    trains = False
+    own_threads = True
+
+    def __init__(self, layer: nn.GRU):
+        os.environ.setdefault("KERAS_BACKEND", "jax")
+        keras, jax = imported("keras"), imported("jax")
+        if keras.backend.backend() != "jax":
+            raise Unavailable(f"keras runs on {keras.backend.backend()}, not on jax")
+        from grucore.convert import to_keras
+
+        one_layer(layer)
+        self.layer = layer
+        (keras_layer,) = to_keras(GRU.from_torch(layer))
+        variables = (keras_layer.trainable_variables, keras_layer.non_trainable_variables)
+        values = [[variable.value for variable in kind] for kind in variables]
+
+        def call(x: Any, hx: Any) -> Any:
+            return keras_layer.stateless_call(*values, x, initial_state=hx)[0]
+
+        self.call, self.jax = jax.jit(call), jax
+
+    def _run(self, x: Tensor, hx: Tensor) -> Tensor:
+        y = self.call(x.detach().transpose(0, 1).contiguous().numpy(), hx.numpy())
+        return torch.from_numpy(self.jax.numpy.asarray(y).__array__().copy()).transpose(0, 1)
+
+    def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Goes through numpy, batch first."""
+        refuse(lengths)
+        layer: Any = self.layer
+        y = self._run(x, x.new_zeros(x.shape[1], layer.hidden_size))
+        return y, y[-1:]
+
+    def step(self, x: Tensor, hx: Tensor) -> Tensor:
+        """Runs a sequence of one."""
+        return self._run(x, hx[0])

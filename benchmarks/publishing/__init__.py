@@ -1,0 +1,1 @@
+"""Publishes what was measured: `python -m benchmarks.publishing.report`."""

@@ -1,0 +1,241 @@
+"""Writes `benchmarks/RESULTS.md`, its plots and the README's tables from committed raw results.
+
+    python -m benchmarks.publishing.report                  of benchmarks/results
+    python -m benchmarks.publishing.report DIR [DIR ...]    of others: DIR/RESULTS.md and its plots, or --output PAGE
+
+No figure is typed by hand. A folder holds what `benchmarks.measuring.run`, `.imdb_epoch` and, under `ceilings/`,
+`.ceilings` wrote. In the README a table stands between `<!-- NAME -->` and `<!-- /NAME -->`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from benchmarks.measuring import ceilings
+from benchmarks.measuring.cases import Case
+from benchmarks.publishing import plots
+from benchmarks.results import Cell, Row, Run, cells, read
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+PACKED, PADDED = "torch", "torch-padded"
+LENGTHS = {"full": "all rows of one length", "uniform": "lengths from 1 to T", "imdb": "IMDB's lengths"}
+TIMED = ("training", "inference", "step")
+NAMES = {PACKED: "nn.GRU", PADDED: "nn.GRU padded", "torch-lstm": "nn.LSTM", "torch-compile": "torch.compile"}
+NAMES |= {"products": "products only"}
+DATA = {"sample": "synthetic sample"}
+INTRODUCTION = (
+    "Medians of alternating runs in one process, on random data that changes from run to run, the product of all "
+    "inputs included; training is forward and backward. How many *times as fast as* another grucore is says the "
+    "other's time divided by grucore's: above 1, grucore is faster. Rows of different lengths are a PackedSequence to "
+    "nn.GRU (*packed*), or a padded batch whose padding is cleared afterwards (*padded*); it is compared at the faster "
+    "of those measured. *Products only* makes the layer's matrix products one by one, and nothing else. FlashRNN "
+    "and TorchRL are made for a GPU: on a CPU their plain PyTorch form runs. Every GRU's results were compared with "
+    "float64 before it was timed. Made by `python -m benchmarks.publishing.report` from the CSV files in `results/`."
+)
+
+
+def table(header: list[str], lines: Iterable[list[str]], rows: Iterable[Row] = ()) -> list[str]:
+    """Makes a table of Markdown and, under it, when and at which commit its rows were measured."""
+    made = [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines)]
+    if rows := list(rows):
+        commits, dates = (", ".join(sorted({getattr(row, name) for row in rows})) for name in ("commit", "date"))
+        made += ["", f"Commit {commits}, measured {dates}."]
+    return made
+
+
+def name(provider: str) -> str:
+    """Says how the page calls a provider."""
+    return "grucore" if provider.startswith("grucore") else NAMES.get(provider, provider)
+
+
+def shape(case: Case) -> str:
+    """Says a case in a word or two."""
+    stack = f", {case.layers} layers" * (case.layers > 1) + ", both ways" * case.bidirectional
+    return f"{case.T} x {case.B}, {case.I} -> {case.H}{stack}"
+
+
+def figure(value: float | None) -> str:
+    """Shortens a number; "-" for none."""
+    return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def rows_of(group: Iterable[Cell]) -> list[Row]:
+    """Lists all rows of some cells."""
+    return [row for cell in group for row in cell.rows.values()]
+
+
+def timings(group: list[Cell]) -> list[str]:
+    """Makes the table of one mode: milliseconds, and how many times as fast as each other provider grucore is."""
+    ours, with_lengths = group[0].ours, group[0].case.lengths != "full"
+    titles = {PACKED: "nn.GRU packed", PADDED: "nn.GRU padded"} if with_lengths else {PACKED: "nn.GRU"}
+    titles[ours] = "grucore"
+    others = dict.fromkeys(row.provider for row in rows_of(group) if row.ms_p50 and row.provider not in titles)
+    header = ["T x B, I -> H", "dtype", *(f"{title} ms" for title in titles.values())]
+    header += ["times as fast as nn.GRU", *(f"as {name(p)}" for p in others)]
+    lines = []
+    for cell in group:
+        line = [shape(cell.case), "tf32" if cell.precision == "tf32" else cell.case.dtype]
+        line += [figure(cell.value(p)) if p in cell.rows else "not measured" for p in titles]
+        lines.append(line + [figure(cell.ratio(p)) for p in (cell.baseline, *others)])
+    return table(header, lines, rows_of(group))
+
+
+def geometric_mean(values: list[float]) -> float:
+    """Returns exp of the mean logarithm."""
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def summary(found: list[Cell]) -> list[str]:
+    """Makes the table of how many times as fast as nn.GRU grucore is, over the shapes of each mode."""
+    lines = []
+    for title, group in parts(found):
+        if ratios := [ratio for cell in group if (ratio := cell.ratio(cell.baseline))]:
+            numbers = (geometric_mean(ratios), min(ratios), max(ratios))
+            lines.append([title, *(f"{number:.2f}" for number in numbers), str(len(ratios))])
+    header = ["grucore: times as fast as nn.GRU", "geometric mean", "worst", "best", "shapes"]
+    return table(header, lines, rows_of(cell for cell in found if cell.mode in TIMED))
+
+
+def parts(found: list[Cell]) -> Iterable[tuple[str, list[Cell]]]:
+    """Yields the timed cells by kind of lengths and mode, each with a title."""
+    for lengths, words in LENGTHS.items():
+        for mode in TIMED:
+            group = [cell for cell in found if (cell.mode, cell.case.lengths) == (mode, lengths)]
+            title = f"{mode}, {words}" if mode != "step" else "one step of all layers"
+            if lengths != "full":
+                padded = any(cell.value(PADDED) for cell in group)
+                title += " (nn.GRU packed or padded, the faster)" * padded
+                title += " (nn.GRU packed; padded not measured)" * (not padded)
+            if group:
+                yield title, group
+
+
+def unavailable(found: list[Cell]) -> list[str]:
+    """Says why providers that were tried have no figure, each reason once; who is not installed was not tried."""
+    notes = dict.fromkeys((row.provider, row.note) for row in rows_of(found) if row.note)
+    lines = [[name(provider), note] for provider, note in notes if not note.startswith("import ")]
+    title = ["", "### Why some cells have no figure", ""]
+    return [*title, *table(["provider", "because"], lines, rows_of(found))] if lines else []
+
+
+def fresh(found: list[Cell]) -> list[str]:
+    """Makes the tables of what a process of its own shows."""
+    lines = []
+    titles = {"first": ("Time to the first result", "ms_p50", "ms"), "memory": ("Peak memory", "peak_mib", "MiB")}
+    for mode, (title, column, unit) in titles.items():
+        for cell in found:
+            if cell.mode == mode:
+                measured = [[name(p), figure(value)] for p in cell.rows if (value := cell.value(p, column))]
+                lines += ["", f"### {title}: {shape(cell.case)}, {cell.case.dtype}", ""]
+                lines += table(["provider", unit], measured, cell.rows.values())
+    return lines
+
+
+def epochs(rows: list[Row]) -> list[str]:
+    """Makes the table of the IMDB example's epochs."""
+    rows = [row for row in rows if row.mode == "epoch" and row.ms_p50]
+    lines = [[r.note, DATA.get(r.data, r.data), name(r.provider), figure((r.ms_p50 or 0) / 1e3)] for r in rows]
+    title = ["", "### An epoch of the IMDB example, end to end", ""]
+    return [*title, *table(["preset", "data", "layer", "seconds"], lines, rows)] if rows else []
+
+
+def report(rows: list[Row], limits: Mapping[Run, Mapping[str, float]], pictures: list[str]) -> str:
+    """Makes the page as Markdown, a section for each run, so that no table mixes machines or commits."""
+    lines = ["# Results", "", INTRODUCTION]
+    for run in dict.fromkeys(row.run for row in rows):
+        of_run = [row for row in rows if row.run == run]
+        found = cells(of_run)
+        software = f"torch {run.torch}, triton {run.triton}" + f", cuDNN {run.cudnn}" * bool(run.cudnn)
+        lines += ["", f"## {run.device}, commit {run.commit}", "", f"{software}.", "", *summary(found)]
+        if run in limits:
+            most = (f"{what} {figure(v)} {'GB/s' if what == 'copy' else 'TFLOP/s'}" for what, v in limits[run].items())
+            lines += ["", f"Large matrix products and a large copy reached there: {', '.join(most)}."]
+        for title, group in parts(found):
+            lines += ["", f"### {title[0].upper()}{title[1:]}", "", *timings(group)]
+        lines += [*fresh(found), *epochs(of_run), *unavailable(found)]
+    for picture in pictures:
+        lines += ["", f"![{Path(picture).stem.replace('-', ' ')}]({picture})"]
+    return "\n".join(lines) + "\n"
+
+
+def cpu_summary(rows: list[Row]) -> str:
+    """Makes the README's table of CPU speed, one for each run."""
+    lines = []
+    for run in dict.fromkeys(row.run for row in rows if not row.cudnn):
+        lines += ["", f"On {run.device}, float32, torch {run.torch}:", ""]
+        lines += summary(cells(row for row in rows if row.run == run))
+    return "\n".join(lines[1:])
+
+
+def imdb_summary(folder: Path) -> str:
+    """Makes the README's table of IMDB runs, from the example's results."""
+    lines = []
+    for file in sorted(folder.glob("*.json")):
+        run = json.loads(file.read_text())
+        config, summary = run["config"], run["summary"]
+        layer = {"grucore": "grucore.GRU", "torch": "torch.nn.GRU"}[config["gru"]]
+        line = [config["preset"], layer, f"{summary['test_accuracy']:.4f}"]
+        if "runs" in run:  # of several seeds
+            line[2] += f" ± {summary['deviation']['test_accuracy']:.4f}, {len(run['runs'])} seeds"
+            best = sorted({seed["summary"]["best_epoch"] for seed in run["runs"]})
+            line.append(f"{' or '.join(map(str, best))} of {config['epochs']}")
+        else:
+            line.append(f"{summary['best_epoch']} of {summary['epochs']}")
+        each = [summary.get(f"test_accuracy_{path}") for path in ("gru", "ngrams")]
+        line += [*("-" if accuracy is None else f"{accuracy:.4f}" for accuracy in each), summary["device"]]
+        lines.append([*line, summary["commit"], f"[{file.name}](examples/imdb/results/{file.name})"])
+    titles = ["preset", "layer", "test accuracy", "from epoch", "GRU only", "n-grams only", "on", "commit", "file"]
+    return "\n".join(table(titles, lines))
+
+
+def with_block(page: str, name: str, block: str) -> str:
+    """Returns the page with the text between a name's two marks replaced.
+
+    Raises:
+        ValueError: the page has no such marks.
+    """
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    if not pattern.search(page):
+        raise ValueError(f"the page must hold <!-- {name} --> and <!-- /{name} -->")
+    return pattern.sub(lambda marks: f"{marks[1]}{block}\n{marks[2]}", page)
+
+
+def readme(page: str, rows: list[Row]) -> str:
+    """Returns the README with its tables made again."""
+    page = with_block(page, "cpu-speed", cpu_summary(rows))
+    return with_block(page, "imdb-results", imdb_summary(ROOT / "examples" / "imdb" / "results"))
+
+
+def main() -> None:
+    """Writes the pages and their pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--output", type=Path, help="the page; its plots go beside it")
+    options = parser.parse_args()
+    folders = options.folders or [RESULTS]
+    page = options.output or (folders[0] if options.folders else ROOT / "benchmarks") / "RESULTS.md"
+    try:
+        rows = read(folders)
+        limits = {k: v for folder in folders for k, v in ceilings.read(folder / "ceilings").items()}
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    folder = page.parent / "plots"
+    pictures = [str(path.relative_to(page.parent)) for path in plots.save(cells(rows), limits, folder)]
+    pages = {page: report(rows, limits, pictures)}
+    if not (options.folders or options.output):
+        pages[ROOT / "README.md"] = readme((ROOT / "README.md").read_text(), rows)
+    for path, text in pages.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""The schema of results: a measurement is a `Row` of a CSV file, and the rows of one case in one run make a `Cell`.
+
+Whatever measures writes rows with `new_file`; whatever publishes them begins with `read` and `cells`.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.measuring.cases import Case
+
+
+class Run(NamedTuple):
+    """What rows share that may stand in one table: a machine, its software, and the commit."""
+
+    device: str
+    torch: str
+    triton: str
+    cudnn: str
+    commit: str
+
+
+@dataclass
+class Row:
+    """One provider's figures in one mode on one case; None and "" where there is none."""
+
+    # what was measured
+    provider: str
+    mode: str  # "inference", "training", "step" (one step of all layers), "first", "memory" or "epoch"
+    T: int | None = None
+    B: int | None = None
+    I: int | None = None  # noqa: E741
+    H: int | None = None
+    layers: int = 1
+    bidirectional: bool = False
+    lengths: str = ""
+    dtype: str = ""
+    precision: str = ""
+    data: str = "random"  # of an epoch: "sample" (synthetic reviews) or "IMDB"
+    # what came out
+    ms_p50: float | None = None
+    ms_p20: float | None = None
+    ms_p80: float | None = None
+    ms_graph: float | None = None
+    us_per_step: float | None = None
+    peak_mib: float | None = None
+    error_rms: float | None = None
+    # under what
+    device: str = ""
+    torch: str = ""
+    triton: str = ""
+    cudnn: str = ""
+    commit: str = ""
+    date: str = ""
+    note: str = ""  # why there is no figure; of an epoch, its preset
+
+    @property
+    def case(self) -> Case:
+        """The case that was measured."""
+        return Case(*(getattr(self, name) for name in Case._fields))
+
+    @property
+    def run(self) -> Run:
+        """The run that it belongs to."""
+        return Run(*(getattr(self, name) for name in Run._fields))
+
+
+COLUMNS = [field.name for field in dataclasses.fields(Row)]
+COLUMNS_BEFORE_DATA = [name for name in COLUMNS if name != "data"]  # of older files
+FROM_TEXT: dict[Any, Callable[[str], Any]] = {"str": str, "bool": "True".__eq__, "int": int}
+FROM_TEXT |= {"int | None": int, "float | None": float}
+
+
+class Cell(NamedTuple):
+    """One case in one mode in one run, with a row for each provider."""
+
+    run: Run
+    mode: str
+    precision: str
+    case: Case
+    rows: dict[str, Row]
+
+    def value(self, provider: str, column: str = "ms_p50") -> float | None:
+        """Returns a provider's figure, None where it has none."""
+        return getattr(self.rows.get(provider), column, None)
+
+    @property
+    def ours(self) -> str:
+        """The provider that is ours."""
+        return next((name for name in ("grucore-triton", "grucore-eager") if self.value(name)), "grucore-eager")
+
+    @property
+    def baseline(self) -> str:
+        """The faster way to run nn.GRU, of those that have a time."""
+        return min(("torch", "torch-padded"), key=lambda name: self.value(name) or float("inf"))
+
+    def ratio(self, provider: str) -> float | None:
+        """Returns how many times as fast as a provider we are: its time divided by ours."""
+        theirs, ours = self.value(provider), self.value(self.ours)
+        return theirs / ours if theirs and ours else None
+
+
+def read(folders: Iterable[Path]) -> list[Row]:
+    """Reads the rows of every CSV in the folders.
+
+    Raises:
+        ValueError: a folder without CSV files, or a file with other columns.
+    """
+    rows = []
+    for folder in folders:
+        files = sorted(folder.glob("*.csv"))
+        if not files:
+            raise ValueError(f"{folder} holds no .csv file: expected what `python -m benchmarks.measuring.run` writes")
+        for file in files:
+            with file.open(newline="") as stream:
+                reader = csv.DictReader(stream)
+                if reader.fieldnames not in (COLUMNS, COLUMNS_BEFORE_DATA):
+                    raise ValueError(f"{file} has columns {reader.fieldnames}, expected {COLUMNS}")
+                rows += [_row(values) for values in reader]
+    return rows
+
+
+def _row(texts: Mapping[str, str]) -> Row:
+    types = {field.name: field.type for field in dataclasses.fields(Row)}
+    row = Row(**{name: FROM_TEXT[types[name]](text) for name, text in texts.items() if text})
+    row.provider = row.provider.replace("grucore-reference", "grucore-eager")  # what files before version 0.2 call it
+    if row.mode == "epoch" and "data" not in texts:  # the note held the data set, and `lengths` "imdb" whichever it was
+        preset, _, rest = row.note.partition(", ")
+        row.data, _, fault = rest.partition(": ")
+        row.lengths, row.note = "", f"{preset}: {fault}" if fault else preset
+    return row
+
+
+@contextmanager
+def new_file(target: Path, columns: Iterable[str] = COLUMNS) -> Iterator[Callable[[Row | Mapping[str, Any]], None]]:
+    """Opens a new CSV file, and gives the function that writes a row to it at once: it stays when the rest fails."""
+    if target.exists():
+        raise SystemExit(f"error: {target} exists: results are never overwritten; give another --out or move it away")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("x", newline="") as file:
+        writer = csv.DictWriter(file, list(columns))
+        writer.writeheader()
+
+        def write(row: Row | Mapping[str, Any]) -> None:
+            values = dataclasses.asdict(row) if isinstance(row, Row) else row
+            writer.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in values.items()})
+            file.flush()
+
+        yield write
+
+
+def cells(rows: Iterable[Row]) -> list[Cell]:
+    """Gathers the rows of layers into cells, in their order."""
+    found: dict[tuple, Cell] = {}
+    for row in rows:
+        if row.mode != "epoch":
+            key = (row.run, row.mode, row.precision, row.case)
+            found.setdefault(key, Cell(*key, {})).rows[row.provider] = row
+    return list(found.values())
