@@ -114,7 +114,8 @@ class GRUCell(LayerWithOptions):
         if self.bias_ih is not None and self.bias_hh is not None:
             weights += [self.bias_ih, self.bias_hh]
         gains = [self.layer_norm_ih, self.layer_norm_hh] if self.layer_norm else None
-        return functional.step(input, hx, weights, gains, options_of(self), self.training)
+        training = self.zoneout > 0 and self.training  # only zoneout has two modes
+        return functional.step(input, hx, weights, gains, options_of(self), training)
 
     if TYPE_CHECKING:
         __call__ = forward

@@ -55,7 +55,7 @@ case $MODE in
         part tests 60 "$PYTHON" -m pytest -q tests/test_step.py -k empty
         part tune 60 "$PYTHON" -m benchmarks.tuning.tune --dry-run --out "$OUT/tune"
         part speed 60 "$PYTHON" -m benchmarks.measuring.run --device cpu --suite smoke --rounds 2 \
-            --providers grucore-reference torch --out "$OUT/speed"
+            --providers grucore-eager torch --out "$OUT/speed"
         part report 60 "$PYTHON" -m benchmarks.publishing.report "$OUT/speed" --output "$OUT/report/RESULTS.md"
         ;;
 esac

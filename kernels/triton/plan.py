@@ -1,8 +1,8 @@
 """How a layer's recurrences are launched: a pure function of its sizes, kind of arithmetic and device.
 
-The table is `plans.json`: the first row that serves and fits is taken. `benchmarks/tuning/compile_report.py` checks each
-row against a budget of registers, shared memory and instructions; `benchmarks/tuning/tune.py` times candidates on a GPU
-and writes the table. Nothing in it was timed yet.
+The table is `plans.json`: the first row that serves and fits is taken. `benchmarks/tuning/compile_report.py` checks
+every row against a budget of registers, shared memory and instructions; `benchmarks/tuning/tune.py` times candidates on
+a GPU and writes the table. Nothing in it was timed yet.
 """
 
 from __future__ import annotations
