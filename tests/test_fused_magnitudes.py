@@ -64,8 +64,8 @@ CASES = [(dtype, scale) for dtype, scales in SCALES.items() for scale in scales]
 def test_scaled_inputs(dtype, scale, path, bias, monkeypatch):
     """Each gate's part of each gradient for itself, but for saturated gates in 16 bits, where a unit or two decide it.
 
-    Where gates saturate, even the rounding of their arguments may be more than the limit; twice the error of
-    torch.nn.GRU in the same dtype is accepted there.
+    Where gates saturate, and in 16 bits where h - n cancels, rounding the operands alone may cost more than the limit;
+    twice the error of torch.nn.GRU in the same dtype is accepted there.
     """
     T, B, H = 1 if path == "step" else 5, 7, 20
     if path == "split":
@@ -88,7 +88,7 @@ def test_scaled_inputs(dtype, scale, path, bias, monkeypatch):
         results.append(found)
     for name, got in results[0].items():
         limit, want = FUSED_LIMITS[dtype][name.split()[0]], results[1][name]
-        if scale >= 1e2:
+        if scale >= 1e2 or dtype is not torch.float32:
             limit = max(limit, 2 * rms_error(results[2][name], want))
         error = rms_error(got, want)
         assert error <= limit, f"{name}: RMS error {error:.2e} is over the limit {limit:.1e}"
