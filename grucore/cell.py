@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from grucore import copies, dispatch, functional
 from grucore.errors import InputError, check_size, check_tensor, differ
-from grucore.options import OF_CELL, Activation, LayerWithOptions, Precision, options_of
+from grucore.options import OF_CELL, Activation, LayerWithOptions, Precision
 
 
 class GRUCell(LayerWithOptions):
@@ -38,6 +38,8 @@ class GRUCell(LayerWithOptions):
         >>> GRUCell(10, 20)(torch.randn(3, 10)).shape
         torch.Size([3, 20])
     """
+
+    recurrent_dropout = 0.0  # not an option: its mask is the same for all steps of a row, which a cell does not know
 
     weight_ih: Tensor
     weight_hh: Tensor
@@ -111,11 +113,11 @@ class GRUCell(LayerWithOptions):
         if differ(hx.shape, expected):
             raise InputError(f"GRUCell: Expected hidden to have shape {expected}, got {tuple(hx.shape)}")
         weights = [self.weight_ih, self.weight_hh]
-        if self.bias_ih is not None and self.bias_hh is not None:
-            weights += [self.bias_ih, self.bias_hh]
+        if (b_ih := self.bias_ih) is not None and (b_hh := self.bias_hh) is not None:
+            weights += [b_ih, b_hh]
         gains = [self.layer_norm_ih, self.layer_norm_hh] if self.layer_norm else None
         training = self.zoneout > 0 and self.training  # only zoneout has two modes
-        return functional.step(input, hx, weights, gains, options_of(self), training)
+        return functional.step(input, hx, weights, gains, self, training)
 
     if TYPE_CHECKING:
         __call__ = forward

@@ -98,13 +98,14 @@ def check_weights(weights: Group, input_size: int, hidden_size: int) -> None:
             "torch.nn's layers: vmap(grad(...)) of torch.func gives these gradients, and so does "
             "grucore.integrations.opacus"
         )
-    gates, w_ih = 3 * hidden_size, weights[0]
-    shapes = (("w_ih", (gates, input_size)), ("w_hh", (gates, hidden_size)), ("b_ih", (gates,)), ("b_hh", (gates,)))
-    for (name, expected), tensor in zip(shapes[: len(weights)], weights, strict=True):
-        if differ(tensor.shape, expected):
-            raise InputError(f"{name} must have shape {expected}, got {tuple(tensor.shape)}")
-        if tensor.device != w_ih.device or (tensor.dtype != w_ih.dtype and compat.autocast_dtype(w_ih.device) is None):
+    gates, w_ih, names = 3 * hidden_size, weights[0], ("w_ih", "w_hh", "b_ih", "b_hh")
+    expected = ((gates, input_size), (gates, hidden_size), (gates,), (gates,))[: len(weights)]
+    if differ([w.shape for w in weights], expected):
+        name, w, shape = next(each for each in zip(names, weights, expected, strict=False) if each[1].shape != each[2])
+        raise InputError(f"{name} must have shape {shape}, got {tuple(w.shape)}")
+    for name, w in zip(names, weights, strict=False):
+        if w.device != w_ih.device or (w.dtype != w_ih.dtype and compat.autocast_dtype(w_ih.device) is None):
             raise InputError(
                 f"all weights must be of one dtype on one device: w_ih is {w_ih.dtype} on {w_ih.device}, "
-                f"{name} is {tensor.dtype} on {tensor.device}"
+                f"{name} is {w.dtype} on {w.device}"
             )

@@ -17,10 +17,10 @@ from torch.nn.functional import linear
 from grucore import compat, dispatch, ops
 from grucore.checks import Group, check_gains, check_recordable, check_reset_state, check_sequence, check_weights
 from grucore.errors import InputError, check_flag, check_tensor
-from grucore.kernels import Form, Gates, State, Steps, Weights, reference, regularised
+from grucore.kernels import Gates, State, Steps, Weights, reference, regularised
 from grucore.kernels.eager.bptt import gru_step
 from grucore.kernels.regularised import Gains, acting
-from grucore.options import OF_CELL, Options, resolve_precision
+from grucore.options import OF_CELL, Options, form_of, variant_of
 from grucore.steps import Lengths, steps_of
 
 
@@ -115,7 +115,7 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
         from grucore.convert import onnx_trace
 
     _, layer_norms, options, training = stack
-    D, variant = options.directions, options.variant(training)
+    D, variant = 2 if options.bidirectional else 1, variant_of(options, training)
     h_n, gates = [], []
     layers: list[Tensor] = []
     for first in range(0, len(weights), D):
@@ -157,7 +157,7 @@ class _Prepared(NamedTuple):
 
 def _prepared(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates: bool) -> _Prepared:
     weights, layer_norms, options, training = stack
-    T, B, H = check_sequence(input, hx, weights, options.directions)
+    T, B, H = check_sequence(input, hx, weights, 2 if options.bidirectional else 1)
     check_reset_state(call.reset_state, call.reset, options.bidirectional, (len(weights), B, H))
     if layer_norms is not None:
         check_gains(layer_norms, weights)
@@ -166,7 +166,7 @@ def _prepared(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_
         input, weights = input.to(dtype), [[w.to(dtype) for w in group] for group in weights]
     h0 = input.new_zeros(len(weights), B, H) if hx is None else hx.to(input.dtype)
     check_recordable(input, h0, *(w for group in weights for w in group))
-    form, variant = Form(options.reset_after, resolve_precision(options.precision)), options.variant(training)
+    form, variant = form_of(options, input.device), variant_of(options, training)
     is_node = False
     if compat.in_onnx_export():
         from grucore.convert import onnx_trace
@@ -249,13 +249,13 @@ def step(
     w_hh = weights[1]
     check_weights(weights, input.shape[-1], w_hh.shape[-1])
     check_recordable(input, hx, *weights)
-    form = Form(options.reset_after, resolve_precision(options.precision))
+    form = form_of(options, input.device)
     request = dispatch.Request(
         input.device,
         input.dtype,
         w_hh.shape[-1],
         form,
-        acting(options.variant(training)),
+        acting(variant_of(options, training)),
         is_transformed=compat.transformed(),
     )
     # Without gradients memory is used again; 16-bit types and autocast have their own rules. A trace, and what is

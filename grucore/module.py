@@ -19,7 +19,7 @@ from grucore.functional import Call, Stack
 from grucore.kernels import Gates
 from grucore.kernels.regularised import acting
 from grucore.layouts import Arranged, arranged
-from grucore.options import DEFAULTS, Activation, LayerWithOptions, Precision, options_of
+from grucore.options import DEFAULTS, Activation, LayerWithOptions, Precision, variant_of
 from grucore.steps import Lengths
 
 
@@ -324,7 +324,7 @@ class GRU(LayerWithOptions):
         if hx is None and self.learn_initial_state:
             hx = self.initial_state.unsqueeze(1).expand(-1, x.shape[1], -1)
         gains = self._groups(self._norm_names) if self.layer_norm else None
-        return hx, Stack(self.all_weights, gains, options_of(self), self.training)
+        return hx, Stack(self.all_weights, gains, self, self.training)
 
     def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One step of all layers, for streaming: calling it T times equals one call on the whole sequence.
@@ -358,8 +358,7 @@ class GRU(LayerWithOptions):
             check_tensor("hx", hx)
             if differ(hx.shape, expected):
                 raise InputError(f"step: Expected hidden size {expected}, got {list(hx.shape)}")
-        options = options_of(self)
-        if acting(options.variant(self.training)) or (hx is None and self.learn_initial_state):
+        if acting(variant_of(self, self.training)) or (hx is None and self.learn_initial_state):
             rows = input if input.dim() == 2 else input.unsqueeze(0)
             hx = None if hx is None else hx.view(len(hx), *rows.shape[:1], -1)
             x = rows.unsqueeze(0)
@@ -371,7 +370,7 @@ class GRU(LayerWithOptions):
         for layer, weights in enumerate(self.all_weights):
             if layer > 0:
                 y = apply_dropout(y, self.dropout, training=self.training)
-            y = functional.step(y, hx[layer], weights, None, options, self.training)
+            y = functional.step(y, hx[layer], weights, None, self, self.training)
             states.append(y)
         return y, torch.stack(states)
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from grucore import dispatch
 from grucore.errors import InputError, check_flag, check_probability, check_size
+from grucore.kernels import Form
 from grucore.kernels.regularised import ACTIVATIONS, Variant
 
 Activation = Literal["tanh", "sigmoid", "relu", "hard_sigmoid", "hard_tanh", "softsign", "linear"]
@@ -19,8 +20,7 @@ Precision = Literal["ieee", "tf32"]
 # Those that torch.nn's layers have, in the order of their arguments.
 OF_TORCH_GRU = ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
 OF_TORCH_CELL = ("bias",)
-# Those that a single step can have. Not recurrent_dropout: its mask is the same for all steps of a row, which a cell
-# does not know.
+# Those that a single step can have.
 _EQUATIONS = ("reset_after", "zoneout", "layer_norm", "activation", "recurrent_activation")
 OF_CELL = ("bias", *_EQUATIONS, "precision", "backend")
 # Those that change how a layer computes, not what.
@@ -70,15 +70,6 @@ class Options:
             )
         return self
 
-    @property
-    def directions(self) -> int:
-        """D: 2 if bidirectional, else 1."""
-        return 2 if self.bidirectional else 1
-
-    def variant(self, training: bool) -> Variant:
-        """What these options add to the equations."""
-        return Variant(**{name: getattr(self, name) for name in Variant._fields[:-1]}, training=training)
-
 
 DEFAULTS = {field.name: field.default for field in fields(Options)}
 
@@ -88,9 +79,10 @@ def names_of(layer: nn.Module) -> tuple[str, ...]:
     return tuple(DEFAULTS) if hasattr(layer, "num_layers") else OF_CELL
 
 
-def options_of(layer: nn.Module) -> Options:
-    """The options of one of our layers as they are now: each is an attribute, which its user may change."""
-    return Options(**{name: getattr(layer, name) for name in names_of(layer)})
+def variant_of(options: Options, training: bool) -> Variant:
+    """What options add to the equations."""
+    o = options
+    return Variant(o.recurrent_dropout, o.zoneout, o.layer_norm, o.activation, o.recurrent_activation, training)
 
 
 def changed(layer: nn.Module, without: Collection[str] = ()) -> dict[str, Any]:
@@ -109,7 +101,7 @@ else:
 
 
 class LayerWithOptions(_Module):
-    """What `GRU` and `GRUCell` do with their options."""
+    """What `GRU` and `GRUCell` do with their options: each is an attribute, so that a layer serves as its `Options`."""
 
     input_size: int
     hidden_size: int
@@ -124,13 +116,15 @@ class LayerWithOptions(_Module):
         return ", ".join([str(self.input_size), str(self.hidden_size), *own])
 
 
-def resolve_precision(precision: str | None) -> str:
-    """The precision of float32 products: what is asked for, or what torch's own switch for cuDNN's layers allows."""
-    if precision is not None:
-        return precision
+def form_of(options: Options, device: torch.device) -> Form:
+    """The form of the equations; the precision is that asked for, or what torch's switch for cuDNN's RNNs allows."""
+    if options.precision is not None:
+        return Form(options.reset_after, options.precision)
+    if device.type == "cpu" and options.backend != "triton":  # nothing rounds the operands there
+        return Form(options.reset_after)
     switch = getattr(torch.backends.cudnn, "rnn", None)  # torch 2.9 has it: allow_tf32 raises where conv and rnn differ
     allowed = torch.backends.cudnn.allow_tf32 if switch is None else switch.fp32_precision == "tf32"
-    return "tf32" if allowed else "ieee"
+    return Form(options.reset_after, "tf32" if allowed else "ieee")
 
 
 def _check_name(option: str, value: Any, known: Collection[Any]) -> None:

@@ -48,15 +48,18 @@ class Variant(NamedTuple):
     training: bool = False
 
 
+_PLAIN = list(Variant()[:-1])
+
+
 def acting(variant: Variant) -> tuple[str, ...]:
     """What acts, in the names of `GRU`'s arguments."""
-    return tuple(
-        name
-        for name, default in zip(Variant._fields, Variant(), strict=True)
-        if name != "training"
-        and getattr(variant, name) != default
-        and (variant.training or name != "recurrent_dropout")  # its expectation is to do nothing
-    )
+    *values, training = variant
+    if values == _PLAIN:
+        return ()
+    names = [name for name, value, plain in zip(Variant._fields, values, _PLAIN, strict=False) if value != plain]
+    if not training and "recurrent_dropout" in names:
+        names.remove("recurrent_dropout")  # its expectation is to do nothing
+    return tuple(names)
 
 
 class Gains(NamedTuple):

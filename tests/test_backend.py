@@ -135,5 +135,6 @@ def test_a_missing_or_old_triton_is_named(installed, message, monkeypatch):
 def test_precision_follows_torch_unless_given(monkeypatch):
     for allowed, resolved in ((True, "tf32"), (False, "ieee")):
         monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
-        assert options.resolve_precision(None) == resolved
-        assert options.resolve_precision("ieee") == "ieee"
+        assert options.form_of(options.Options(), torch.device("cuda")).precision == resolved
+        assert options.form_of(options.Options(precision="ieee"), torch.device("cuda")).precision == "ieee"
+        assert options.form_of(options.Options(), torch.device("cpu")).precision == "ieee"

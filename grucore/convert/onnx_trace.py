@@ -17,7 +17,7 @@ from grucore.convert import onnx_operator
 from grucore.errors import InputError
 from grucore.kernels import Form, State, Steps, Weights, regularised
 from grucore.kernels.regularised import Variant, acting
-from grucore.options import Options
+from grucore.options import Options, variant_of
 from grucore.steps import Lengths, as_lengths
 
 _CUT = "cut the sequence at the resets, and give each part its state as hx"
@@ -87,7 +87,7 @@ def layer(
         )
         inputs = (x, w, r, b, lengths, h0 if has_hx else None)
         if torch.jit.is_tracing():
-            y, h_n = _Traced.apply(*inputs, attributes, options.variant(training=False))
+            y, h_n = _Traced.apply(*inputs, attributes, variant_of(options, training=False))
         else:
             y, h_n = _exported(inputs, attributes)
         if has_hx and lengths is not None:  # ONNX leaves open what a row of length 0 ends with
