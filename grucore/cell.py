@@ -39,7 +39,10 @@ class GRUCell(LayerWithOptions):
         torch.Size([3, 20])
     """
 
-    recurrent_dropout = 0.0  # not an option: its mask is the same for all steps of a row, which a cell does not know
+    # What a `GRU` has and a single step does not.
+    recurrent_dropout = 0.0
+    dropout = 0.0
+    bidirectional = False
 
     weight_ih: Tensor
     weight_hh: Tensor

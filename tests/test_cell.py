@@ -87,3 +87,29 @@ def test_sizes_of_other_libraries():
     for flag in ("bias", "reset_after"):
         with pytest.raises(TypeError, match=f"{flag} should be of type bool, got: str"):
             GRUCell(3, 4, **{flag: "no"})
+
+
+REGULARISED = {
+    "zoneout": {"zoneout": 0.4},
+    "layer_norm": {"layer_norm": True},
+    "activations": {"activation": "relu", "recurrent_activation": "hard_sigmoid"},
+    "all": {"zoneout": 0.1, "layer_norm": True, "activation": "softsign"},
+}
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
+@pytest.mark.parametrize("options", REGULARISED.values(), ids=REGULARISED)
+def test_a_cell_with_options_is_one_step_of_a_layer_with_them(options, training):
+    cell = GRUCell(3, 4, dtype=torch.float64, **options).train(training)
+    layer = GRU(3, 4, dtype=torch.float64, **options).train(training)
+    layer.load_state_dict({f"{name}_l0": value for name, value in cell.state_dict().items()})
+    x, hx = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
+    results = []
+    for call in (lambda: cell(x, hx), lambda: layer.step(x, hx[None])[1][0]):
+        torch.manual_seed(1)
+        results.append(call())
+    assert torch.equal(*results)
+    plain = GRUCell(3, 4, dtype=torch.float64)
+    plain.load_state_dict(cell.state_dict(), strict=False)
+    assert not torch.equal(results[0], plain(x, hx))
+    assert repr(cell).count("=") == len(options)
