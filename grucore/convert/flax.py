@@ -39,7 +39,7 @@ def from_flax(source: Any, *, batch_first: bool = True) -> GRU:
     Raises:
         ImportError: source is no tree, and Flax is not installed.
         TypeError: source is none of the above, or batch_first is not a bool.
-        ValueError: parameters that are missing or do not fit, or a function other than sigmoid and tanh.
+        InputError: parameters that are missing or do not fit, or a function other than sigmoid and tanh.
 
     Example:
         >>> kernels = {name: {"kernel": np.ones((3, 4))} for name in ("ir", "iz", "in")}
@@ -78,7 +78,7 @@ def to_flax(model: GRU, *, api: str = "linen", ignore_dropout: bool = False) -> 
     Raises:
         ImportError: api is "nnx", and Flax is not installed.
         TypeError: model is not a `grucore.GRU`, or ignore_dropout is not a bool.
-        ValueError: an option that cannot be written; for nnx a b_hn that is not 0, or a dtype that JAX does not keep.
+        InputError: an option that cannot be written; for nnx a b_hn that is not 0, or a dtype that JAX does not keep.
 
     Example:
         >>> [cell] = to_flax(GRU(3, 4))
@@ -87,10 +87,10 @@ def to_flax(model: GRU, *, api: str = "linen", ignore_dropout: bool = False) -> 
     """
     makers = {"linen": _linen_cell, "nnx": _nnx_cell}
     if api not in makers:
-        raise ValueError(f"api must be 'linen' or 'nnx', got {api!r}")
+        raise InputError(f"api must be 'linen' or 'nnx', got {api!r}")
     check_model(model, "flax GRUCell", ignore_dropout=ignore_dropout)
     if not model.reset_after:
-        raise ValueError("flax GRUCell has no reset_after=False; this layer has no equal there")
+        raise InputError("flax GRUCell has no reset_after=False; this layer has no equal there")
     cells = [makers[api](*(w.detach() for w in group)) for group in model.all_weights]
     return list(zip(cells[::2], cells[1::2], strict=True)) if model.bidirectional else cells
 
@@ -147,7 +147,7 @@ def _nnx_group(cell: Any) -> list[Tensor]:
         )
     for option, name in (("gate_fn", "sigmoid"), ("activation_fn", "tanh")):
         if (function := getattr(cell, option)) is not getattr(nnx, name):
-            raise ValueError(f"flax.nnx.GRUCell has {option}={function!r}; only {name} can be converted")
+            raise InputError(f"flax.nnx.GRUCell has {option}={function!r}; only {name} can be converted")
     w_ih, w_hh = (to_tensor(linear.kernel[...]).t() for linear in (cell.dense_i, cell.dense_h))
     b_ih, b_hh = (
         w_ih.new_zeros(len(w_ih)) if linear.bias is None else to_tensor(linear.bias[...])
@@ -172,11 +172,11 @@ def _nnx_cell(w_ih: Tensor, w_hh: Tensor, *biases: Tensor) -> Any:
     b_ih, b_hh = biases or (w_ih.new_zeros(len(w_ih)),) * 2
     b_hr, b_hz, b_hn = b_hh.chunk(3)
     if b_hn.count_nonzero():
-        raise ValueError("flax.nnx.GRUCell has no b_hn, and that of this layer is not 0; api='linen' has one")
+        raise InputError("flax.nnx.GRUCell has no b_hn, and that of this layer is not 0; api='linen' has one")
     arrays = [to_array(w) for w in (w_ih.t(), b_ih + torch.cat([b_hr, b_hz, b_hn]), w_hh.t())]
     values = [jnp.asarray(array) for array in arrays]
     if values[0].dtype != arrays[0].dtype:
-        raise ValueError(f"JAX keeps {values[0].dtype} for {arrays[0].dtype}; jax_enable_x64 makes it keep float64")
+        raise InputError(f"JAX keeps {values[0].dtype} for {arrays[0].dtype}; jax_enable_x64 makes it keep float64")
     # What it is drawn from does not matter, but Flax's default, orthogonal, does not run in half precision.
     options = {"param_dtype": values[0].dtype, "recurrent_kernel_init": nnx.initializers.zeros_init()}
     cell = nnx.GRUCell(w_ih.shape[1], w_hh.shape[1], rngs=nnx.Rngs(0), **options)

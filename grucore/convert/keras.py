@@ -66,7 +66,7 @@ def from_keras(
         FileNotFoundError: there is no such file.
         ImportError: Keras, or h5py for a file, is not installed.
         TypeError: source is none of the above, or a flag is not a bool.
-        ValueError: an option that cannot be converted, a layer that is not built or not in the file, layers that make
+        InputError: an option that cannot be converted, a layer that is not built or not in the file, layers that make
             no stack, or go_backwards where `reverse` says otherwise.
 
     Example:
@@ -129,7 +129,7 @@ def to_keras(model: GRU, *, ignore_dropout: bool = False) -> list[Any]:
     Raises:
         ImportError: Keras is not installed.
         TypeError: model is not a `grucore.GRU`, or ignore_dropout is not a bool.
-        ValueError: an option that cannot be written, or a dtype that its backend does not keep.
+        InputError: an option that cannot be written, or a dtype that its backend does not keep.
 
     Example:
         >>> os.environ["KERAS_BACKEND"] = "torch"  # read when Keras is imported
@@ -159,7 +159,7 @@ def to_keras(model: GRU, *, ignore_dropout: bool = False) -> list[Any]:
         for part, group in zip(parts, weights[k * directions : (k + 1) * directions], strict=True):
             part.set_weights(_keras_weights(group, model.reset_after))
             if (kept := str(part.cell.kernel.value.dtype).removeprefix("torch.")) != dtype:
-                raise ValueError(f"Keras on {keras.backend.backend()} keeps {kept} for weights of dtype {dtype}")
+                raise InputError(f"Keras on {keras.backend.backend()} keeps {kept} for weights of dtype {dtype}")
         layers.append(layer)
     return layers
 
@@ -220,23 +220,23 @@ def _check_options(layer: KerasLayer, ignore_dropout: bool, reverse: bool) -> No
     """Refuses what cannot be converted."""
     who = f"Keras layer {layer.name!r}"
     if (mode := layer.wrapper.get("merge_mode", "concat")) != "concat":
-        raise ValueError(f"{who} has merge_mode={mode!r}; only 'concat' can be converted")
+        raise InputError(f"{who} has merge_mode={mode!r}; only 'concat' can be converted")
     for direction, config in enumerate(layer.configs):
         if config.get("stateful", False):
-            raise ValueError(f"{who} has stateful=True; in grucore the caller gives the state on, as hx")
+            raise InputError(f"{who} has stateful=True; in grucore the caller gives the state on, as hx")
         for option, default in _FUNCTIONS.items():
             function = config.get(option, default)
             if not isinstance(function, str) or function not in _ACTIVATIONS:
-                raise ValueError(f"{who} has {option}={function!r}; only {', '.join(_ACTIVATIONS)} can be converted")
+                raise InputError(f"{who} has {option}={function!r}; only {', '.join(_ACTIVATIONS)} can be converted")
             if function == "hard_sigmoid" and not layer.version.startswith("3"):
-                raise ValueError(
+                raise InputError(
                     f"{who} has {option}='hard_sigmoid' and is not known to be of Keras 3: before, that was "
                     "0.2 x + 0.5, and here it is x / 6 + 0.5"
                 )
         _check_direction(layer, config, direction, reverse)
         for option in ("dropout", "recurrent_dropout"):
             if not ignore_dropout and (rate := config.get(option, 0.0)):
-                raise ValueError(
+                raise InputError(
                     f"{who} has {option}={rate}, which differs from that of grucore; ignore_dropout=True leaves it out"
                 )
 
@@ -245,15 +245,15 @@ def _check_direction(layer: KerasLayer, config: Mapping[str, Any], direction: in
     """Refuses a direction other than the caller says."""
     expected = direction == 1 or reverse
     if len(layer.weights) == 2 and reverse:
-        raise ValueError(f"Keras layer {layer.name!r} is bidirectional: reverse=True is only for go_backwards=True")
+        raise InputError(f"Keras layer {layer.name!r} is bidirectional: reverse=True is only for go_backwards=True")
     if (given := config.get("go_backwards", expected)) == expected:
         return
     if given and len(layer.weights) == 1:
-        raise ValueError(
+        raise InputError(
             f"Keras layer {layer.name!r} has go_backwards=True: where it is the first of a stack, with reverse=True "
             "you get a layer that computes the same once you turn its input around, gru(x.flip(1))"
         )
-    raise ValueError(f"Keras layer {layer.name!r} has go_backwards={given}; only {expected} can be converted here")
+    raise InputError(f"Keras layer {layer.name!r} has go_backwards={given}; only {expected} can be converted here")
 
 
 def _check_widths(stack: Sequence[KerasLayer]) -> None:

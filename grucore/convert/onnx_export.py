@@ -15,7 +15,7 @@ from torch import Tensor
 import grucore
 from grucore.convert import onnx_operator
 from grucore.convert.weights import check_model, require, swap_gates, to_array
-from grucore.errors import check_flag
+from grucore.errors import InputError, check_flag
 from grucore.module import GRU
 
 _OPSET, _IR_VERSION = 17, 8  # of 2022: old enough for any runtime in use, and nothing newer is needed
@@ -44,7 +44,7 @@ def to_onnx(model: GRU, path: str | os.PathLike[str], *, h0: bool = False, lengt
         FileExistsError: there is something at path (or at path + ".partial", under which it is written first).
         ImportError: onnx is not installed.
         TypeError: model is not a `grucore.GRU`, or a flag is not a bool.
-        ValueError: an option or a dtype that cannot be written.
+        InputError: an option or a dtype that cannot be written.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -59,7 +59,7 @@ def to_onnx(model: GRU, path: str | os.PathLike[str], *, h0: bool = False, lengt
     check_flag("lengths", lengths)
     if (dtype := model.all_weights[0][0].dtype) not in onnx_operator.DTYPES:
         expected = ", ".join(map(str, onnx_operator.DTYPES))
-        raise ValueError(
+        raise InputError(
             f"the ONNX operator GRU takes {expected}, and the weights are {dtype}: convert the model first"
         )
     path = Path(path)

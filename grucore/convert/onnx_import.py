@@ -65,7 +65,7 @@ def from_onnx(source: Any, node: str | None = None, *, batch_first: bool | None 
     Raises:
         ImportError: onnx is not installed.
         TypeError: source is none of the above, or a flag is not a bool.
-        ValueError: no such stack; weights that are not constants; an attribute that cannot be converted, as clip; an
+        InputError: no such stack; weights that are not constants; an attribute that cannot be converted, as clip; an
             activation that grucore lacks; a constant initial state other than 0; a direction other than `reverse` says.
 
     Example:
@@ -100,7 +100,7 @@ def from_onnx(source: Any, node: str | None = None, *, batch_first: bool | None 
             else "with reverse=True you get a layer that computes the same once you turn its input and output around, "
             "gru(x.flip(0), hx)[0].flip(0)"
         )
-        raise ValueError(f"{_names(stack)} has direction={own.direction!r}: {what}")
+        raise InputError(f"{_names(stack)} has direction={own.direction!r}: {what}")
     bidirectional = own.direction == "bidirectional"
     groups = []
     for each in stack:
@@ -232,13 +232,13 @@ class _Graph:
         for name in ("hidden_size", "layout"):
             given.pop(name, None)
         if direction not in ("forward", "reverse", "bidirectional"):
-            raise ValueError(f"{_names([node])} has direction={direction!r}, which ONNX does not know")
+            raise InputError(f"{_names([node])} has direction={direction!r}, which ONNX does not know")
         activations = onnx_operator.read_activations(given, _names([node]))
         if len(set(activations)) > 1:
-            raise ValueError(f"{_names([node])} has other activations in each direction, which cannot be converted")
+            raise InputError(f"{_names([node])} has other activations in each direction, which cannot be converted")
         own = {name: value for name, value in given.items() if not name.startswith("activation")}
         if own := {name: value for name, value in own.items() if value not in (0, []) or name == "clip"}:
-            raise ValueError(f"{_names([node])} has {own}, which cannot be converted")
+            raise InputError(f"{_names([node])} has {own}, which cannot be converted")
         return _Options(direction, linear_before_reset, *activations[0])
 
     def weights(self, node: Any, directions: int) -> list[list[Tensor]]:
@@ -272,9 +272,9 @@ class _Graph:
         """Refuses constant lengths, and a constant initial state other than 0: here both are a call's to give."""
         lengths, state = [*node.input[4:6], "", ""][:2]
         if lengths and self._origin(lengths) is not None:
-            raise ValueError(f"{_names([node])} has constant sequence_lens; in grucore lengths are given in the call")
+            raise InputError(f"{_names([node])} has constant sequence_lens; in grucore lengths are given in the call")
         if state and (value := self._origin(state)) is not None and value.any():
-            raise ValueError(
+            raise InputError(
                 f"{_names([node])} has a constant initial_h other than 0; in grucore hx is given in the call"
             )
 

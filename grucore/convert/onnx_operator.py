@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from grucore.errors import InputError
 from grucore.options import Activation
 
 DTYPES = (torch.float16, torch.float32, torch.float64)  # of GRU-14
@@ -71,7 +72,7 @@ def read_activations(given: Mapping[str, Any], node: str) -> list[tuple[Activati
         node: how messages name it.
 
     Raises:
-        ValueError: a function that we do not have.
+        InputError: a function that we do not have.
     """
     names = [name.lower() for name in given.get("activations") or ["Sigmoid", "Tanh"]]
     values = {name: list(given.get(f"activation_{name}", [])) for name in ("alpha", "beta")}
@@ -84,7 +85,7 @@ def read_activations(given: Mapping[str, Any], node: str) -> list[tuple[Activati
             )
         ours.append(_our_name(name, alpha, beta, node))
     if left := {name: list_ for name, list_ in values.items() if list_}:
-        raise ValueError(f"{node} has {left} for activations={names}, which take no such values")
+        raise InputError(f"{node} has {left} for activations={names}, which take no such values")
     return list(zip(ours[::2], ours[1::2], strict=True))
 
 
@@ -97,7 +98,7 @@ def _our_name(name: str, alpha: float | None, beta: float | None, node: str) -> 
         ):
             return ours
     values = "" if alpha is None else f" with alpha={alpha:.6g}, beta={beta:.6g}"
-    raise ValueError(f"{node} has the activation {name!r}{values}, which cannot be converted")
+    raise InputError(f"{node} has the activation {name!r}{values}, which cannot be converted")
 
 
 def _rounded(value: float | None) -> float | None:

@@ -125,7 +125,7 @@ def check_model(model: GRU, target: str, *, ignore_dropout: bool, activations: C
 
     Raises:
         TypeError: it is not a `grucore.GRU`, or ignore_dropout is not a bool.
-        ValueError: it has an option that cannot be written; dropout is one unless it is to be ignored.
+        InputError: it has an option that cannot be written; dropout is one unless it is to be ignored.
     """
     if not isinstance(model, GRU):
         raise TypeError(
@@ -136,7 +136,7 @@ def check_model(model: GRU, target: str, *, ignore_dropout: bool, activations: C
     own = {name: value for name, value in own.items() if name not in _ACTIVATIONS or value not in activations}
     if own:
         given = ", ".join(f"{name}={value!r}" for name, value in own.items())
-        raise ValueError(f"{given} cannot be written for {target}")
+        raise InputError(f"{given} cannot be written for {target}")
     if not ignore_dropout and (names := [name for name in _TRAINING_OPTIONS if getattr(model, name, 0.0) > 0]):
         given = ", ".join(f"{name}={getattr(model, name)!r}" for name in names)
-        raise ValueError(f"{given} cannot be written for {target}; ignore_dropout=True leaves it out")
+        raise InputError(f"{given} cannot be written for {target}; ignore_dropout=True leaves it out")
