@@ -5,7 +5,6 @@ Those of oneDNN's products are in `kernels/eager/gemm.py`, which may not import 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -53,14 +52,9 @@ _of_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def untraced(function: Callable) -> Callable:
     """The function, which torch.compile does not look into where it runs a frame as it is.
 
-    As `torch.compiler.disable`, but the first call does not import torch._dynamo.
+    As `torch.compiler.disable`, which imports torch._dynamo at once.
     """
-    without_dynamo = torch._disable_dynamo(function)
-
-    def run(*args: Any) -> Any:
-        return (without_dynamo if "torch._dynamo" in sys.modules else function)(*args)
-
-    return run
+    return torch._disable_dynamo(function)
 
 
 def has_values(tensor: Tensor) -> bool:

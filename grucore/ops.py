@@ -8,6 +8,7 @@ while the first order stays hand-written. The arguments are the fields of the co
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -45,7 +46,7 @@ def _operator(function: Callable) -> Any:
         # Products inside have the dtype that was chosen for them, whatever torch.autocast holds outside. Where
         # torch.compile runs a frame as it is, it must not go on to trace the operators that this one calls.
         with torch.autocast(device.type, enabled=False):
-            return untraced(*args)
+            return (untraced if "torch._dynamo" in sys.modules else function)(*args)
 
     torch.library.impl(name, "default", run)
     return getattr(torch.ops.grucore, function.__name__).default
