@@ -172,14 +172,13 @@ def _prepared(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_
         from grucore.convert import onnx_trace
 
         is_node = onnx_trace.says(variant, input.dtype, call, wants_gates)
-    has_steps = steps != Steps()
     request = dispatch.Request(
         input.device,
         input.dtype,
         H,
         form,
         acting(variant),
-        has_steps=has_steps,
+        has_steps=steps.real is not None or steps.start is not None,
         wants_gates=wants_gates,
         is_transformed=compat.transformed(),
         is_onnx_node=is_node,
