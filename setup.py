@@ -1,8 +1,80 @@
-"""The packages; `grucore/kernels` is a link to `kernels/`. All else is in pyproject.toml."""
+"""The packages, and the native kernels: a plain shared library, left out where it cannot be built.
 
-from setuptools import find_packages, setup
+`grucore/kernels` is a link to `kernels/`. All else is in pyproject.toml.
+"""
+
+import os
+import platform
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+NATIVE = Path("kernels/native")
+SETS = {
+    "avx2": ["-mavx2", "-mfma", "-mbmi2"],
+    "avx512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma", "-mprefer-vector-width=512"],
+}
+FLAGS = ["-std=gnu++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fno-exceptions", "-fno-rtti"]
+
+
+class BuildNative(build_ext):
+    """Compiles every file for each instruction set; ctypes loads the result."""
+
+    def get_ext_filename(self, name):
+        """The path without the tag of a Python version, which the library does not depend on."""
+        return os.path.join(*name.split(".")) + ".so"
+
+    def build_extension(self, ext):
+        """Builds beside the target and renames, so that a process that has the old file mapped keeps it."""
+        if platform.machine() not in ("x86_64", "AMD64"):
+            raise CompileError(
+                f"grucore goes without its native kernels: they are for x86-64, not {platform.machine()}"
+            )
+        folder, target = Path(self.build_temp), Path(self.get_ext_fullpath(ext.name))
+        folder.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # of an earlier build: without a compiler there is none
+        jobs = [("library", "library", [])]
+        jobs += [
+            (file, f"{file}-{s}", [f"-DINSTRUCTION_SET={s}", *SETS[s]]) for file in ("forward", "step") for s in SETS
+        ]
+        cxx = os.environ.get("CXX", "c++").split()
+        objects = [str(folder / f"{output}.o") for _, output, _ in jobs]
+
+        def compile_file(job, output):
+            subprocess.run([*cxx, *FLAGS, *job[2], "-c", str(NATIVE / f"{job[0]}.cpp"), "-o", output], check=True)
+
+        try:
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(compile_file, jobs, objects))
+            partial = target.with_suffix(".partial")
+            subprocess.run([*cxx, "-shared", *objects, "-o", str(partial)], check=True)
+            partial.replace(target)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise CompileError(f"grucore goes without native kernels: {error}") from error
+
+
+class Wheel(bdist_wheel):
+    """A wheel for any Python 3, of the platform where it holds the library."""
+
+    def get_tag(self):
+        """The tag by what was built."""
+        built = list(Path(self.bdist_dir).rglob("libgrucore.so"))
+        return "py3", "none", super().get_tag()[2] if built else "any"
+
+
+sources = sorted(str(path) for path in NATIVE.glob("*.cpp"))
+headers = sorted(str(path) for path in NATIVE.glob("*.h"))
+DATA = {"grucore": ["py.typed"], "grucore.kernels.triton": ["*.json"], "grucore.kernels.native": ["*.h", "*.cpp"]}
 
 setup(
     packages=find_packages(include=["grucore", "grucore.*"]),
-    package_data={"grucore": ["py.typed"], "grucore.kernels.triton": ["*.json"]},
+    package_data=DATA,
+    ext_modules=[Extension("grucore.kernels.native.libgrucore", sources, depends=headers, optional=True)],
+    cmdclass={"build_ext": BuildNative, "bdist_wheel": Wheel},
 )

@@ -3,7 +3,7 @@
 "reference"    the equations, step by step (`kernels/reference.py`); differentiable in every way
 "regularised"  the equations with what regularises them (`kernels/regularised.py`); only "auto" chooses it
 "eager"        PyTorch operators with a hand-written backward pass (`kernels/eager`)
-"native"       C++ for CPUs; not part of this version
+"native"       C++ for CPUs, forward only (`kernels/native`)
 "triton"       fused GPU kernels (`kernels/triton`)
 "onnx"         nothing is computed: torch.onnx.export writes a node (`convert/onnx_trace.py`)
 """
@@ -19,6 +19,7 @@ import torch
 
 from grucore.errors import InputError
 from grucore.kernels import Form
+from grucore.kernels.native.library import UNAVAILABLE as NO_NATIVE
 from grucore.kernels.triton import plan  # which does not import Triton
 
 Backend = Literal["auto", "native", "eager", "triton", "reference"]
@@ -41,6 +42,9 @@ def _no_triton(installed: str | None) -> str | None:
 NO_TRITON = _no_triton(version("triton") if find_spec("triton") else None)
 
 
+_FASTEST = {"cpu": ("native",), "cuda": ("triton",)}
+
+
 class Request(NamedTuple):
     """What a call wants, as far as the choice depends on it."""
 
@@ -51,6 +55,8 @@ class Request(NamedTuple):
     regularised: tuple[str, ...] = ()  # the options that act, by name
     has_steps: bool = False  # lengths, a mask or resets are given
     wants_gates: bool = False  # as `GRU.trace` does
+    wants_gradient: bool = False
+    is_plain: bool = True  # tensors of PyTorch's own class, and nothing that traces, exports or compiles the call
     is_transformed: bool = False  # torch.func or forward-mode differentiation is active
     is_onnx_node: bool = False  # torch.onnx.export runs, and its operator says all of this
 
@@ -84,7 +90,7 @@ def choose(backend: str, request: Request) -> Choice:
         return Choice(backend, "asked for")
     device = request.device.type
     reason = f"the implementation for {device} tensors"
-    for name in (*(("triton",) if device == "cuda" else ()), "eager", "reference"):
+    for name in (*_FASTEST.get(device, ()), "eager", "reference"):
         obstacle = _obstacle(name, request)
         if obstacle is None:
             return Choice(name, reason)
@@ -96,20 +102,18 @@ def choose(backend: str, request: Request) -> Choice:
 def choose_step(backend: str, request: Request, in_place: bool) -> Choice:
     """The implementation for a single step without flags, as `choose`.
 
-    On the CPU an operator with a backward pass of its own costs more than a step does: what "auto" cannot compute in
-    place, because a gradient may be wanted, is left to PyTorch's autograd.
+    On the CPU an operator with a backward pass of its own costs more than a step does: what "auto" cannot compute
+    without one is left to PyTorch's autograd, or, where `in_place` says that no gradient is wanted, to "eager".
     """
     if backend == "auto" and request.device.type == "cpu" and not request.regularised:
-        if in_place:
-            return Choice("eager", "the implementation of a step that wants no gradient")
-        return Choice("reference", "the implementation of a step that PyTorch differentiates")
+        if (obstacle := _obstacle("native", request)) is None:
+            return Choice("native", "the implementation for cpu tensors")
+        return Choice("eager" if in_place else "reference", obstacle)
     return choose(backend, request)
 
 
 def _obstacle(backend: str, request: Request) -> str | None:
     """Why a backend cannot serve a request, None where it can."""
-    if backend == "native":
-        return "this version has no native kernels"
     what = "the equations have" if backend == "reference" else f"the {backend} kernels have"
     if request.regularised:
         return f"{what} no {' and '.join(request.regularised)}"
@@ -121,8 +125,26 @@ def _obstacle(backend: str, request: Request) -> str | None:
         return f"{what} no rule for torch.func and forward-mode differentiation"
     if backend == "triton":
         return _obstacle_to_triton(request)
+    if backend == "native":
+        return _obstacle_to_native(request)
     if request.has_steps and request.device.type != "cpu":
         return f"{what} to read lengths, masks and resets on the host, which would wait for {request.device}"
+    return None
+
+
+def _obstacle_to_native(request: Request) -> str | None:
+    if request.device.type != "cpu":
+        return f"the native kernels are for the CPU, and the tensors are on {request.device}"
+    if NO_NATIVE:
+        return NO_NATIVE
+    if request.dtype is not torch.float32:
+        return f"the native kernels take float32, and the dtype is {request.dtype}"
+    if not request.form.reset_after:
+        return "the native kernels have no reset_after=False"
+    if request.wants_gradient:
+        return "the native kernels have no backward pass"
+    if not request.is_plain:
+        return "the native kernels take plain tensors, outside torch.compile, torch.jit.trace and dispatch modes"
     return None
 
 

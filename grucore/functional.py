@@ -7,18 +7,21 @@ torch.nn.GRU takes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout as apply_dropout
 from torch.nn.functional import linear
+from torch.nn.parameter import Parameter
 
 from grucore import compat, dispatch, ops
 from grucore.checks import Group, check_gains, check_recordable, check_reset_state, check_sequence, check_weights
 from grucore.errors import InputError, check_flag, check_tensor
 from grucore.kernels import Gates, State, Steps, Weights, reference, regularised
 from grucore.kernels.eager.bptt import gru_step
+from grucore.kernels.native import layer as native
 from grucore.kernels.regularised import Gains, acting
 from grucore.options import OF_CELL, Options, form_of, variant_of
 from grucore.steps import Lengths, steps_of
@@ -131,6 +134,8 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
         elif choice.name == "regularised":
             gains = None if layer_norms is None else Gains(*_stacked(layer_norms[these]))
             x, h, gates_of_layer = regularised.gru_layer(x, state, layer_weights, gains, steps, request.form, variant)
+        elif choice.name == "native":
+            x, h = native.gru_forward(x, state, layer_weights, steps, request.form)
         else:
             x, h = ops.layer(x, state, layer_weights, steps, request.form, choice.name)
         h_n.append(h)
@@ -180,6 +185,8 @@ def _prepared(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_
         acting(variant),
         has_steps=steps.real is not None or steps.start is not None,
         wants_gates=wants_gates,
+        wants_gradient=_wants_gradient(input, h0, call.reset_state, weights),
+        is_plain=_are_plain(input, h0, call.reset_state, *steps, weights),
         is_transformed=compat.transformed(),
         is_onnx_node=is_node,
     )
@@ -255,12 +262,14 @@ def step(
         w_hh.shape[-1],
         form,
         acting(variant_of(options, training)),
+        wants_gradient=_wants_gradient(input, hx, None, [weights]),
+        is_plain=input.dtype is hx.dtype and _are_plain(input, hx, [weights]),
         is_transformed=compat.transformed(),
     )
     # Without gradients memory is used again; 16-bit types and autocast have their own rules. A trace, and what is
     # exported, hold for calls with gradients too.
     in_place = (
-        not (torch.is_grad_enabled() and any(t.requires_grad for t in (input, hx, *weights)))
+        not request.wants_gradient
         and input.dtype is hx.dtype in (torch.float32, torch.float64)
         and compat.autocast_dtype(input.device) is None
         and form.reset_after
@@ -268,6 +277,8 @@ def step(
         and not (request.is_transformed or torch.jit.is_tracing() or compat.in_onnx_export())
     )
     choice = dispatch.choose_step(options.backend, request, in_place)
+    if choice.name == "native" and input.dim() == 2:
+        return native.gru_step(input, hx, Weights(*weights))
     if choice.name == "eager" and in_place:
         return gru_step(input, hx, Weights(*weights))
     if choice.name == "reference":
@@ -277,6 +288,21 @@ def step(
     x, h = input.reshape(1, -1, input.shape[-1]), hx.reshape(1, -1, hx.shape[-1])
     norms = None if layer_norms is None else [layer_norms]
     return run(x, h, Stack([weights], norms, options, training), Call()).h_n.view(hx.shape)
+
+
+def _wants_gradient(x: Tensor, h0: Tensor, h_reset: Tensor | None, weights: Sequence[Group]) -> bool:
+    if not torch.is_grad_enabled():
+        return False
+    given = (x, h0, *(() if h_reset is None else (h_reset,)), *(w for group in weights for w in group))
+    return any(t.requires_grad for t in given)
+
+
+def _are_plain(*tensors: Tensor | Sequence[Group] | None) -> bool:
+    """Whether a call may go to a kernel past PyTorch's dispatcher: nobody would see that it did."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or compat.dispatch_modes():
+        return False
+    flat = (t for each in tensors for t in (chain.from_iterable(each) if isinstance(each, (list, tuple)) else (each,)))
+    return all(t is None or type(t) in (Tensor, Parameter) for t in flat)
 
 
 def _stacked(groups: Sequence[Group]) -> list[Tensor]:

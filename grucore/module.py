@@ -69,7 +69,7 @@ class GRU(LayerWithOptions):
         recurrent_activation: of the gates r and z; the same names.
         precision: of float32 products on a GPU: "ieee", "tf32", or None for what torch.backends.cudnn.allow_tf32 says.
         backend: what computes: "eager" (PyTorch operators), "triton" (fused GPU kernels), "reference" (the equations,
-            step by step), "native" (not in this version), or "auto"; see `explain_backend`. An explicit one that cannot
+            step by step), "native" (C++ on CPUs, without gradients), or "auto"; see `explain_backend`. An explicit one that cannot
             serve a call raises.
 
     Attributes:

@@ -3,7 +3,9 @@
     reference.py     the four equations in plain PyTorch: read this first; everything else computes the same
     regularised.py   the equations with dropout, zoneout, layer normalisation and other activations (masks: noise.py)
     eager/           from PyTorch operators, with backpropagation through time written by hand
+    native/          C++ for CPUs
     triton/          fused GPU kernels that keep the recurrent weights on chip
+    packing.py       lengths, masks and resets as an index of the steps that are not padding
 
 The contract, for one layer and its D directions; T time, B batch, I input, H hidden:
 

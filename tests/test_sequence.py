@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from grucore.kernels.eager.packing import pack
 from oracle import assert_near, compare, quantity, to_oracle
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 from grucore import GRU, InputError
 from grucore.kernels import Steps, reference
-from grucore.kernels.eager.packing import pack
 
 LENGTHS = {
     "sorted": [9, 7, 7, 4, 1],

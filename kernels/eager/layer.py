@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import Form, Gradients, State, Steps, Weights
+from ..packing import Packing, first_states, pack
 from . import bptt
-from .packing import Packing, pack
 from .schedule import Schedule
 
 
@@ -29,7 +29,7 @@ def gru_forward(x: Tensor, state: State, weights: Weights, steps: Steps, form: F
             if length:
                 h_n[d] = y[:batch] if d == 1 else y[len(y) - batch :]
         else:
-            packed_x, h0, schedule = x_rows[packing.position], _first_states(state, packing, d), Schedule(packing.sizes)
+            packed_x, h0, schedule = x_rows[packing.position], first_states(state, packing, d), Schedule(packing.sizes)
             packed_y = bptt.gru_forward(packed_x, h0, weights.of(d), schedule, form.reset_after)
             y = x.new_zeros(length * batch, hidden_size).index_copy_(0, packing.position, packed_y)
             h_n[d].index_copy_(0, packing.ended, packed_y[packing.last_step])
@@ -75,14 +75,6 @@ def gru_backward(
     return Gradients(*stacked)._replace(x=None if dx is None else dx.view(x.shape))  # type: ignore[arg-type]
 
 
-def _first_states(state: State, packing: Packing, d: int) -> Tensor:
-    """What each segment of a direction begins from, (R, H)."""
-    h0 = state.h0[d, packing.row]
-    if state.h_reset is None:
-        return h0
-    return torch.where(packing.after_reset.unsqueeze(1), state.h_reset[d, packing.row], h0)
-
-
 def _backward_packed(
     packing: Packing,
     dy: Tensor | None,  # (T*B, H)
@@ -101,7 +93,7 @@ def _backward_packed(
         d_last = dh_n.new_zeros(len(packing.row), dh_n.shape[1])
         d_last[packing.last_segment] = dh_n[packing.ended]
     packed_dy = None if dy is None else dy[packing.position]
-    packed_x, packed_y, h0 = x[packing.position], y[packing.position], _first_states(state, packing, d)
+    packed_x, packed_y, h0 = x[packing.position], y[packing.position], first_states(state, packing, d)
     grads = bptt.gru_backward(
         packed_dy, d_last, packed_x, h0, packed_y, weights, Schedule(packing.sizes), form.reset_after, need_dx
     )

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .. import Steps
+from . import State, Steps
 
 
 class Packing(NamedTuple):
@@ -74,3 +74,11 @@ def pack(flags: Steps, reverse: bool) -> Packing | None:
         last_segment=place[segment[ends]],
         last_step=packed[ends],
     )
+
+
+def first_states(state: State, packing: Packing, d: int) -> Tensor:
+    """What each segment of a direction begins from, (R, H)."""
+    h0 = state.h0[d, packing.row]
+    if state.h_reset is None:
+        return h0
+    return torch.where(packing.after_reset.unsqueeze(1), state.h_reset[d, packing.row], h0)

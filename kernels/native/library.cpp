@@ -1,0 +1,76 @@
+// What is the same for all instruction sets: which of them runs, and the team of threads.
+#include <cstdlib>
+#include <cstring>
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+
+#include "gru.h"
+#include "team.h"
+
+GRU_FUNCTIONS(avx2)
+GRU_FUNCTIONS(avx512)
+
+extern "C" {
+__attribute__((weak)) void GOMP_parallel(void (*)(void*), void*, unsigned, unsigned);
+__attribute__((weak)) int omp_get_thread_num();
+__attribute__((weak)) int omp_get_num_threads();
+__attribute__((weak)) int omp_in_parallel();
+}
+
+namespace {
+
+struct Set {
+  const char* name;
+  int64_t (*workspace)(const GruCall*);
+  void (*forward)(const GruCall*);
+  void (*step)(const GruCall*);
+};
+const Set AVX512 = {"avx512", gru_workspace_avx512, gru_forward_avx512, gru_step_avx512};
+const Set AVX2 = {"avx2", gru_workspace_avx2, gru_forward_avx2, gru_step_avx2};
+
+// GRUCORE_NATIVE_SET=avx2 takes the narrower one, to compare.
+const Set* chosen() {
+  __builtin_cpu_init();
+  const char* wanted = std::getenv("GRUCORE_NATIVE_SET");
+  const bool narrow = wanted && !std::strcmp(wanted, AVX2.name);
+  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+  if (has_avx512 && !narrow) return &AVX512;
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &AVX2 : nullptr;
+}
+const Set* const SET = chosen();
+
+bool forked = false;  // the runtime's threads are not in the child, which would wait for them
+#if defined(__unix__) || defined(__APPLE__)
+const int WATCHED = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+#endif
+
+struct Job {
+  void (*body)(const void*, int64_t, int64_t);
+  const void* of;
+};
+
+void run_job(void* data) {
+  const Job* job = static_cast<const Job*>(data);
+  job->body(job->of, omp_get_thread_num(), omp_get_num_threads());
+}
+
+}  // namespace
+
+void run_team(int64_t threads, void (*body)(const void*, int64_t, int64_t), const void* of) {
+  Job job{body, of};
+  if (threads <= 1 || forked || !GOMP_parallel || !omp_in_parallel || omp_in_parallel()) {
+    body(of, 0, 1);
+  } else {
+    GOMP_parallel(run_job, &job, unsigned(threads), 0);
+  }
+}
+
+extern "C" {
+int64_t gru_abi() { return GRU_ABI; }
+const char* gru_instruction_set() { return SET ? SET->name : nullptr; }
+int64_t gru_workspace(const GruCall* call) { return SET->workspace(call); }
+void gru_forward(const GruCall* call) { SET->forward(call); }
+void gru_step(const GruCall* call) { SET->step(call); }
+}

@@ -1,0 +1,39 @@
+"""Loads the shared library that the installation built from this folder, or says why there is none to use."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+ABI = 1  # that of gru.h
+PATH = Path(__file__).parent / "libgrucore.so"
+
+
+def _loaded() -> tuple[ctypes.CDLL | None, str]:
+    """The library and its instruction set, or None and the reason."""
+    if os.environ.get("GRUCORE_NATIVE") == "0":
+        return None, "GRUCORE_NATIVE=0 turns the native kernels off"
+    if not PATH.exists():
+        return None, (
+            "the native kernels are not built: they need x86-64 and a C++ compiler when grucore is installed, and then "
+            "`pip install --force-reinstall --no-deps grucore` builds them"
+        )
+    try:
+        library = ctypes.CDLL(os.fspath(PATH))
+        abi = library.gru_abi()
+    except (OSError, AttributeError) as error:
+        return None, f"the native kernels cannot be loaded: {error}"
+    if abi != ABI:
+        return None, f"the native kernels are of another version (ABI {abi}, expected {ABI}): install grucore again"
+    library.gru_instruction_set.restype = ctypes.c_char_p
+    library.gru_workspace.restype = ctypes.c_int64
+    if (name := library.gru_instruction_set()) is None:
+        return None, "the native kernels need AVX2 and FMA, which this processor lacks"
+    return library, name.decode()
+
+
+# Loaded once, after torch, whose OpenMP runtime the library then finds.
+LIBRARY, _said = _loaded()
+INSTRUCTION_SET = None if LIBRARY is None else _said
+UNAVAILABLE = _said if LIBRARY is None else None
