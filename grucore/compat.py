@@ -62,6 +62,11 @@ def has_values(tensor: Tensor) -> bool:
     return not (tensor.is_meta or isinstance(tensor, FakeTensor))
 
 
+def in_dispatch_mode() -> bool:
+    """Whether a mode is active through which every operator call goes."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
 def dispatch_modes() -> list[Any]:
     """The modes through which every operator call goes now, such as a profiler's or a counter's."""
     return _get_current_dispatch_mode_stack()

@@ -6,7 +6,7 @@ torch.nn.GRU takes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -126,7 +126,13 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
             x = apply_dropout(x, options.dropout, training=training)
         these = slice(first, first + D)
         state = State(h0[these], None if call.reset_state is None else call.reset_state[these].to(x.dtype))
-        layer_weights, gates_of_layer = Weights(*_stacked(weights[these])), None
+        gates_of_layer = None
+        if choice.name == "native":
+            x, h = native.gru_forward(x, state, [Weights(*group) for group in weights[these]], steps, request.form)
+            h_n.append(h)
+            layers.append(x)
+            continue
+        layer_weights = Weights(*_stacked(weights[these]))
         if choice.name == "onnx":
             x, h = onnx_trace.layer(x, state.h0, layer_weights, call.lengths, hx is not None, options)
         elif choice.name == "reference":
@@ -134,8 +140,6 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
         elif choice.name == "regularised":
             gains = None if layer_norms is None else Gains(*_stacked(layer_norms[these]))
             x, h, gates_of_layer = regularised.gru_layer(x, state, layer_weights, gains, steps, request.form, variant)
-        elif choice.name == "native":
-            x, h = native.gru_forward(x, state, layer_weights, steps, request.form)
         else:
             x, h = ops.layer(x, state, layer_weights, steps, request.form, choice.name)
         h_n.append(h)
@@ -185,8 +189,8 @@ def _prepared(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_
         acting(variant),
         has_steps=steps.real is not None or steps.start is not None,
         wants_gates=wants_gates,
-        wants_gradient=_wants_gradient(input, h0, call.reset_state, weights),
-        is_plain=_are_plain(input, h0, call.reset_state, *steps, weights),
+        wants_gradient=_wants_gradient((input, h0, call.reset_state, *chain.from_iterable(weights))),
+        is_plain=_are_plain((input, h0, call.reset_state, *steps, *chain.from_iterable(weights))),
         is_transformed=compat.transformed(),
         is_onnx_node=is_node,
     )
@@ -262,8 +266,8 @@ def step(
         w_hh.shape[-1],
         form,
         acting(variant_of(options, training)),
-        wants_gradient=_wants_gradient(input, hx, None, [weights]),
-        is_plain=input.dtype is hx.dtype and _are_plain(input, hx, [weights]),
+        wants_gradient=_wants_gradient((input, hx, *weights)),
+        is_plain=input.dtype is hx.dtype and _are_plain((input, hx, *weights)),
         is_transformed=compat.transformed(),
     )
     # Without gradients memory is used again; 16-bit types and autocast have their own rules. A trace, and what is
@@ -290,19 +294,18 @@ def step(
     return run(x, h, Stack([weights], norms, options, training), Call()).h_n.view(hx.shape)
 
 
-def _wants_gradient(x: Tensor, h0: Tensor, h_reset: Tensor | None, weights: Sequence[Group]) -> bool:
-    if not torch.is_grad_enabled():
-        return False
-    given = (x, h0, *(() if h_reset is None else (h_reset,)), *(w for group in weights for w in group))
-    return any(t.requires_grad for t in given)
+def _wants_gradient(tensors: Iterable[Tensor | None]) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def _are_plain(*tensors: Tensor | Sequence[Group] | None) -> bool:
+def _are_plain(tensors: Iterable[Tensor | None]) -> bool:
     """Whether a call may go to a kernel past PyTorch's dispatcher: nobody would see that it did."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or compat.dispatch_modes():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or compat.in_dispatch_mode():
         return False
-    flat = (t for each in tensors for t in (chain.from_iterable(each) if isinstance(each, (list, tuple)) else (each,)))
-    return all(t is None or type(t) in (Tensor, Parameter) for t in flat)
+    return all(type(t) in _PLAIN for t in tensors)
+
+
+_PLAIN = {Tensor, Parameter, type(None)}
 
 
 def _stacked(groups: Sequence[Group]) -> list[Tensor]:

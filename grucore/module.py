@@ -68,9 +68,9 @@ class GRU(LayerWithOptions):
         activation: of the candidate n: "tanh", "relu", "sigmoid", "hard_sigmoid", "hard_tanh", "softsign" or "linear".
         recurrent_activation: of the gates r and z; the same names.
         precision: of float32 products on a GPU: "ieee", "tf32", or None for what torch.backends.cudnn.allow_tf32 says.
-        backend: what computes: "eager" (PyTorch operators), "triton" (fused GPU kernels), "reference" (the equations,
-            step by step), "native" (C++ on CPUs, without gradients), or "auto"; see `explain_backend`. An explicit one that cannot
-            serve a call raises.
+        backend: what computes: "native" (C++ on CPUs, where no gradient is wanted), "eager" (PyTorch operators),
+            "triton" (fused GPU kernels), "reference" (the equations, step by step), or "auto"; see `explain_backend`.
+            An explicit one that cannot serve a call raises.
 
     Attributes:
         weight_ih_l[k]: (W_ir|W_iz|W_in) of layer k, shape (3H, I), or (3H, D*H) for k > 0.

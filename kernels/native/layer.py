@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,22 +17,24 @@ _Call = ctypes.c_int64 * _FIELDS
 _CACHE_LINE = 64
 
 
-def gru_forward(x: Tensor, state: State, weights: Weights, steps: Steps, form: Form) -> tuple[Tensor, Tensor]:
-    """y (T, B, D*H) and h_n (D, B, H) of one layer."""
+def gru_forward(x: Tensor, state: State, weights: Sequence[Weights], steps: Steps, form: Form) -> tuple[Tensor, Tensor]:
+    """y (T, B, D*H) and h_n (D, B, H) of one layer, from the weights of each direction: nothing is stacked."""
     T, B, _ = x.shape
     D, _, H = state.h0.shape
-    has_flags = steps.real is not None or steps.start is not None
-    y = (x.new_zeros if has_flags else x.new_empty)(T, B, D * H)
-    h_n = state.h0.clone(memory_format=torch.contiguous_format)
+    if steps.real is None and steps.start is None:
+        y = x.new_empty(T, B, D * H)
+        for d in range(D if T and B else 0):
+            _run(x, state.h0[d], weights[d], y if D == 1 else y[:, :, d * H : (d + 1) * H], reverse=d == 1)
+        if T == 0:
+            return y, state.h0.clone(memory_format=torch.contiguous_format)
+        ends = [y[0 if d == 1 else T - 1, :, d * H : (d + 1) * H] for d in range(D)]
+        return y, torch.stack(ends)
+    y, h_n = x.new_zeros(T, B, D * H), state.h0.clone(memory_format=torch.contiguous_format)
     for d in range(D if T and B else 0):
-        part = y[:, :, d * H : (d + 1) * H]
-        packing = pack(steps, reverse=d == 1)
-        if packing is None:
-            _run(x, state.h0[d], weights.of(d), part, reverse=d == 1)
-            h_n[d] = part[0 if d == 1 else T - 1]
-        elif packing.sizes:
-            sizes = torch.tensor(packing.sizes)
-            _run(x, first_states(state, packing, d), weights.of(d), part, d == 1, packing.position, sizes)
+        part, packing = y[:, :, d * H : (d + 1) * H], pack(steps, reverse=d == 1)
+        if packing is not None and packing.sizes:
+            sizes = torch.tensor(packing.sizes, device="cpu")
+            _run(x, first_states(state, packing, d), weights[d], part, d == 1, packing.position, sizes)
             last = packing.position[packing.last_step]
             h_n[d].index_copy_(0, packing.ended, part[last // B, last % B])
     return y, h_n
@@ -57,7 +60,7 @@ def _run(
     """Fills a GruCall, see gru.h, and calls the library; tensors are kept until it returns."""
     assert LIBRARY is not None
     x, h0 = _dense(x), _dense(h0)
-    dense = [None if w is None else w.contiguous() for w in weights]
+    dense = [w if w is None or w.is_contiguous() else w.contiguous() for w in weights]
     T, B, I = x.shape  # noqa: E741
     steps, segments = (T, B) if sizes is None else (len(sizes), len(h0))
     call = _Call(
