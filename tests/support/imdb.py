@@ -10,7 +10,7 @@ from unittest import mock
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "imdb"
 sys.path.insert(0, str(EXAMPLE))
 

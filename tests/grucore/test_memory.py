@@ -13,7 +13,7 @@ LIMIT = 30  # MiB; measured 2 for lengths and 14 for batch sizes, and 114 and 15
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("kind", ["lengths", "batch"])
 def test_training_with_changing_shapes(kind):
-    environment = {"PYTHONPATH": str(SCRIPT.parent.parent), "OMP_NUM_THREADS": "1"}
+    environment = {"PYTHONPATH": str(SCRIPT.parents[2]), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [sys.executable, SCRIPT, kind], capture_output=True, text=True, env=environment, check=True, timeout=240
     )

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from contract import DEVICE
 from oracle import to_oracle
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -77,6 +78,20 @@ def test_third_derivative_and_inputs_that_depend_on_one_another():
     torch.testing.assert_close(third(layer), third(oracle))
 
 
+def test_second_derivatives_of_the_fused_layer():
+    layer = GRU(2, 3, device=DEVICE, precision="ieee", backend="triton")
+    oracle = to_oracle(layer)
+    x = torch.randn(4, 2, 2, device=DEVICE)
+    results = []
+    for module, dtype in ((layer, torch.float32), (oracle, torch.float64)):
+        x_ = x.to(dtype).requires_grad_()
+        with torch.backends.cudnn.flags(enabled=False):
+            (dx,) = torch.autograd.grad(module(x_)[0].sin().sum(), x_, create_graph=True)
+        results.append(torch.autograd.grad(dx.square().sum(), [x_, *module.parameters()]))
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5)
+
+
 def test_gradient_penalty_step():
     """WGAN-GP: the gradient of a gradient's norm reaches the weights."""
     layer = GRU(4, 8, num_layers=2, bidirectional=True, dtype=torch.float64)
@@ -102,7 +117,7 @@ def test_gradients_in_eval_mode():
 def test_compiles_whole_and_once_for_all_lengths(backend):
     """No graph break, and no recompilation when T or B changes."""
     torch._dynamo.reset()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = DEVICE
     layer = GRU(3, 4, num_layers=2, bidirectional=True, backend=backend, device=device)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counter)
