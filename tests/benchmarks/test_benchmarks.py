@@ -17,6 +17,8 @@ from benchmarks.providers.pytorch import Torch
 from benchmarks.publishing import report
 from benchmarks.results import Row
 
+pytestmark = pytest.mark.slow
+
 CASE = Case(4, 3, 5, 6)
 OTHERS = ["torch-padded", "torch-lstm", "products", "onnxruntime", "keras"]  # of those that tests have installed
 

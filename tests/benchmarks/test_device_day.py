@@ -11,6 +11,8 @@ from benchmarks.tuning import compile_report, tune
 from grucore.kernels.triton import plan
 from grucore.kernels.triton.plan import H100, Plan
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 FASTER = Plan(16, 32, 128, False, "counter", 4, 1, 100_000)
 

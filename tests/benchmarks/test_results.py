@@ -11,6 +11,7 @@ from benchmarks.publishing import plots, report
 RESULTS = report.RESULTS
 
 
+@pytest.mark.slow
 def test_pages_are_what_the_report_writes(tmp_path):
     rows, limits = results.read([RESULTS]), ceilings.read(RESULTS / "ceilings")
     page = (report.ROOT / "README.md").read_text()

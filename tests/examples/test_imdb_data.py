@@ -96,6 +96,7 @@ def test_processes_share_each_batch():
     assert shares[1][-1].weights.tolist() == [0]
 
 
+@pytest.mark.slow
 def test_every_source_gives_the_same_reviews(tmp_path):
     imdb.write_tree(tmp_path / "tree")
     imdb.write_parquet(tmp_path / "parquet")
@@ -156,6 +157,7 @@ def test_bad_data(tmp_path, kind):
         load(str(folder))
 
 
+@pytest.mark.slow
 def test_hub_without_a_network_says_what_to_do(monkeypatch):
     import datasets
 

@@ -26,6 +26,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
+pytestmark = pytest.mark.slow
+
 TEXT = "the novel was dull . i found this film wonderful ."
 
 

@@ -27,6 +27,8 @@ from vocabularies import Spaces
 
 import grucore
 
+pytestmark = pytest.mark.slow
+
 WORDS = ["<unk>", "<pad>", "good", "bad", "so", "plain", "film", "not"]
 REVIEW = "good film not so good so not bad film not plain film so plain"
 LAST_STATE = {"seed": 0, "embedding_size": 6, "hidden_size": 5, "dropout": 0.0, "masked": True, "gru": "grucore"}

@@ -12,6 +12,8 @@ from predict import Predictor
 from run_folder import RunError
 from vocabularies import learn
 
+pytestmark = pytest.mark.slow
+
 
 def test_predict(best):
     texts = ["i found this film wonderful .", "a", "the novel was dull . i found this film awful ."]

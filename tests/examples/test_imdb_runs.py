@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 from seeds import combined
 from trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 SEMI = ["--preset", "semi", "--batch-size", 40, "--unlabelled-batch-size", 400, "--epochs", 1]
 SEMI += ["--lm-epochs", 2, "--lm-streams", 20, "--lm-steps", 60]
 NO_DROPOUT = ["--dropout", 0, "--embedding-dropout", 0, "--word-dropout", 0]

@@ -331,6 +331,7 @@ def test_batches_go_on_where_they_were_left():
     assert [batch for batch, _ in zip(endless, range(5), strict=False)] == first[4:]
 
 
+@pytest.mark.slow
 def test_workers_make_the_same_batches():
     encoded = Encoded(reviews(), torch.tensor([0, 1] * 10))
     order = TrainingBatches([len(row) for row in encoded.tokens], 6, 0, bucketed=True)

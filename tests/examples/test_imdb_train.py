@@ -15,6 +15,8 @@ from run_folder import RunError, RunFolder
 from safetensors.torch import load_file
 from vocabularies import Spaces
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):

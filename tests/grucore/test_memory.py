@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parent / "memory_growth.py"
 LIMIT = 30  # MiB; measured 2 for lengths and 14 for batch sizes, and 114 and 153 when each new size was remembered
 

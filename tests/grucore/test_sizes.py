@@ -6,6 +6,8 @@ from oracle import assert_near, to_oracle
 
 from grucore import GRU
 
+pytestmark = pytest.mark.slow
+
 BEYOND = 66_000  # 65,535 is the largest y or z axis of a CUDA grid, and cuDNN's T
 
 

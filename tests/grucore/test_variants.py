@@ -107,6 +107,7 @@ def test_everything_else_goes_with_it(options):
     assert_near("output", h, h_want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [VARIANTS["all"], VARIANTS["hard"]], ids=["all", "hard"])
 def test_gradients_twice(options):
     layer = GRU(2, 3, num_layers=2, bidirectional=True, dtype=f64, **options).eval()

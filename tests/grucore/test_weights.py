@@ -21,7 +21,7 @@ DTYPES = {"eager": torch.float64, "triton": torch.float32}
 NAMES = list(nn.GRU(3, 5, 2).state_dict())
 each_backend = pytest.mark.parametrize("backend", DTYPES)
 
-pytestmark = pytest.mark.gpu if DEVICE == "cuda" else []
+pytestmark = [pytest.mark.slow, *([pytest.mark.gpu] if DEVICE == "cuda" else [])]
 
 
 def drop(weight, training):

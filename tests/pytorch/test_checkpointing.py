@@ -9,6 +9,8 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from grucore import GRU
 
+pytestmark = pytest.mark.slow
+
 CALLS = {
     "dense": {},
     "lengths": {"lengths": torch.tensor([7, 0, 3])},

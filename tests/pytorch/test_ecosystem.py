@@ -13,6 +13,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from grucore import GRU
 
+pytestmark = pytest.mark.slow
+
 f64 = torch.float64
 
 

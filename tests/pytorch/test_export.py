@@ -11,6 +11,8 @@ from torch.export import Dim, export, load, save
 
 from grucore import GRU
 
+pytestmark = pytest.mark.slow
+
 STEPS, ROWS = Dim("T", min=1, max=2**20), Dim("B", min=1, max=2**20)
 SHAPES = [(1, 1), (17, 7), (5, 2)]
 

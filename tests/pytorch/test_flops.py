@@ -10,6 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from grucore import GRU
 
+pytestmark = pytest.mark.slow
+
 
 def flops(module, *inputs, backward=True, **call):
     with FlopCounterMode(display=False) as counter:

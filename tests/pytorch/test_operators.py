@@ -42,12 +42,14 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # opcheck's own
 @pytest.mark.parametrize("flags, directions, reset_after, bias", CASES)
 def test_operator_contract(flags, directions, reset_after, bias):
     torch.library.opcheck(torch.ops.grucore.gru_layer.default, arguments(flags, directions, reset_after, bias=bias))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags, directions, reset_after, bias", CASES)
 def test_first_and_second_derivatives(flags, directions, reset_after, bias):
     args = arguments(flags, directions, reset_after, bias=bias)
@@ -113,6 +115,7 @@ def test_gradients_in_eval_mode():
     assert x.grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "triton"])
 def test_compiles_whole_and_once_for_all_lengths(backend):
     """No graph break, and no recompilation when T or B changes."""
@@ -132,6 +135,7 @@ def test_compiles_whole_and_once_for_all_lengths(backend):
         assert counter.frame_count == graphs
 
 
+@pytest.mark.slow
 def test_a_first_call_does_not_import_the_compiler():
     """torch._dynamo takes a second or two to import: who does not compile does not wait for it."""
     code = "import sys, torch, grucore; grucore.GRU(2, 3)(torch.ones(4, 1, 2))[0].sum().backward()"

@@ -18,6 +18,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from grucore import GRU
 
+pytestmark = pytest.mark.slow
+
 LENGTHS = torch.tensor([7, 2, 5, 1, 3, 7])
 PROCESSES, STEPS, SECONDS = 2, 2, 180
 f64 = torch.float64

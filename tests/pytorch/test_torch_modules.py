@@ -24,6 +24,8 @@ with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
 
 from grucore import GRU, GRUCell
 
+pytestmark = pytest.mark.slow
+
 OURS = {nn.GRU: GRU, nn.GRUCell: GRUCell}
 ENTRIES = [info for info in module_db if info.module_cls in OURS]
 CASES = [

@@ -14,6 +14,8 @@ from torch import nn
 from grucore import GRU, InputError, convert
 from grucore.convert.weights import gru_of, swap_gates, to_array, to_tensor
 
+pytestmark = pytest.mark.slow
+
 WRITERS = {
     "keras": lambda model, path: convert.to_keras(model),
     "flax": lambda model, path: convert.to_flax(model),

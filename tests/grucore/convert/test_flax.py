@@ -15,6 +15,8 @@ from oracle import rms_error
 from grucore import GRU, InputError
 from grucore.convert import from_flax, to_flax
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 2e-6  # RMS error of float32 outputs against Flax; measured at most 1.8e-7
 
 

@@ -18,6 +18,8 @@ from oracle import rms_error
 from grucore import GRU, InputError
 from grucore.convert import from_keras, to_keras
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 2e-6  # RMS error of float32 outputs against Keras; measured at most 1.3e-7
 
 FORMS = list(itertools.product([True, False], [True, False], [True, False]))

@@ -15,6 +15,8 @@ from torch import nn
 from grucore import GRU
 from grucore.convert import from_onnx, to_onnx
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 2e-6  # RMS error of float32 outputs against onnxruntime; measured at most 1.9e-7
 
 # reset_after, bidirectional, layers, batch_first, h0, lengths: every pair of values comes up

@@ -14,6 +14,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from grucore import GRU, GRUCell, InputError
 from grucore.convert import from_onnx
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 2e-6  # RMS error of float32 outputs against onnxruntime; measured at most 3.2e-7, of float16 6.2e-4
 
 # reset_after, bidirectional, layers, batch_first, bias, hx, lengths

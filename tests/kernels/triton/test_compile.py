@@ -21,6 +21,7 @@ def run_without_interpreter(*arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", [80, 90, 100])
 def test_every_plan_is_within_its_budget(arch, tmp_path):
     """No spills, shared memory as the table says, and on sm_90 the loop within the budget, with the Triton it names."""
@@ -34,6 +35,7 @@ def test_every_plan_is_within_its_budget(arch, tmp_path):
         assert (recurrence, "bf16", hidden_size) in covered, (recurrence, hidden_size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden_size", [64, 256, 1100], ids=["whole", "split", "streamed"])
 def test_nothing_is_compiled_again_for_another_batch_or_length(hidden_size):
     """Over 20 random sizes."""
@@ -73,6 +75,7 @@ print(json.dumps(compile_report.faults(result, row, budget)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", [90, 100])
 def test_products_that_go_on_while_the_program_does_are_refused(arch):
     """Tiles of 64 rows, as the table had them once, compile to wgmma on sm_90 and to tcgen05 on sm_100."""
@@ -82,6 +85,7 @@ def test_products_that_go_on_while_the_program_does_are_refused(arch):
     assert "asynchronous products" in fault
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
 def test_exchanged_data_is_stored_in_relaxed_words(dtype):
     """A weak store that another program's polling meets would be a data race."""

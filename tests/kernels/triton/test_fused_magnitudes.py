@@ -11,7 +11,7 @@ from oracle import FUSED_LIMITS, quantity, rms_error, to_oracle
 from grucore import GRU
 from grucore.kernels.triton import launch, plan
 
-pytestmark = pytest.mark.gpu if DEVICE == "cuda" else []
+pytestmark = [pytest.mark.slow, *([pytest.mark.gpu] if DEVICE == "cuda" else [])]
 
 
 # In 16 bits an argument of 1e4 is off by more than 1 before any gate; and float16 has no normal numbers below 6e-5.

@@ -13,6 +13,7 @@ from grucore.kernels.triton import launch
 pytestmark = pytest.mark.gpu if DEVICE == "cuda" else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.parametrize("flags", ["", "gaps resets"], ids=["dense", "flags"])
 def test_chunks_do_not_change_the_result(flags, steps, monkeypatch):

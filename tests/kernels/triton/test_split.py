@@ -11,7 +11,7 @@ from grucore import GRU
 from grucore.kernels.triton import launch, plan
 from grucore.kernels.triton.plan import H100
 
-pytestmark = pytest.mark.gpu if DEVICE == "cuda" else []
+pytestmark = [pytest.mark.slow, *([pytest.mark.gpu] if DEVICE == "cuda" else [])]
 
 
 f32, f16, bf16 = torch.float32, torch.float16, torch.bfloat16
