@@ -3,6 +3,7 @@ PYTHON ?= python3
 DATA ?= sample
 BIN := .venv/bin
 SAMPLE := --dropout 0.2 --learning-rate 2e-3 --epochs 5  # few words, each of which counts: less dropout than for 46,000
+FAST := tests/kernels tests/grucore tests/pytorch tests/support --ignore tests/grucore/convert
 THREADS := $(shell nproc 2>/dev/null || echo 2)
 
 .PHONY: help imdb demo test test-fast test-gpu bench check clean
@@ -25,8 +26,8 @@ demo: .venv/installed-imdb  ## type a review, see what the model that `make imdb
 test: .venv/installed-test  ## all tests that need no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS) --dist worksteal
 
-test-fast: .venv/installed-test  ## those that take seconds, in all half a minute: while you work
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS) --dist worksteal -m "not slow"
+test-fast: .venv/installed-test  ## the library's quick tests, half a minute in all: while you work
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS) --dist worksteal -m "not slow" $(FAST)
 
 test-gpu: .venv/installed-test  ## the tests that need a GPU; fails without one
 	$(BIN)/python -c "import torch, sys; torch.cuda.is_available() or sys.exit('no GPU that PyTorch can use')"

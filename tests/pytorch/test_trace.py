@@ -63,6 +63,7 @@ CASES = {  # a layer, what is called, tensors to trace with, and others to compa
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradients", [True, False], ids=["with gradients", "no_grad"])
 @pytest.mark.parametrize("layer, function, example, other", CASES.values(), ids=CASES)
 def test_a_trace_computes_and_trains_as_its_module(layer, function, example, other, gradients):

@@ -11,6 +11,7 @@ f64 = torch.float64
 T, B = 5, 4
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:Secure RNG turned off:UserWarning"),  # Opacus', of every engine
     pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning"),  # PyTorch's, without dx
 ]

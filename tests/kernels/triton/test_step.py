@@ -17,6 +17,7 @@ def randn(*shape, dtype):
     return torch.randn(*shape, device=DEVICE, dtype=dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(1, 24, 33, True), (17, 200, 20, False), (2, 1, 1, True)], ids=str)
 def test_cell_equals_nn_gru_cell(shape, dtype):
