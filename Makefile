@@ -3,9 +3,10 @@ PYTHON ?= python3
 DATA ?= sample
 BIN := .venv/bin
 SAMPLE := --dropout 0.2 --learning-rate 2e-3 --epochs 5  # few words, each of which counts: less dropout than for 46,000
+FAST := tests/kernels tests/grucore tests/pytorch tests/support --ignore tests/grucore/convert
 THREADS := $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help imdb demo test test-gpu bench check clean
+.PHONY: help imdb demo test test-fast test-gpu bench check clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -24,6 +25,9 @@ demo: .venv/installed-imdb  ## type a review, see what the model that `make imdb
 
 test: .venv/installed-test  ## all tests that need no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS) --dist worksteal
+
+test-fast: .venv/installed-test  ## the library's quick tests, half a minute in all: while you work
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS) --dist worksteal -m "not slow" $(FAST)
 
 test-gpu: .venv/installed-test  ## the tests that need a GPU; fails without one
 	$(BIN)/python -c "import torch, sys; torch.cuda.is_available() or sys.exit('no GPU that PyTorch can use')"

@@ -28,21 +28,3 @@ def pytest_terminal_summary(terminalreporter):
     """The worst error of each row of the table of limits, to be written beside the limit (run with -p no:xdist)."""
     for key, (error, limit) in sorted(oracle.worst.items()):
         terminalreporter.write_line(f"worst RMS error  {key:28} {error:.1e}  (limit {limit:.0e})")
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    """The folder of a small IMDB."""
-    import imdb
-
-    folder = tmp_path_factory.mktemp("data")
-    imdb.write_parquet(folder, train=120, test=40)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def best(data, tmp_path_factory):
-    """The folder of a whole run of `best` on it; a test that changes it copies it first."""
-    import imdb
-
-    return imdb.train_here(tmp_path_factory.mktemp("runs") / "best", "--data", data, *imdb.BEST)

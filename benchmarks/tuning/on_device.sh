@@ -36,7 +36,7 @@ part() { # NAME SECONDS COMMAND...
 part environment 30 "$PYTHON" -m benchmarks.measuring.environment "$OUT/environment.json"
 case $MODE in
     quick)
-        part tests 140 "$PYTHON" -m pytest -q -m gpu tests/test_fused.py tests/test_step.py tests/test_gpu.py
+        part tests 140 "$PYTHON" -m pytest -q -m gpu tests/kernels
         part selftest 30 "$PYTHON" -m grucore.selftest
         part ceilings 25 "$PYTHON" -m benchmarks.measuring.ceilings --device cuda --out "$OUT/speed"
         part tune 130 "$PYTHON" -m benchmarks.tuning.tune --seconds 115 --out "$OUT/tune"
@@ -52,7 +52,7 @@ case $MODE in
         ;;
     dry-run)
         export TRITON_INTERPRET=1
-        part tests 60 "$PYTHON" -m pytest -q tests/test_step.py -k empty
+        part tests 60 "$PYTHON" -m pytest -q tests/kernels/triton/test_step.py -k empty
         part tune 60 "$PYTHON" -m benchmarks.tuning.tune --dry-run --out "$OUT/tune"
         part speed 60 "$PYTHON" -m benchmarks.measuring.run --device cpu --suite smoke --rounds 2 \
             --providers grucore-eager torch --out "$OUT/speed"

@@ -1,0 +1,48 @@
+"""Published figures are those of the committed raw results, and what pages link to is there."""
+
+import re
+
+import pytest
+
+from benchmarks import results
+from benchmarks.measuring import ceilings
+from benchmarks.publishing import plots, report
+
+RESULTS = report.RESULTS
+
+
+@pytest.mark.slow
+def test_pages_are_what_the_report_writes(tmp_path):
+    rows, limits = results.read([RESULTS]), ceilings.read(RESULTS / "ceilings")
+    page = (report.ROOT / "README.md").read_text()
+    assert report.readme(page, rows) == page
+    page = report.ROOT / "benchmarks" / "RESULTS.md"
+    pictures = [f"plots/{path.name}" for path in plots.save(results.cells(rows), limits, tmp_path)]
+    assert page.read_text() == report.report(rows, limits, pictures)
+    assert all((page.parent / picture).exists() for picture in pictures)
+
+
+def test_other_columns_are_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("provider,speed\ngrucore,fast\n")
+    with pytest.raises(ValueError, match=r"has columns \['provider', 'speed'\], expected"):
+        results.read([tmp_path])
+    with pytest.raises(ValueError, match=r"holds no \.csv file"):
+        results.read([tmp_path / "nothing"])
+
+
+def test_readme_example_runs():
+    code = (report.ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    names = {}
+    exec(code, names)
+    assert names["y"].shape == (50, 8, 512) and names["h_n"].shape == (4, 8, 256)
+
+
+PAGES = ["README.md", "CONTRIBUTING.md", "examples/imdb/README.md", "benchmarks/README.md", "benchmarks/RESULTS.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    path = report.ROOT / page
+    links = re.findall(r"\]\(([^)#]+)", path.read_text())
+    missing = [link for link in links if "://" not in link and not (path.parent / link).exists()]
+    assert not missing

@@ -1,0 +1,113 @@
+"""The package as it is installed: a wheel built from these sources, away from the checkout."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def copy_packages(target):
+    for name in ("grucore", "kernels"):
+        shutil.copytree(ROOT / name, target / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A wheel of a copy of the sources, so that nothing is left in the checkout."""
+    copy, target = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("wheel")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    copy_packages(copy)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", target, copy]
+    subprocess.run(command, check=True)
+    (built,) = target.iterdir()
+    return built
+
+
+def test_wheel_claims_grucore_alone(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"grucore"}
+    for folder, package in (("grucore", "grucore"), ("kernels", "grucore/kernels")):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert f"{package}/{path.relative_to(ROOT / folder)}" in names
+    assert {"grucore/py.typed", "grucore/kernels/triton/plans.json"} <= set(names)
+
+
+def run_installed(target, code):
+    """Runs code where grucore is only what the wheel brought."""
+    flags = ["-c", f"import sys; sys.path.insert(0, {str(target)!r})\n" + code]
+    result = subprocess.run([sys.executable, "-I", *flags], cwd=target, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    target = tmp_path_factory.mktemp("site")
+    zipfile.ZipFile(wheel).extractall(target)
+    return target
+
+
+def test_wheel_runs_forward_and_backward(installed):
+    code = """
+import grucore, torch
+assert grucore.__file__.startswith(sys.path[0]) and grucore.kernels.__file__.startswith(sys.path[0])
+layer, x = grucore.GRU(3, 4), torch.randn(5, 2, 3, requires_grad=True)
+layer(x)[0].sum().backward()
+print(x.grad.abs().sum() > 0, sys.modules.get("kernels"))
+"""
+    assert run_installed(installed, code).split() == ["tensor(True)", "None"]
+
+
+def test_runs_from_a_zip(wheel):
+    """As zipapp, pex and Spark bring packages: nothing is a file by itself."""
+    code = """
+import grucore, torch
+layer, x = grucore.GRU(3, 4), torch.randn(5, 2, 3, requires_grad=True)
+layer(x, lengths=[5, 2])[0].sum().backward()
+print(x.grad.abs().sum() > 0, grucore.__file__.startswith(sys.path[0]))
+"""
+    flags = ["-I", "-c", f"import sys; sys.path.insert(0, {str(wheel)!r})\n" + code]
+    result = subprocess.run([sys.executable, *flags], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["tensor(True)", "True"]
+
+
+def test_converters_are_there_without_an_import_of_their_own(installed):
+    code = """
+import grucore
+assert "grucore.convert" not in sys.modules
+print(grucore.convert.to_onnx.__name__, hasattr(grucore, "converter"))
+"""
+    assert run_installed(installed, code).split() == ["to_onnx", "False"]
+
+
+def test_import_brings_torch_and_numpy_alone(installed):
+    code = """
+import torch, numpy
+before = set(sys.modules)
+import grucore
+roots = {name.split(".")[0] for name in set(sys.modules) - before}
+print(sorted(root for root in roots if root not in sys.stdlib_module_names and root not in ("torch", "numpy")))
+"""
+    assert run_installed(installed, code).strip() == "['grucore']"
+
+
+def test_a_checkout_runs_uninstalled(tmp_path):
+    """As on a machine without a network: the folders as they are, with the checkout's root on the path."""
+    copy_packages(tmp_path)
+    (tmp_path / "tests").mkdir()
+    code = """
+from importlib.util import find_spec
+import grucore, torch
+print(grucore.GRU(3, 4)(torch.ones(2, 1, 3))[0].shape, grucore.kernels.__file__, find_spec("grucore.tests"))
+"""
+    printed = run_installed(tmp_path, code)
+    assert "torch.Size([2, 1, 4])" in printed and str(tmp_path / "grucore" / "kernels") in printed
+    assert "None" in printed, "nothing but the package may be importable as a part of it"

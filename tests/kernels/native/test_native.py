@@ -1,0 +1,135 @@
+"""The native kernels beyond the contract: the step, equal bits, magnitudes, and how the library is loaded."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from oracle import assert_near, to_oracle
+
+from grucore import GRU, GRUCell, dispatch
+from grucore.kernels.native import library
+
+pytestmark = pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler: nothing was built")
+
+
+def test_the_library_is_built_and_loaded():
+    assert library.UNAVAILABLE is None and library.INSTRUCTION_SET in ("avx2", "avx512")
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 77, 20), (7, 5, 33), (4, 8, 1)], ids=str)
+def test_a_step_equals_nn_gru_cell(shape):
+    B, I, H = shape  # noqa: E741
+    cell = GRUCell(I, H, backend="native")
+    x, hx = torch.randn(B, I), torch.randn(B, H)
+    with torch.no_grad():
+        assert_near("output", cell(x, hx), cell.to_torch().double()(x.double(), hx.double()))
+
+
+@torch.no_grad()
+def test_a_row_is_the_same_in_any_batch_and_with_any_number_of_threads():
+    """Bit for bit, whatever the others hold: a NaN stays in its row."""
+    layer = GRU(40, 100, bidirectional=True, backend="native")
+    x = torch.randn(20, 33, 40)
+    y, h_n = layer(x)
+    for b in (0, 7, 32):
+        y_b, h_b = layer(x[:, b : b + 1])
+        assert torch.equal(y_b, y[:, b : b + 1]) and torch.equal(h_b, h_n[:, b : b + 1])
+    threads = torch.get_num_threads()
+    try:
+        for n in (1, 2, 5):
+            torch.set_num_threads(n)
+            assert torch.equal(layer(x)[0], y)
+    finally:
+        torch.set_num_threads(threads)
+    x[:, 5] = float("nan")
+    poisoned = layer(x)[0]
+    assert poisoned[:, 5].isnan().all()
+    assert torch.equal(poisoned[:, :5], y[:, :5]) and torch.equal(poisoned[:, 6:], y[:, 6:])
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-4, 1, 1e2])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@torch.no_grad()
+def test_inputs_of_every_magnitude(scale, bias):
+    layer = GRU(8, 20, bias=bias, backend="native")
+    x, hx = torch.randn(5, 7, 8) * scale, torch.randn(1, 7, 20) * min(scale, 1)
+    for got, want in zip(layer(x, hx), to_oracle(layer)(x.double(), hx.double()), strict=True):
+        assert_near("output", got, want)
+    assert_near("output", layer.step(x[0], hx)[0], to_oracle(layer)(x[:1].double(), hx.double())[0][0])
+
+
+@torch.no_grad()
+def test_strides_and_views():
+    layer = GRU(6, 5, backend="native")
+    x = torch.randn(4, 6, 10).transpose(1, 2)  # (4, 10, 6), features 10 apart
+    assert torch.equal(layer(x)[0], layer(x.contiguous())[0])
+    wide = torch.randn(4, 10, 12)[..., ::2]
+    assert torch.equal(layer(wide)[0], layer(wide.contiguous())[0])
+
+
+X = torch.randn(5, 2, 3)
+REFUSED = {
+    "gradient": (lambda: GRU(3, 4, backend="native")(X), "no backward pass"),
+    "float64": (lambda: GRU(3, 4, dtype=torch.float64, backend="native")(X.double()), "the dtype is torch.float64"),
+    "reset before": (lambda: GRU(3, 4, reset_after=False, backend="native")(X), "no reset_after=False"),
+    "meta": (lambda: GRU(3, 4, device="meta", backend="native")(X.to("meta")), "the tensors are on meta"),
+}
+
+
+@pytest.mark.parametrize("call, message", REFUSED.values(), ids=REFUSED)
+def test_what_it_does_not_serve_is_named(call, message):
+    with pytest.raises(RuntimeError, match=f"backend='native' cannot run: .*{message}"):
+        call()
+
+
+@torch.no_grad()
+def test_auto_takes_it_where_it_serves(monkeypatch):
+    layer = GRU(3, 4)
+    assert layer.explain_backend(X) == ("native", "the implementation for cpu tensors")
+    want = layer(X)[0]
+    monkeypatch.setattr(dispatch, "NO_NATIVE", "the native kernels are not built")
+    assert layer.explain_backend(X) == ("eager", "the native kernels are not built")
+    assert_near("output", layer(X)[0], want.double())
+
+
+def test_a_missing_or_foreign_library_is_named(monkeypatch, tmp_path):
+    for content, message in ((None, "not built"), (b"no library", "cannot be loaded")):
+        path = tmp_path / "libgrucore.so"
+        if content is not None:
+            path.write_bytes(content)
+        monkeypatch.setattr(library, "PATH", path)
+        assert library._loaded()[0] is None and message in library._loaded()[1]
+    monkeypatch.undo()
+    monkeypatch.setattr(library, "ABI", 0)
+    assert "of another version (ABI 1, expected 0)" in library._loaded()[1]
+    monkeypatch.setenv("GRUCORE_NATIVE", "0")
+    assert "turns the native kernels off" in library._loaded()[1]
+
+
+AFTER_A_FORK = """
+import os, torch
+from grucore import GRU
+torch.set_num_threads(2)
+layer, x = GRU(64, 128, backend="native"), torch.randn(50, 64, 64)
+with torch.no_grad():
+    want = layer(x)[0]
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if (layer(x)[0].numpy() == want.numpy()).all() else 1)  # PyTorch's own threads would hang here
+print(os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_child_computes_after_a_fork():
+    result = subprocess.run([sys.executable, "-c", AFTER_A_FORK], capture_output=True, text=True, timeout=60)
+    assert result.stdout.strip() == "0", result.stderr
+
+
+def test_the_narrower_instruction_set_can_be_forced():
+    code = "from grucore.kernels.native import library; print(library.INSTRUCTION_SET)"
+    environment = {**os.environ, "GRUCORE_NATIVE_SET": "avx2"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert result.stdout.strip() == "avx2", result.stderr

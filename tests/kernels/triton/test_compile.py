@@ -1,0 +1,129 @@
+"""Every plan of the fused kernels, compiled ahead of time (in processes where Triton does not interpret)."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.tuning import compile_report
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parents[2]
+
+
+def run_without_interpreter(*arguments):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command, environment = [sys.executable, *map(str, arguments)], environment | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [80, 90, 100])
+def test_every_plan_is_within_its_budget(arch, tmp_path):
+    """No spills, shared memory as the table says, and on sm_90 the loop within the budget, with the Triton it names."""
+    result = run_without_interpreter(
+        "-m", "benchmarks.tuning.compile_report", "--arch", arch, "--json", tmp_path / "rows"
+    )
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "rows").read_text())
+    covered = {(row["kernel"], row["dtype"], row["H"]) for row in rows}
+    for recurrence, hidden_size in itertools.product(("forward", "backward"), (16, 128, 512, 2048)):
+        assert (recurrence, "bf16", hidden_size) in covered, (recurrence, hidden_size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hidden_size", [64, 256, 1100], ids=["whole", "split", "streamed"])
+def test_nothing_is_compiled_again_for_another_batch_or_length(hidden_size):
+    """Over 20 random sizes."""
+    result = run_without_interpreter(FOLDER / "count_variants.py", hidden_size, 20)
+    assert result.returncode == 0, result.stderr
+    first, last = json.loads(result.stdout)
+    assert first == last == dict.fromkeys(last, 1) and len(last) == 5
+
+
+def test_faults_are_found():
+    """A kernel that spills, takes more memory, has asynchronous products or has a longer loop does not pass."""
+    row = {"shared_bytes": 100}
+    good = {"kernel": "forward", "arch": 90, "dtype": "bf16", "H": 64, "max_batch": None, "flags": False}
+    good |= {"triton": "3.7.1"}
+    good |= {"spill_bytes": 0, "shared_bytes": 100, "asynchronous_products": 0, "loop_instructions": 10}
+    good |= {"conflicting_operands": 0}
+    budget = {"triton": "3.7.1", "loop_instructions": {"forward bf16 H=64": 10}}
+    assert compile_report.faults(good, row, budget) == []
+    faults = [{"spill_bytes": 8}, {"shared_bytes": 101}, {"asynchronous_products": 1}, {"loop_instructions": 11}]
+    faults += [{"conflicting_operands": 3}]
+    for wrong in (*faults, {"H": 32}, {"max_batch": 16}):
+        assert len(compile_report.faults(good | wrong, row, budget)) == 1
+    other = good | {"triton": "3.9.0"}  # whose instructions are others; but nothing else may be
+    assert compile_report.faults(other | {"loop_instructions": 11}, row, budget) == []
+    assert len(compile_report.faults(other | {"shared_bytes": 101}, row, budget)) == 1
+
+
+WGMMA = """
+import json
+from benchmarks.tuning import compile_report
+row = {"recurrence": "backward", "max_hidden": 1040, "max_batch": None, "block_b": 64, "block_j": 64, "block_k": 64}
+row |= {"streamed": True, "exchange": "counter", "warps": 8, "stages": 3, "shared_bytes": 40976}
+kernel = compile_report.KERNELS["backward", True]
+result = compile_report.compiled(kernel, "bf16", row, False, %d)
+budget = {"triton": "", "loop_instructions": {}}
+print(json.dumps(compile_report.faults(result, row, budget)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [90, 100])
+def test_products_that_go_on_while_the_program_does_are_refused(arch):
+    """Tiles of 64 rows, as the table had them once, compile to wgmma on sm_90 and to tcgen05 on sm_100."""
+    result = run_without_interpreter("-c", WGMMA % arch)
+    assert result.returncode == 0, result.stderr
+    (fault,) = json.loads(result.stdout)
+    assert "asynchronous products" in fault
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+def test_exchanged_data_is_stored_in_relaxed_words(dtype):
+    """A weak store that another program's polling meets would be a data race."""
+    result = run_without_interpreter(FOLDER / "exchange_ptx.py", dtype)
+    assert result.returncode == 0, result.stderr
+    data, counter = json.loads(result.stdout)
+    assert {"st.relaxed.gpu.global.b32", "ld.volatile.global.v4.b32"} == set(data)
+    assert not {"st.relaxed.gpu.global.b32", "ld.volatile.global.v4.b32"} & set(counter)
+
+
+def test_lengths_cost_at_most_a_third_of_a_step():
+    budget = json.loads(compile_report.BUDGET.read_text())["loop_instructions"]
+    for name, instructions in budget.items():
+        if name.endswith("flags"):
+            assert instructions <= 1.3 * budget[name.removesuffix(" flags")]
+
+
+def test_conflicting_operands_are_right_ones_by_columns_without_tensor_cores():
+    layouts = """
+        #shared = #ttg.swizzled_shared<{vec = 1, perPhase = 1, maxPhase = 1, order = [1, 0]}>
+        #shared1 = #ttg.swizzled_shared<{vec = 1, perPhase = 1, maxPhase = 1, order = [0, 1]}>
+    """.replace("        ", "")
+    load = "%w = ttg.local_load %0 : !ttg.memdesc<64x64xf32, #shared1, #smem> -> tensor<64x64xf32, #ttg.dot_op<"
+    load += "{opIdx = 1, parent = #blocked}>>"
+    others = (("#shared1", "#shared"), ("opIdx = 1", "opIdx = 0"), ("#blocked", "#mma"))
+    good = [load.replace(*other) for other in others]
+    assert compile_report.conflicting_operands("\n".join([layouts, *good])) == 0
+    assert compile_report.conflicting_operands("\n".join([layouts, *good, load, load])) == 2
+
+
+def test_loop_is_the_widest_backward_branch():
+    sass = """
+        /*0000*/                   MOV R1, R2 ;
+        /*0010*/                   FADD R1, R1, R2 ;
+        /*0020*/                   BRA 0x10 ;
+        /*0030*/                   IADD3 R1, R1, R2, R3 ;
+        /*0040*/              @!P0 BRA 0x10 ;
+        /*0050*/                   BRA 0x60 ;
+        /*0060*/                   EXIT ;
+    """
+    assert compile_report.loop_instructions(sass) == 4

@@ -1,0 +1,40 @@
+"""Launches: chunks of time, and the precision of products. What they compute is held in test_contract.py.
+
+Natively on a GPU, in Triton's interpreter everywhere else.
+"""
+
+import pytest
+import torch
+from contract import DEVICE, IMPLEMENTATIONS, Case, check
+
+from grucore import GRU
+from grucore.kernels.triton import launch
+
+pytestmark = pytest.mark.gpu if DEVICE == "cuda" else []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("flags", ["", "gaps resets"], ids=["dense", "flags"])
+def test_chunks_do_not_change_the_result(flags, steps, monkeypatch):
+    """States and gradients cross them."""
+    case = Case(T=9, H=10, two_way=True, flags=flags)
+    monkeypatch.setattr(launch, "CHUNK_BYTES", steps * case.D * case.B * 16 * 4)
+    check(IMPLEMENTATIONS["triton"], case, torch.float32)
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_all_products_have_the_layers_precision(precision, monkeypatch):
+    """Whatever the switch for products outside says, which is put back."""
+    switch = torch.backends.cuda.matmul
+
+    def now():
+        return switch.fp32_precision if hasattr(switch, "fp32_precision") else switch.allow_tf32  # before torch 2.9
+
+    seen, outside, wanted = set(), now(), precision if hasattr(switch, "fp32_precision") else precision == "tf32"
+    for name in ("mm", "addmm"):
+        product = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *a, p=product, **k: (seen.add(now()), p(*a, **k))[1])
+    layer = GRU(3, 4, device=DEVICE, precision=precision, backend="triton")
+    layer(torch.randn(2, 2, 3, device=DEVICE))[0].sum().backward()
+    assert seen == {wanted} and now() == outside
