@@ -1,5 +1,7 @@
 """The package as it is installed: a wheel built from these sources, away from the checkout."""
 
+import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -15,20 +17,24 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def copy_packages(target):
     for name in ("grucore", "kernels"):
-        shutil.copytree(ROOT / name, target / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, target / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """A wheel of a copy of the sources, so that nothing is left in the checkout."""
+    return built(tmp_path_factory)
+
+
+def built(tmp_path_factory, **environment):
     copy, target = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("wheel")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
     copy_packages(copy)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", target, copy]
-    subprocess.run(command, check=True)
-    (built,) = target.iterdir()
-    return built
+    subprocess.run(command, check=True, env={**os.environ, **environment})
+    (wheel,) = target.iterdir()
+    return wheel
 
 
 def test_wheel_claims_grucore_alone(wheel):
@@ -38,6 +44,24 @@ def test_wheel_claims_grucore_alone(wheel):
         for path in (ROOT / folder).rglob("*.py"):
             assert f"{package}/{path.relative_to(ROOT / folder)}" in names
     assert {"grucore/py.typed", "grucore/kernels/triton/plans.json"} <= set(names)
+
+
+@pytest.mark.skipif(not shutil.which("c++") or platform.machine() != "x86_64", reason="nothing to build with or for")
+def test_the_native_kernels_are_built_where_there_is_a_compiler(wheel):
+    assert wheel.name.endswith(f"-py3-none-linux_{platform.machine()}.whl")
+    assert "grucore/kernels/native/libgrucore.so" in zipfile.ZipFile(wheel).namelist()
+
+
+def test_without_a_compiler_it_installs_and_says_so(tmp_path_factory, tmp_path):
+    wheel = built(tmp_path_factory, CXX="/none/c++")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    code = """
+import grucore, torch
+torch.set_grad_enabled(False)
+print(grucore.GRU(3, 4).explain_backend(torch.ones(5, 2, 3)))
+"""
+    assert "name='eager', reason='the native kernels are not built: they need" in run_installed(tmp_path, code)
 
 
 def run_installed(target, code):
