@@ -93,7 +93,8 @@ class Cell(NamedTuple):
     @property
     def ours(self) -> str:
         """The provider that is ours."""
-        return next((name for name in ("grucore-triton", "grucore-eager") if self.value(name)), "grucore-eager")
+        names = ("grucore-triton", "grucore-auto", "grucore-eager")
+        return next((name for name in names if self.value(name)), "grucore-eager")
 
     @property
     def baseline(self) -> str:
@@ -129,7 +130,7 @@ def read(folders: Iterable[Path]) -> list[Row]:
 def _row(texts: Mapping[str, str]) -> Row:
     types = {field.name: field.type for field in dataclasses.fields(Row)}
     row = Row(**{name: FROM_TEXT[types[name]](text) for name, text in texts.items() if text})
-    row.provider = row.provider.replace("grucore-reference", "grucore-eager")  # what files before version 0.2 call it
+    row.provider = row.provider.replace("grucore-reference", "grucore-eager")  # what older files call it
     if row.mode == "epoch" and "data" not in texts:  # the note held the data set, and `lengths` "imdb" whichever it was
         preset, _, rest = row.note.partition(", ")
         row.data, _, fault = rest.partition(": ")

@@ -31,7 +31,7 @@ from benchmarks.results import Row, new_file
 # The largest error of outputs and gradients; a provider above it computes something else. TF32 keeps ten bits.
 MAX_ERROR = {"float32": 1e-4, "tf32": 4e-3, "float16": 4e-3, "bfloat16": 3e-2}
 DEFAULTS = {
-    "cpu": ["grucore-eager", "torch", "torch-lstm", "products", "onnxruntime", "keras"],
+    "cpu": ["grucore-auto", "grucore-eager", "torch", "torch-lstm", "products", "onnxruntime", "keras"],
     "cuda": ["grucore-triton", "torch", "torch-compile", "torch-lstm", "products", "flashrnn", "torchrl"],
 }
 WITH_LENGTHS = ["torch-padded"]  # which without lengths is nn.GRU again

@@ -29,6 +29,12 @@ class GrucoreEager(Provider):
         return self.layer.step(x[0], hx)[1]
 
 
+class GrucoreAuto(GrucoreEager):
+    """Runs what a user gets: native kernels where they serve."""
+
+    backend = "auto"
+
+
 class GrucoreTriton(GrucoreEager):
     """Runs the fused kernels."""
 
