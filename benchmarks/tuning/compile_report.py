@@ -28,7 +28,6 @@ import grucore
 from grucore.kernels.triton.backward import _gru_backward_kernel
 from grucore.kernels.triton.forward import _gru_forward_kernel
 from grucore.kernels.triton.plan import H100, TABLE, Device, Plan, plan
-from grucore.kernels.triton.split import _gru_backward_split_kernel, _gru_forward_split_kernel
 from grucore.kernels.triton.step import _gru_step_kernel
 
 # An A100, an H100 and a B200: processors, and bytes of shared memory that a block may take (CUDA programming guide).
@@ -37,11 +36,9 @@ LARGE = 2048  # the hidden size that a row without an upper limit is compiled fo
 BUDGET = Path(__file__).parent / "compile_budget.json"
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"  # ptxas, cuobjdump
 KERNELS = {
-    ("forward", False): _gru_forward_kernel,
-    ("forward", True): _gru_forward_split_kernel,
-    ("backward", False): _gru_backward_kernel,
-    ("backward", True): _gru_backward_split_kernel,
-    ("step", True): _gru_step_kernel,
+    "forward": _gru_forward_kernel,
+    "backward": _gru_backward_kernel,
+    "step": _gru_step_kernel,
 }
 # Products that go on while the program does, of sm_90 and sm_100. Triton leaves the loop with a wgmma in flight whose A
 # registers the next iteration writes to (triton-lang/triton#9433): wrong gradients, by 15 % and more, where the product
@@ -62,14 +59,16 @@ def arguments(kernel: Any, dtype: str) -> dict[str, str]:
 def compiled(kernel: Any, dtype: str, row: dict[str, int], flags: bool, arch: int) -> dict[str, Any]:
     """Compiles a kernel for one row of the table, and says what comes out."""
     hidden_size = row["max_hidden"] or LARGE
-    constants = {"D": 1, "I": hidden_size, "H": hidden_size, "J": row["block_j"], "BLOCK_H": row["block_k"]}
+    constants = {"D": 1, "I": hidden_size, "H": hidden_size, "J": row["block_j"] or row["block_k"]}
     constants |= {name.upper(): row[name] for name in ("block_b", "block_k", "streamed", "exchange", "stages")}
     constants |= {"HAS_FLAGS": flags, "HAS_DY": True, "HAS_BIAS": True, "UPCAST": False}
     constants |= {"FAST": dtype != "fp32", "PRECISION": "tf32" if dtype == "tf32" else "ieee"}
     constants = {name: constants[name] for name in constants if name in kernel.arg_names}
     types = arguments(kernel, dtype)
+    if not row["exchange"]:  # the launcher passes None
+        constants |= {name: None for name in ("slots_ptr", "counters_ptr") if types.pop(name, None)}
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(kernel.arg_names) if name.endswith("_ptr")}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(signature) if signature[name].startswith("*")}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
     options = {"num_warps": row["warps"]} | ({"maxnreg": 255} if row["block_j"] else {})
     binary = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
@@ -162,7 +161,7 @@ def main() -> None:
     for row in TABLE:
         if not is_chosen(row, DEVICES[options.arch]):
             continue
-        kernel = KERNELS[row["recurrence"], bool(row["block_j"])]
+        kernel = KERNELS[row["recurrence"]]
         # float16 differs from bfloat16 only in a type: without flags is enough. So is one dtype off sm_90, whose loop
         # the budget is for, and the kernel with flags there, which holds more in registers.
         (first, *others), has_flags = DTYPES[row["kind"]], "HAS_FLAGS" in kernel.arg_names

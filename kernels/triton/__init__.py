@@ -2,9 +2,8 @@
 
 layer.py        the contract: products, recurrences and gradients, chunk by chunk
 launch.py       operands, flags and grids of a layer's recurrences
-forward.py      the forward recurrence, each program having all hidden units
-backward.py     the backward recurrence, each program having all hidden units
-split.py        both with the hidden units split across programs, weights on chip or streamed from the L2 cache
+forward.py      the forward recurrence: one program has all hidden units, or a group of programs shares them
+backward.py     the backward recurrence, likewise
 exchange.py     how those programs exchange their parts of a step: two protocols
 step.py         a single step in one launch
 derivatives.py  what backward computes for all steps at once

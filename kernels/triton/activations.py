@@ -84,3 +84,10 @@ def rounded(x, dtype: tl.constexpr, EMULATE: tl.constexpr):
         bits = x.to(tl.int32, bitcast=True)
         x = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -65536).to(tl.float32, bitcast=True)
     return x.to(dtype)
+
+
+@triton.jit
+def operand(x, dtype: tl.constexpr, UPCAST: tl.constexpr):
+    """float32 x rounded to dtype, as an operand of a product."""
+    x = rounded(x, dtype, UPCAST)
+    return x.to(tl.float32) if UPCAST else x

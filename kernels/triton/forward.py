@@ -1,6 +1,5 @@
-"""The forward recurrence over a chunk of time in one launch, all of W_hh on chip: H up to 128.
+"""The forward recurrence over a chunk of time in one launch, W_hh on chip, or its tiles from the L2 cache.
 
-Each program runs a tile of BLOCK_B rows in one direction through all the chunk's steps; no program waits for another.
 Per step, with the input side gx_t = x_t W_ih^T + b_ih (b_hr and b_hz added to it) computed before for all steps at
 once:
 
@@ -9,9 +8,21 @@ once:
     n  = tanh(gx_n + r * (h W_hn^T + b_hn))
     h' = (1 - z) * n + z * h
 
-h stays in registers in float32 and crosses chunks in memory; sums are float32. T time, B batch, C steps a chunk, D
-directions: the second runs from the end, so that its first chunk is the last in time. H is a multiple of 16 (the
-launcher pads it), BLOCK_H the next power of two. Flags per (t, b) are those of `flags.py`.
+A group of programs runs a tile of BLOCK_B rows in one direction through the chunk's steps. Each owns J hidden units:
+the same slice of r, z and n, so that all pointwise work stays with it, and the rows of W_hh that the slice needs. Those
+stay on chip for the whole chunk or, STREAMED, come from the L2 cache in each step.
+
+EXCHANGE = "" (H up to 128): a group is one program, J the next power of two of H. Its state goes from registers into
+the products, and gx_t is on its way STAGES - 1 steps before.
+
+Otherwise J divides H, and once a step each program's slice of the state goes to the others through memory, and theirs
+come back, by the protocol EXCHANGE of `exchange.py`: a step reads slot i, computes, and writes slot i + 1. Steps
+`first` to `last` run in one launch, for which all programs of a group must run at once, or else in a launch for each
+step.
+
+h is float32 and crosses chunks in memory; sums are float32. T time, B batch, C steps a chunk, D directions: the second
+runs from the end, so that its first chunk is the last in time. H is a multiple of 16 (the launcher pads it). Flags per
+(t, b) are those of `flags.py`.
 
 The tensor cores take W^T from shared memory as W lies there. Float32 products without them ("ieee") would read it with
 conflicts of 8 lanes and more: the launcher transposes each gate's W in memory for them, once a call.
@@ -20,58 +31,97 @@ conflicts of 8 lanes and more: the launcher transposes each gate's W in memory f
 import triton
 import triton.language as tl
 
-from .activations import new_state, rounded, sigmoid, tanh
+from .activations import new_state, operand, rounded, sigmoid, tanh
+from .exchange import LINE, await_group, receive, signal, store
 from .flags import RESTARTS, has, is_real
 
 
-@triton.jit(do_not_specialize=["C", "B", "first_step_0", "first_step_1"])
+@triton.jit
+def weight(w_ptr, offs_row, offs_column, H: tl.constexpr, TRANSPOSED: tl.constexpr, UPCAST: tl.constexpr):
+    """A tile (rows, columns) of a gate's W (H, H), or of its transpose."""
+    row, column = (offs_column[None, :], offs_row[:, None]) if TRANSPOSED else (offs_row[:, None], offs_column[None, :])
+    w = tl.load(w_ptr + row * H + column, mask=(row < H) & (column < H), other=0.0)
+    return w.to(tl.float32) if UPCAST else w
+
+
+@triton.jit
+def only_if(condition, mask):
+    """The mask, all False unless a scalar condition holds."""
+    # Comparing is free; without it the interpreter of Triton 3.9 takes the result for no mask.
+    return (mask & condition) != 0
+
+
+@triton.jit
+def load_three(ptrs, mask, H: tl.constexpr):
+    """What lies behind ptrs, H and 2 H further on; 0 where not mask."""
+    return (
+        tl.load(ptrs, mask=mask, other=0.0),
+        tl.load(ptrs + H, mask=mask, other=0.0),
+        tl.load(ptrs + 2 * H, mask=mask, other=0.0),
+    )
+
+
+@triton.jit(do_not_specialize=["C", "B", "first_tile", "first_step_0", "first_step_1", "first", "last"])
 def _gru_forward_kernel(
     gx_ptr,  # (D, C, B, 3, H)
-    h_ptr,  # (D, B, H) float32: the state before the chunk, then that after it
+    h_ptr,  # (D, B, H) float32: the state before step `first`, then that after step `last` - 1
     h_reset_ptr,  # (D, B, H), read if HAS_FLAGS
     w_hh_ptr,  # (D, 3, H, H), each gate's transposed if BY_COLUMN
     b_hn_ptr,  # (D, H)
     flags_ptr,  # (T, B) uint8, read if HAS_FLAGS
     span_ptr,  # (tiles, 2) int32, a tile's first real step and the one after its last; read if HAS_FLAGS
     y_ptr,  # (T, B, D, H), 0 before where a step is not real
+    slots_ptr,  # (C + 1, D, B, H) integers as wide as the dtype: slot 0 the state before the chunk; used if EXCHANGE
+    counters_ptr,  # (tiles, D, LINE) int32, 0 before the chunk; used where EXCHANGE is "counter"
     C,
     B,
+    first_tile,
     first_step_0,  # the chunk's earliest time step in the first direction
     first_step_1,  # and in the second
+    first,  # of the tile's steps in this chunk
+    last,
     D: tl.constexpr,
     H: tl.constexpr,
+    J: tl.constexpr,
     BLOCK_B: tl.constexpr,
-    BLOCK_H: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STREAMED: tl.constexpr,
     STAGES: tl.constexpr,
+    EXCHANGE: tl.constexpr,
     HAS_FLAGS: tl.constexpr,
     FAST: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    tile = tl.program_id(0) // D
-    d = tl.program_id(0) % D
+    GROUP: tl.constexpr = EXCHANGE != ""
+    if not GROUP:
+        first, last = 0, C  # as the launcher says; known here, they save instructions in the loop
+    SPLITS: tl.constexpr = (H + J - 1) // J
+    CHUNKS: tl.constexpr = (H + BLOCK_K - 1) // BLOCK_K
+    j = tl.program_id(0) % SPLITS
+    d = (tl.program_id(0) // SPLITS) % D
+    tile = first_tile + tl.program_id(0) // (SPLITS * D)
+    dtype: tl.constexpr = w_hh_ptr.dtype.element_ty
     offs_b = tile * BLOCK_B + tl.arange(0, BLOCK_B)
-    offs_h = tl.arange(0, BLOCK_H)
+    offs_j = j * J + tl.arange(0, J)
+    offs_k = tl.arange(0, BLOCK_K)
     mask_b = offs_b < B
-    mask_h = offs_h < H
-    mask = mask_b[:, None] & mask_h[None, :]
+    mask = mask_b[:, None]
+    if H % J:
+        mask = mask & (offs_j < H)[None, :]
 
-    BY_COLUMN: tl.constexpr = PRECISION == "ieee" and w_hh_ptr.dtype.element_ty == tl.float32
-    w_ptrs = w_hh_ptr + d * 3 * H * H  # W^T: (k, j) from row j, column k
-    if BY_COLUMN:
-        w_ptrs += offs_h[:, None] * H + offs_h[None, :]
-    else:
-        w_ptrs += offs_h[None, :] * H + offs_h[:, None]
-    mask_w = mask_h[:, None] & mask_h[None, :]
-    w_r = tl.load(w_ptrs, mask=mask_w, other=0.0)
-    w_z = tl.load(w_ptrs + H * H, mask=mask_w, other=0.0)
-    w_n = tl.load(w_ptrs + 2 * H * H, mask=mask_w, other=0.0)
-    if UPCAST:
-        w_r, w_z, w_n = w_r.to(tl.float32), w_z.to(tl.float32), w_n.to(tl.float32)
-    b_hn = tl.load(b_hn_ptr + d * H + offs_h, mask=mask_h, other=0.0).to(tl.float32)
+    BY_COLUMN: tl.constexpr = PRECISION == "ieee" and dtype == tl.float32
+    w_ptr = w_hh_ptr + d * 3 * H * H
+    w_r, w_z, w_n = (), (), ()
+    if not STREAMED:
+        for c in tl.static_range(CHUNKS):
+            w_r = w_r + (weight(w_ptr, c * BLOCK_K + offs_k, offs_j, H, not BY_COLUMN, UPCAST),)
+            w_z = w_z + (weight(w_ptr + H * H, c * BLOCK_K + offs_k, offs_j, H, not BY_COLUMN, UPCAST),)
+            w_n = w_n + (weight(w_ptr + 2 * H * H, c * BLOCK_K + offs_k, offs_j, H, not BY_COLUMN, UPCAST),)
+    b_hn = tl.load(b_hn_ptr + d * H + offs_j, mask=offs_j < H, other=0.0).to(tl.float32)
 
     batch = B.to(tl.int64)
-    offs_state = d * batch * H + offs_b[:, None].to(tl.int64) * H + offs_h[None, :]
+    offs_state = (d * batch + offs_b)[:, None] * H + offs_j[None, :]
     h = tl.load(h_ptr + offs_state, mask=mask, other=0.0)
     first_step = first_step_0 + d * (first_step_1 - first_step_0)
     begin, end = 0, C  # the steps of the chunk that this tile runs
@@ -79,41 +129,78 @@ def _gru_forward_kernel(
         h_reset = tl.load(h_reset_ptr + offs_state, mask=mask, other=0.0).to(tl.float32)
         begin = tl.maximum(tl.load(span_ptr + 2 * tile) - first_step, 0)
         end = tl.minimum(tl.load(span_ptr + 2 * tile + 1) - first_step, C)
+    last = tl.minimum(last, end - begin)
 
     sign = 1 - 2 * d
-    c = begin + d * (end - 1 - begin)
-    rows = (d * C + c).to(tl.int64) * B + offs_b  # in the chunk
-    all_rows = (first_step + c).to(tl.int64) * B + offs_b  # in the sequence
-    gx_ptrs = gx_ptr + rows[:, None] * (3 * H) + offs_h[None, :]
-    y_ptrs = y_ptr + (all_rows * D + d)[:, None] * H + offs_h[None, :]
+    c0 = begin + d * (end - 1 - begin) + sign * first
+    all_rows = (first_step + c0).to(tl.int64) * B + offs_b  # in the sequence
+    gx_ptrs = gx_ptr + ((d * C + c0).to(tl.int64) * B + offs_b)[:, None] * (3 * H) + offs_j[None, :]
+    y_ptrs = y_ptr + (all_rows * D + d)[:, None] * H + offs_j[None, :]
     if HAS_FLAGS:
         flag_ptrs = flags_ptr + all_rows
     step = sign * batch * H
-    for _ in tl.range(begin, end, num_stages=STAGES):
-        gx_r = tl.load(gx_ptrs, mask=mask, other=0.0)
-        gx_z = tl.load(gx_ptrs + H, mask=mask, other=0.0)
-        gx_n = tl.load(gx_ptrs + 2 * H, mask=mask, other=0.0)
-        operand = rounded(h, w_hh_ptr.dtype.element_ty, UPCAST)
-        if UPCAST:
-            operand = operand.to(tl.float32)
-        r = sigmoid(tl.dot(operand, w_r, acc=gx_r.to(tl.float32), input_precision=PRECISION), FAST)
-        u_z = tl.dot(operand, w_z, acc=gx_z.to(tl.float32), input_precision=PRECISION)
-        gh_n = tl.dot(operand, w_n, input_precision=PRECISION) + b_hn[None, :]
-        n = tanh(gx_n.to(tl.float32) + r * gh_n, FAST)
-        h_new = new_state(u_z, n, h, FAST)
+    if GROUP:
+        counter_ptr = counters_ptr + (tile * D + d) * LINE
+        slot_rows = (first.to(tl.int64) * D + d) * B + offs_b
+        in_ptrs = slots_ptr + slot_rows[:, None] * H + offs_k[None, :]
+        out_ptrs = slots_ptr + (slot_rows + D * batch)[:, None] * H + offs_j[None, :]
+        next_r, next_z, next_n = load_three(gx_ptrs, only_if(first < last, mask), H)
+    for i in tl.range(first, last, num_stages=1 if GROUP else STAGES):
+        if GROUP:
+            acc_r, acc_z, gx_n = next_r.to(tl.float32), next_z.to(tl.float32), next_n.to(tl.float32)
+            gx_ptrs += 3 * step  # the next is on its way while the group is awaited
+            next_r, next_z, next_n = load_three(gx_ptrs, only_if(i + 1 < last, mask), H)
+            if HAS_FLAGS:
+                flag = tl.load(flag_ptrs, mask=mask_b, other=0)
+            await_group(counter_ptr, i, SPLITS, EXCHANGE)
+        else:
+            gx_r, gx_z, gx_n = load_three(gx_ptrs, mask, H)
+            acc_r, acc_z, gx_n = gx_r.to(tl.float32), gx_z.to(tl.float32), gx_n.to(tl.float32)
+            gx_ptrs += 3 * step
+        acc_n = tl.zeros([BLOCK_B, J], tl.float32)
+        if STREAMED:
+            for c in tl.range(CHUNKS, num_stages=STAGES):
+                k = c * BLOCK_K + offs_k
+                h_k = receive(in_ptrs + c * BLOCK_K, mask & (k < H)[None, :], dtype, EXCHANGE, UPCAST)
+                w = weight(w_ptr, k, offs_j, H, not BY_COLUMN, UPCAST)
+                acc_r = tl.dot(h_k, w, acc=acc_r, input_precision=PRECISION)
+                w = weight(w_ptr + H * H, k, offs_j, H, not BY_COLUMN, UPCAST)
+                acc_z = tl.dot(h_k, w, acc=acc_z, input_precision=PRECISION)
+                w = weight(w_ptr + 2 * H * H, k, offs_j, H, not BY_COLUMN, UPCAST)
+                acc_n = tl.dot(h_k, w, acc=acc_n, input_precision=PRECISION)
+        else:
+            for c in tl.static_range(CHUNKS):
+                if GROUP:
+                    mask_k = (c * BLOCK_K + offs_k < H)[None, :]
+                    h_k = receive(in_ptrs + c * BLOCK_K, mask & mask_k, dtype, EXCHANGE, UPCAST)
+                else:
+                    h_k = operand(h, dtype, UPCAST)
+                acc_r = tl.dot(h_k, w_r[c], acc=acc_r, input_precision=PRECISION)
+                acc_z = tl.dot(h_k, w_z[c], acc=acc_z, input_precision=PRECISION)
+                acc_n = tl.dot(h_k, w_n[c], acc=acc_n, input_precision=PRECISION)
+        r = sigmoid(acc_r, FAST)
+        n = tanh(gx_n + r * (acc_n + b_hn[None, :]), FAST)
+        h_new = new_state(acc_z, n, h, FAST)
+        wanted = mask
         if HAS_FLAGS:
             # Holding and resetting come last, where h is laid out as the products leave it: at the step's beginning
             # they cost 400 instructions a step rather than 270 (H = 64, sm_90).
-            flag = tl.load(flag_ptrs, mask=mask_b, other=0)
+            if not GROUP:
+                flag = tl.load(flag_ptrs, mask=mask_b, other=0)
             real = is_real(flag)
             restart = has(flag, RESTARTS, d)
-            tl.store(y_ptrs, rounded(h_new, y_ptr.dtype.element_ty, UPCAST), mask=mask & real[:, None])
+            wanted = mask & real[:, None]
             h = tl.where(real[:, None], h_new, h)
             h = tl.where(restart[:, None], h_reset, h)
             flag_ptrs += sign * batch
         else:
-            tl.store(y_ptrs, rounded(h_new, y_ptr.dtype.element_ty, UPCAST), mask=mask)
             h = h_new
-        gx_ptrs += 3 * step
+        if GROUP:
+            sent = tl.where(h == h, h, float("nan"))  # a NaN of the caller's, held, may have the bits of the filling
+            store(out_ptrs, sent, mask, dtype, EXCHANGE, UPCAST)
+            signal(counter_ptr, EXCHANGE)
+            in_ptrs += D * batch * H
+            out_ptrs += D * batch * H
+        tl.store(y_ptrs, rounded(h_new, y_ptr.dtype.element_ty, UPCAST), mask=wanted)
         y_ptrs += D * step
     tl.store(h_ptr + offs_state, h, mask=mask)

@@ -98,11 +98,15 @@ class Launch:
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """Compile-time arguments of all recurrences."""
+        """Compile-time arguments of both recurrences."""
         return {
             "D": self.directions,
             "H": self.H,
+            "J": self.plan.block_j or self.plan.block_k,
             "BLOCK_B": self.plan.block_b,
+            "BLOCK_K": self.plan.block_k,
+            "STREAMED": self.plan.streamed,
+            "EXCHANGE": self.plan.exchange,
             "HAS_FLAGS": self.flags is not None,
             "PRECISION": self.precision,
             "UPCAST": self.upcast,
@@ -110,32 +114,24 @@ class Launch:
             "num_warps": self.plan.warps,
         }
 
-    def launch(
-        self, chunk: Chunk, whole: Any, split: Any, tensors: tuple, slots: Tensor | None, **options: Any
-    ) -> None:
-        """Runs a recurrence over a chunk: `whole` where a program has all units, else `split` with its slots."""
-        options |= self.sizes
-        if slots is None:
-            whole[(self.tiles * self.directions,)](
-                *tensors, chunk.steps, self.batch, *chunk.first, BLOCK_H=self.plan.block_k, **options
-            )
-            return
-        group = self.directions * self.H // self.plan.block_j  # programs that wait for one another
-        counters = slots.new_zeros(self.tiles, self.directions, LINE.value, dtype=torch.int32)
-        options |= {name.upper(): getattr(self.plan, name) for name in ("block_k", "streamed", "exchange")}
-        options |= {"J": self.plan.block_j}
-        tiles = 0  # that run at once
-        if not INTERPRETED:
-            tiles = device(self.x.device).processors // group
-            options |= {"maxnreg": 255}  # one program a multiprocessor: no other needs the registers
-        spans = [(i, i + 1) for i in range(chunk.steps)]
-        if tiles:
-            spans = [(0, chunk.steps)]
-            options |= {"launch_cooperative_grid": True}  # refused, rather than hanging, where it does not fit
-        for first_tile in range(0, self.tiles, tiles or self.tiles):
-            programs = min(tiles or self.tiles, self.tiles - first_tile) * group
+    def launch(self, kernel: Any, chunk: Chunk, *tensors: Tensor | None, slots: Tensor | None, **options: Any) -> None:
+        """Runs a recurrence over a chunk, with slots where the programs of a group exchange them."""
+        group = self.directions * triton.cdiv(self.H, self.plan.block_j or self.plan.block_k)  # programs of a tile
+        counters, tiles, spans = None, self.tiles, [(0, chunk.steps)]  # tiles that run at once
+        if slots is not None:
+            counters = slots.new_zeros(self.tiles, self.directions, LINE.value, dtype=torch.int32)
+            together = 0 if INTERPRETED else device(self.x.device).processors // group
+            if not INTERPRETED:
+                options |= {"maxnreg": 255}  # one program a multiprocessor: no other needs the registers
+            if together:
+                tiles = together
+                options |= {"launch_cooperative_grid": True}  # refused, rather than hanging, where it does not fit
+            else:
+                spans = [(i, i + 1) for i in range(chunk.steps)]
+        for first_tile in range(0, self.tiles, tiles):
+            programs = min(tiles, self.tiles - first_tile) * group
             for first, last in spans:
-                split[(programs,)](
+                kernel[(programs,)](
                     *tensors,
                     slots,
                     counters,
@@ -145,6 +141,7 @@ class Launch:
                     *chunk.first,
                     first,
                     last,
+                    **self.sizes,
                     **options,
                 )
 

@@ -25,7 +25,6 @@ from .flags import began_at, first_states, states_before, tile_spans
 from .forward import _gru_forward_kernel
 from .launch import Chunk, Launch
 from .plan import kind
-from .split import _gru_backward_split_kernel, _gru_forward_split_kernel
 from .step import gru_step
 
 
@@ -48,8 +47,7 @@ def gru_forward(x: Tensor, state: State, weights: Weights, steps: Steps, form: F
     with _launching(layer):
         for chunk in layer.chunks() if layer.batch else ():
             tensors = (layer.input_side(chunk), h, layer.h_reset, w_hh, layer.b_hn, layer.flags, spans, y)
-            slots = layer.slots(chunk, h)
-            layer.launch(chunk, _gru_forward_kernel, _gru_forward_split_kernel, tensors, slots, FAST=layer.fast)
+            layer.launch(_gru_forward_kernel, chunk, *tensors, slots=layer.slots(chunk, h), FAST=layer.fast)
     narrow = layer.hidden_size
     return y[..., :narrow].flatten(2), h[..., :narrow].to(x.dtype, memory_format=torch.contiguous_format)
 
@@ -103,7 +101,7 @@ def gru_backward(
                         d_states[d].masked_fill_((flags.unsqueeze(1) & 1) == 0, 0)
             slots = layer.slots(chunk, dh.new_zeros(D, batch, 3 * H))
             tensors = (d_states, a, layer.w_hh, layer.flags, dh, dh_reset)
-            layer.launch(chunk, _gru_backward_kernel, _gru_backward_split_kernel, tensors, slots, HAS_DY=dy is not None)
+            layer.launch(_gru_backward_kernel, chunk, *tensors, slots=slots, HAS_DY=dy is not None)
             if slots is not None:
                 _finish_chunk(layer, chunk, slots, dh, dh_reset)
             for d in range(D):
@@ -135,7 +133,7 @@ def _in_dtype(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _finish_chunk(layer: Launch, chunk: Chunk, slots: Tensor, dh: Tensor, dh_reset: Tensor) -> None:
-    """The last product that the split recurrence leaves: dh becomes the gradient of the state before the chunk."""
+    """The last product that a group's recurrence leaves: dh becomes the gradient of the state before the chunk."""
     for d in range(layer.directions):
         last = slots[chunk.steps, d].view(layer.x.dtype)  # (B, 3H)
         dh[d] += torch.mm(last.float(), layer.w_hh[d].float())

@@ -39,7 +39,7 @@ def test_cell_equals_nn_gru_cell(shape, dtype):
 
 def test_a_step_is_one_launch(monkeypatch):
     launches = []
-    for name in ("_gru_forward_kernel", "_gru_forward_split_kernel", "gru_step"):
+    for name in ("_gru_forward_kernel", "gru_step"):
         run = getattr(fused, name)
         monkeypatch.setattr(fused, name, lambda *a, run=run, name=name, **k: (launches.append(name), run(*a, **k))[1])
     model = GRU(5, 7, num_layers=2, device=DEVICE, backend="triton")
