@@ -304,10 +304,11 @@ class GRU(LayerWithOptions):
             InputError, TypeError: as `forward`.
 
         Example:
-            >>> GRU(3, 4).explain_backend(torch.randn(5, 2, 3))
-            Choice(name='eager', reason='the implementation for cpu tensors')
-            >>> GRU(3, 4, zoneout=0.1).explain_backend(torch.randn(5, 2, 3))
-            Choice(name='regularised', reason='the eager kernels have no zoneout')
+            >>> GRU(3, 4).explain_backend(torch.randn(5, 2, 3)).name  # with a gradient
+            'eager'
+            >>> GRU(3, 4, zoneout=0.1, backend="reference").explain_backend(torch.randn(5, 2, 3))
+            Traceback (most recent call last):
+            RuntimeError: backend='reference' cannot run: the equations have no zoneout. backend='auto' runs what can
         """
         x, hx, arranged_call, _ = self._arranged(input, hx, Call(**call))
         return functional.explain(x, *self._state_and_stack(x, hx), arranged_call)

@@ -1,4 +1,4 @@
-"""The exchange between programs that share a tile, explored exhaustively as `exchange.py` and `split.py` say it.
+"""The exchange between programs that share a tile, explored exhaustively as the source says it.
 
 What a program does, and in which order, is read from the source. In the model each program runs it step by step, a
 store is seen by the others at any later time and in any order, and every interleaving is followed. A count is seen by
@@ -16,9 +16,10 @@ import pytest
 from grucore.kernels.triton import exchange as exchange_module
 
 SOURCES = {
-    name: (Path(exchange_module.__file__).parent / f"{name}.py").read_text() for name in ("exchange", "split", "launch")
+    name: (Path(exchange_module.__file__).parent / f"{name}.py").read_text()
+    for name in ("exchange", "forward", "backward", "launch")
 }
-KERNELS = ["_gru_forward_split_kernel", "_gru_backward_split_kernel"]
+KERNELS = ["forward", "backward"]
 FILLING = None
 
 
@@ -63,7 +64,7 @@ def protocol(exchange: str, kernel: str, sources: dict[str, str] = SOURCES) -> P
     counted = [line for line in signalled if line.startswith("tl.atomic_add(counter_ptr, 1")]
     loop = next(
         node
-        for node in ast.walk(functions(sources["split"])[kernel])
+        for node in ast.walk(functions(sources[kernel])[f"_gru_{kernel}_kernel"])
         if isinstance(node, ast.For) and any(called(n) == "signal" for n in ast.walk(node))
     )
     calls = sorted((n.lineno, n.col_offset, n) for n in ast.walk(loop) if called(n) in defined)
@@ -155,9 +156,9 @@ def test_the_source_always_ends_right(exchange, kernel, programs, steps):
 FAULTS = {  # a protocol, a file, what it says, what a mistake would make of it, and what then can happen
     "a count before the part": (
         "counter",
-        "split",
-        "store(out_ptrs, sent, mask, dtype, EXCHANGE, UPCAST)\n        signal(counter_ptr, EXCHANGE)",
-        "signal(counter_ptr, EXCHANGE)\n        store(out_ptrs, sent, mask, dtype, EXCHANGE, UPCAST)",
+        "forward",
+        "store(out_ptrs, sent, mask, dtype, EXCHANGE, UPCAST)\n            signal(counter_ptr, EXCHANGE)",
+        "signal(counter_ptr, EXCHANGE)\n            store(out_ptrs, sent, mask, dtype, EXCHANGE, UPCAST)",
         "filling",
     ),
     "no release": ("counter", "exchange", 'sem="release"', 'sem="relaxed"', "filling"),
@@ -172,14 +173,14 @@ FAULTS = {  # a protocol, a file, what it says, what a mistake would make of it,
     "no acquire": ("counter", "exchange", "ld.acquire.gpu", "ld.relaxed.gpu", "filling"),
     "one step too few awaited": (
         "counter",
-        "split",
+        "forward",
         "await_group(counter_ptr, i,",
         "await_group(counter_ptr, i - 1,",
         "filling",
     ),
     "one step too many awaited": (
         "counter",
-        "split",
+        "forward",
         "await_group(counter_ptr, i,",
         "await_group(counter_ptr, i + 1,",
         "stuck",
