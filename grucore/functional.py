@@ -18,7 +18,7 @@ from torch.nn.parameter import Parameter
 
 from grucore import compat, dispatch, ops
 from grucore.checks import Group, check_gains, check_recordable, check_reset_state, check_sequence, check_weights
-from grucore.errors import InputError, check_flag, check_tensor
+from grucore.errors import InputError, check_flag, check_tensor, differ
 from grucore.kernels import Gates, State, Steps, Weights, reference, regularised
 from grucore.kernels.eager.bptt import gru_step
 from grucore.kernels.native import layer as native
@@ -125,25 +125,21 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
         if layers:
             x = apply_dropout(x, options.dropout, training=training)
         these = slice(first, first + D)
+        groups, layer_gates = weights[these], None
         state = State(h0[these], None if call.reset_state is None else call.reset_state[these].to(x.dtype))
-        gates_of_layer = None
         if choice.name == "native":
-            x, h = native.gru_forward(x, state, [Weights(*group) for group in weights[these]], steps, request.form)
-            h_n.append(h)
-            layers.append(x)
-            continue
-        layer_weights = Weights(*_stacked(weights[these]))
-        if choice.name == "onnx":
-            x, h = onnx_trace.layer(x, state.h0, layer_weights, call.lengths, hx is not None, options)
+            x, h = native.gru_forward(x, state, [Weights(*group) for group in groups], steps, request.form)
+        elif choice.name == "onnx":
+            x, h = onnx_trace.layer(x, state.h0, _weights(groups), call.lengths, hx is not None, options)
         elif choice.name == "reference":
-            x, h, gates_of_layer = reference.gru_layer(x, state, layer_weights, steps, request.form)
+            x, h, layer_gates = reference.gru_layer(x, state, _weights(groups), steps, request.form)
         elif choice.name == "regularised":
             gains = None if layer_norms is None else Gains(*_stacked(layer_norms[these]))
-            x, h, gates_of_layer = regularised.gru_layer(x, state, layer_weights, gains, steps, request.form, variant)
+            x, h, layer_gates = regularised.gru_layer(x, state, _weights(groups), gains, steps, request.form, variant)
         else:
-            x, h = ops.layer(x, state, layer_weights, steps, request.form, choice.name)
+            x, h = ops.layer(x, state, _weights(groups), steps, request.form, choice.name)
         h_n.append(h)
-        gates.append(gates_of_layer)
+        gates.append(layer_gates)
         layers.append(x)
     all_gates = Gates(*(torch.cat(gate) for gate in zip(*gates, strict=True))) if wants_gates else None
     return Result(x, h_n[0] if len(h_n) == 1 else torch.cat(h_n), all_gates, layers)
@@ -258,7 +254,10 @@ def step(
     check_tensor("hx", hx)
     w_hh = weights[1]
     check_weights(weights, input.shape[-1], w_hh.shape[-1])
+    if differ(hx.shape, expected := (*input.shape[:-1], w_hh.shape[-1])):
+        raise InputError(f"hx must have shape {expected}, got {tuple(hx.shape)}")
     check_recordable(input, hx, *weights)
+    has_one_dtype = input.dtype is hx.dtype is weights[0].dtype and compat.autocast_dtype(input.device) is None
     form = form_of(options, input.device)
     request = dispatch.Request(
         input.device,
@@ -267,15 +266,15 @@ def step(
         form,
         acting(variant_of(options, training)),
         wants_gradient=_wants_gradient((input, hx, *weights)),
-        is_plain=input.dtype is hx.dtype and _are_plain((input, hx, *weights)),
+        is_plain=has_one_dtype and _are_plain((input, hx, *weights)),
         is_transformed=compat.transformed(),
     )
     # Without gradients memory is used again; 16-bit types and autocast have their own rules. A trace, and what is
     # exported, hold for calls with gradients too.
     in_place = (
         not request.wants_gradient
-        and input.dtype is hx.dtype in (torch.float32, torch.float64)
-        and compat.autocast_dtype(input.device) is None
+        and has_one_dtype
+        and input.dtype in (torch.float32, torch.float64)
         and form.reset_after
         and input.dim() == 2
         and not (request.is_transformed or torch.jit.is_tracing() or compat.in_onnx_export())
@@ -302,10 +301,16 @@ def _are_plain(tensors: Iterable[Tensor | None]) -> bool:
     """Whether a call may go to a kernel past PyTorch's dispatcher: nobody would see that it did."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or compat.in_dispatch_mode():
         return False
-    return all(type(t) in _PLAIN for t in tensors)
+    return all(
+        t is None or (type(t) in _PLAIN and t.device.type == "cpu" and t.layout is torch.strided) for t in tensors
+    )
 
 
-_PLAIN = {Tensor, Parameter, type(None)}
+_PLAIN = {Tensor, Parameter}
+
+
+def _weights(groups: Sequence[Group]) -> Weights:
+    return Weights(*_stacked(groups))
 
 
 def _stacked(groups: Sequence[Group]) -> list[Tensor]:

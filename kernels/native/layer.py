@@ -60,7 +60,7 @@ def _run(
     """Fills a GruCall, see gru.h, and calls the library; tensors are kept until it returns."""
     assert LIBRARY is not None
     x, h0 = _dense(x), _dense(h0)
-    dense = [w if w is None or w.is_contiguous() else w.contiguous() for w in weights]
+    dense = [None if w is None else w.resolve_neg().contiguous() for w in weights]
     T, B, I = x.shape  # noqa: E741
     steps, segments = (T, B) if sizes is None else (len(sizes), len(h0))
     call = _Call(
@@ -82,5 +82,6 @@ def _run(
 
 
 def _dense(t: Tensor) -> Tensor:
-    """The tensor with adjacent elements in its last dimension."""
+    """The tensor with adjacent elements in its last dimension, and the sign that memory holds."""
+    t = t.resolve_neg()
     return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from oracle import assert_near, to_oracle
 
-from grucore import GRU, GRUCell, dispatch
+from grucore import GRU, GRUCell, dispatch, gru_cell
 from grucore.kernels.native import library
 
 pytestmark = pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler: nothing was built")
@@ -68,6 +68,24 @@ def test_strides_and_views():
     assert torch.equal(layer(x)[0], layer(x.contiguous())[0])
     wide = torch.randn(4, 10, 12)[..., ::2]
     assert torch.equal(layer(wide)[0], layer(wide.contiguous())[0])
+
+
+@torch.no_grad()
+def test_memory_that_pytorch_reads_in_its_own_way():
+    """A view that negates, other dtypes under autocast, a wrong batch: none of them is read as it lies."""
+    layer, cell = GRU(3, 4), GRUCell(3, 4)
+    negated = torch.randn(5, 2, 3, dtype=torch.complex64).conj().imag
+    assert negated.is_neg() and torch.equal(layer(negated)[0], layer(negated.clone())[0])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer.explain_backend(X).name == "eager"
+        rounded = cell(X[0])
+    assert not torch.equal(rounded, cell(X[0])), "torch.autocast rounds the operands"
+    for call in (
+        lambda: gru_cell(X[0], torch.zeros(1, 4), *layer.all_weights[0]),
+        lambda: gru_cell(X[0].double(), torch.zeros(2, 4).double(), *layer.all_weights[0]),
+    ):
+        with pytest.raises(RuntimeError):
+            call()
 
 
 X = torch.randn(5, 2, 3)
