@@ -198,7 +198,7 @@ def fastest(rows: list[dict[str, Any]], capability: int) -> dict[str, Any] | Non
     for row in sorted((row for row in rows if row["ms"] != ""), key=lambda row: row["ms"]):
         if INTERPRETED:  # nothing is compiled
             return row
-        kernel = compile_report.KERNELS[row["recurrence"], row["block_j"] > 0]
+        kernel = compile_report.KERNELS[row["recurrence"]]
         dtypes = compile_report.DTYPES[row["kind"]]
         results = [compile_report.compiled(kernel, dtypes[0], row, flags, capability) for flags in (False, True)]
         if not any(result["spill_bytes"] or result["asynchronous_products"] for result in results):

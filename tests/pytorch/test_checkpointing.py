@@ -55,7 +55,11 @@ def test_a_checkpointed_layer_has_the_same_gradients(layer, x, call, use_reentra
         return layer(x, **call)[0]
 
     checkpointed = gradients(layer, lambda x: checkpoint(run, x, use_reentrant=use_reentrant), x)
-    assert_equal(checkpointed, gradients(layer, run, x))
+    if use_reentrant:  # y comes from a call without gradients, which may run other kernels than one with them
+        for got, want in zip(checkpointed, gradients(layer, run, x), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+    else:
+        assert_equal(checkpointed, gradients(layer, run, x))
 
 
 @pytest.mark.parametrize("saved", [True, False], ids=["saved", "recomputed"])

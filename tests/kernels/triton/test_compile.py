@@ -68,7 +68,7 @@ import json
 from benchmarks.tuning import compile_report
 row = {"recurrence": "backward", "max_hidden": 1040, "max_batch": None, "block_b": 64, "block_j": 64, "block_k": 64}
 row |= {"streamed": True, "exchange": "counter", "warps": 8, "stages": 3, "shared_bytes": 40976}
-kernel = compile_report.KERNELS["backward", True]
+kernel = compile_report.KERNELS["backward"]
 result = compile_report.compiled(kernel, "bf16", row, False, %d)
 budget = {"triton": "", "loop_instructions": {}}
 print(json.dumps(compile_report.faults(result, row, budget)))
