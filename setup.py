@@ -16,7 +16,7 @@ from setuptools.errors import CompileError
 
 NATIVE = Path("kernels/native")
 SETS = {
-    "avx2": ["-mavx2", "-mfma", "-mbmi2"],
+    "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma", "-mprefer-vector-width=512"],
 }
 FLAGS = ["-std=gnu++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fno-exceptions", "-fno-rtti"]
@@ -32,9 +32,7 @@ class BuildNative(build_ext):
     def build_extension(self, ext):
         """Builds beside the target and renames, so that a process that has the old file mapped keeps it."""
         if platform.machine() not in ("x86_64", "AMD64"):
-            raise CompileError(
-                f"grucore goes without its native kernels: they are for x86-64, not {platform.machine()}"
-            )
+            raise CompileError(f"grucore goes without native kernels: they are for x86-64, not {platform.machine()}")
         folder, target = Path(self.build_temp), Path(self.get_ext_fullpath(ext.name))
         folder.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)

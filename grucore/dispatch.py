@@ -88,15 +88,13 @@ def choose(backend: str, request: Request) -> Choice:
         if obstacle := _obstacle(backend, request):
             raise RuntimeError(f"backend={backend!r} cannot run: {obstacle}. backend='auto' runs what can")
         return Choice(backend, "asked for")
-    device = request.device.type
-    reason = f"the implementation for {device} tensors"
+    device, first_obstacle = request.device.type, None
     for name in (*_FASTEST.get(device, ()), "eager", "reference"):
         obstacle = _obstacle(name, request)
         if obstacle is None:
-            return Choice(name, reason)
-        if reason.startswith("the implementation"):
-            reason = obstacle
-    return Choice("regularised", reason)
+            return Choice(name, first_obstacle or f"the implementation for {device} tensors")
+        first_obstacle = first_obstacle or obstacle
+    return Choice("regularised", first_obstacle or "")
 
 
 def choose_step(backend: str, request: Request, in_place: bool) -> Choice:

@@ -42,8 +42,8 @@ struct GruCall {
 
 extern "C" {
 int64_t gru_abi();
-const char* gru_instruction_set();             // null where the processor has none that the library was built for
-int64_t gru_workspace(const GruCall* call);    // in floats
+const char* gru_instruction_set();           // null where the processor has none that the library was built for
+int64_t gru_workspace(const GruCall* call);  // in floats
 void gru_forward(const GruCall* call);
-void gru_step(const GruCall* call);            // T = 1, no position, no workspace
+void gru_step(const GruCall* call);  // T = 1, no position, no workspace
 }

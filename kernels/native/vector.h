@@ -5,9 +5,6 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
@@ -16,12 +13,9 @@ namespace {
 #if defined(__AVX512F__)
 constexpr int BYTES = 64;
 constexpr int ACCUMULATORS = 24;  // of 32 registers
-#elif defined(__AVX__)
+#else
 constexpr int BYTES = 32;
 constexpr int ACCUMULATORS = 12;  // of 16 registers
-#else
-constexpr int BYTES = 16;
-constexpr int ACCUMULATORS = 12;
 #endif
 
 template <typename T>

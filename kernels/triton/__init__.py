@@ -3,7 +3,7 @@
 layer.py        the contract: products, recurrences and gradients, chunk by chunk
 launch.py       operands, flags and grids of a layer's recurrences
 forward.py      the forward recurrence: one program has all hidden units, or a group of programs shares them
-backward.py     the backward recurrence, likewise
+backward.py     the backward recurrence, split in the same ways
 exchange.py     how those programs exchange their parts of a step: two protocols
 step.py         a single step in one launch
 derivatives.py  what backward computes for all steps at once

@@ -62,7 +62,7 @@ class Launch:
             bias = b_ih.clone()
             bias[:, :2] += b_hh[:, :2]
             self.b_hn = b_hh[:, 2].contiguous()
-        self.bias = bias.flatten(1, 2)  # (D, 3H): all of b_ih, and what of b_hh no reset gate multiplies
+        self.bias = bias.flatten(1, 2)  # (D, 3H): all of b_ih, and the part of b_hh that no reset gate multiplies
         self.flags = step_flags(steps, self.directions)
 
     def widened(self, tensor: Tensor, dim: int = -1) -> Tensor:

@@ -115,7 +115,7 @@ def gru_backward(
                     begin = chunk.first[d] * batch
                     dx[begin : begin + len(x_rows)] += torch.mm(gx[d], layer.w_ih[d])
     narrow = layer.hidden_size
-    # What resets give goes to h0 where there is no other state to reset to.
+    # Where resets go back to h0, it gets their gradients too.
     d_initial: list[Tensor | None] = [dh + dh_reset, None] if state.h_reset is None else [dh, dh_reset]
     d_initial = [None if g is None else g[..., :narrow] for g in d_initial]
     d_weights = [g.unflatten(1, (3, H))[:, :, :narrow].flatten(1, 2) for g in (*d_weights, *d_biases)]

@@ -29,7 +29,7 @@ CASES = [(dtype, scale) for dtype, scales in SCALES.items() for scale in scales]
 def test_scaled_inputs(dtype, scale, path, bias, monkeypatch):
     """Each gate's part of each gradient for itself, but for saturated gates in 16 bits, where a unit or two decide it.
 
-    Where gates saturate, and in 16 bits where h - n cancels, rounding the operands alone may cost more than the limit;
+    Where gates saturate, and in 16 bits where h - n cancels, rounding only the operands may cost more than the limit;
     twice the error of torch.nn.GRU in the same dtype is accepted there.
     """
     T, B, H = 1 if path == "step" else 5, 7, 20
