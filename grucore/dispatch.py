@@ -3,7 +3,7 @@
 "reference"    the equations, step by step (`kernels/reference.py`); differentiable in every way
 "regularised"  the equations with what regularises them (`kernels/regularised.py`); only "auto" chooses it
 "eager"        PyTorch operators with a hand-written backward pass (`kernels/eager`)
-"native"       C++ for CPUs, forward only (`kernels/native`)
+"native"       C++ for CPUs (`kernels/native`)
 "triton"       fused GPU kernels (`kernels/triton`)
 "onnx"         nothing is computed: torch.onnx.export writes a node (`convert/onnx_trace.py`)
 """
@@ -42,6 +42,7 @@ def _no_triton(installed: str | None) -> str | None:
 NO_TRITON = _no_triton(version("triton") if find_spec("triton") else None)
 
 
+_NATIVE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FASTEST = {"cpu": ("native",), "cuda": ("triton",)}
 
 
@@ -135,14 +136,8 @@ def _obstacle_to_native(request: Request) -> str | None:
         return f"the native kernels are for the CPU, and the tensors are on {request.device}"
     if NO_NATIVE:
         return NO_NATIVE
-    if request.dtype is not torch.float32:
-        return f"the native kernels take float32, and the dtype is {request.dtype}"
-    if not request.form.reset_after:
-        return "the native kernels have no reset_after=False"
-    if request.wants_gradient:
-        return "the native kernels have no backward pass"
-    if not request.is_plain:
-        return "the native kernels take plain tensors, outside torch.compile, torch.jit.trace and dispatch modes"
+    if request.dtype not in _NATIVE_DTYPES:
+        return f"the native kernels take float16, bfloat16, float32 and float64, and the dtype is {request.dtype}"
     return None
 
 

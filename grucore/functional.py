@@ -16,7 +16,7 @@ from torch.nn.functional import dropout as apply_dropout
 from torch.nn.functional import linear
 from torch.nn.parameter import Parameter
 
-from grucore import compat, dispatch, ops
+from grucore import autograd, compat, dispatch, ops
 from grucore.checks import Group, check_gains, check_recordable, check_reset_state, check_sequence, check_weights
 from grucore.errors import InputError, check_flag, check_tensor, differ
 from grucore.kernels import Gates, State, Steps, Weights, reference, regularised
@@ -127,8 +127,8 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
         these = slice(first, first + D)
         groups, layer_gates = weights[these], None
         state = State(h0[these], None if call.reset_state is None else call.reset_state[these].to(x.dtype))
-        if choice.name == "native":
-            x, h = native.gru_forward(x, state, [Weights(*group) for group in groups], steps, request.form)
+        if choice.name == "native" and request.is_plain:
+            x, h = autograd.native_layer(x, state, groups, steps, request.form, request.wants_gradient)
         elif choice.name == "onnx":
             x, h = onnx_trace.layer(x, state.h0, _weights(groups), call.lengths, hx is not None, options)
         elif choice.name == "reference":
@@ -137,7 +137,7 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
             gains = None if layer_norms is None else Gains(*_stacked(layer_norms[these]))
             x, h, layer_gates = regularised.gru_layer(x, state, _weights(groups), gains, steps, request.form, variant)
         else:
-            x, h = ops.layer(x, state, _weights(groups), steps, request.form, choice.name)
+            x, h = ops.layer(x, state, _weights(groups), steps, request.form, choice.name, request.wants_gradient)
         h_n.append(h)
         gates.append(layer_gates)
         layers.append(x)

@@ -2,7 +2,8 @@
 
 torch.compile and torch.export see `grucore::gru_layer` as one opaque node, whatever T is. Its backward is an operator
 of its own, `grucore::gru_layer_backward`, so that gradients of gradients exist: those come from `kernels.reference`,
-while the first order stays hand-written. The arguments are the fields of the contract's values, one after the other.
+while the first order stays hand-written. The arguments are the fields of the contract's values, one after the other;
+`kept` is what the native kernels keep for backward, and empty for the others.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ from torch import Tensor
 
 from grucore import compat, flops
 from grucore.kernels import Form, Gradients, State, Steps, Weights, reference
+from grucore.kernels.native import layer as native
 
 
-def layer(x: Tensor, state: State, weights: Weights, steps: Steps, form: Form, backend: str) -> tuple[Tensor, Tensor]:
-    """y (T, B, D*H) and h_n (D, B, H) of one layer by the kernels of a backend."""
+def layer(
+    x: Tensor, state: State, weights: Weights, steps: Steps, form: Form, backend: str, keep: bool = False
+) -> tuple[Tensor, Tensor]:
+    """y (T, B, D*H) and h_n (D, B, H) of one layer by the kernels of a backend; `keep` for backward what they can."""
     if not torch.compiler.is_compiling():
         flops.register()
-    return gru_layer(x, *state, *weights, *steps, *form, backend)
+    y, h_n, _ = gru_layer(x, *state, *weights, *steps, *form, backend, keep)
+    return y, h_n
 
 
 def _values(fields: tuple) -> tuple[State, Weights, Steps, Form]:
@@ -70,11 +75,17 @@ def gru_layer(
     reset_after: bool,
     precision: str,
     backend: str,
-) -> tuple[Tensor, Tensor]:
-    """y and h_n."""
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, h_n and kept."""
     values = _values((h0, h_reset, w_ih, w_hh, b_ih, b_hh, real, start, reset_after, precision))
-    y, h_n = _kernels(backend).gru_forward(x, *values)
-    return _owner(y), _owner(h_n)
+    kept = _new_kept(x, h0, backend, keep)
+    y, h_n = _kernels(backend).gru_forward(x, *values, *([kept] if len(kept) else []))
+    return _owner(y), _owner(h_n), kept
+
+
+def _new_kept(x: Tensor, h0: Tensor, backend: str, keep: bool) -> Tensor:
+    return native.new_kept(x, h0) if backend == "native" and keep else x.new_empty(0)
 
 
 def _owner(t: Tensor) -> Tensor:
@@ -83,8 +94,9 @@ def _owner(t: Tensor) -> Tensor:
 
 
 @torch.library.register_fake("grucore::gru_layer")
-def _(x, h0, *_):  # type: ignore[no-untyped-def]
-    return x.new_empty(x.shape[0], x.shape[1], h0.shape[0] * h0.shape[2]), h0.new_empty(h0.shape)
+def _(x, h0, *others):  # type: ignore[no-untyped-def]
+    y = x.new_empty(x.shape[0], x.shape[1], h0.shape[0] * h0.shape[2])
+    return y, h0.new_empty(h0.shape), _new_kept(x, h0, *others[-2:])
 
 
 @_operator
@@ -92,6 +104,7 @@ def gru_layer_backward(
     dy: Tensor | None,
     dh_n: Tensor | None,
     y: Tensor,
+    kept: Tensor,
     x: Tensor,
     h0: Tensor,
     h_reset: Tensor | None,
@@ -108,12 +121,12 @@ def gru_layer_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The fields of `Gradients`; those that are None are empty."""
     values = _values((h0, h_reset, w_ih, w_hh, b_ih, b_hh, real, start, reset_after, precision))
-    gradients = _kernels(backend).gru_backward(dy, dh_n, y, x, *values, need_dx)
+    gradients = _kernels(backend).gru_backward(dy, dh_n, y, x, *values, need_dx, *([kept] if len(kept) else []))
     return tuple(x.new_empty(0) if gradient is None else gradient for gradient in gradients)  # type: ignore[return-value]
 
 
 @torch.library.register_fake("grucore::gru_layer_backward")
-def _(dy, dh_n, y, x, h0, h_reset, w_ih, w_hh, *others):  # type: ignore[no-untyped-def]
+def _(dy, dh_n, y, kept, x, h0, h_reset, w_ih, w_hh, *others):  # type: ignore[no-untyped-def]
     *_, need_dx = others
     bias = w_ih.shape[:2]
     dx, dh_reset = x.shape if need_dx else (0,), (0,) if h_reset is None else h0.shape
@@ -132,19 +145,20 @@ def _by_name(names: tuple[str, ...], **gradients: Tensor | None) -> tuple[Tensor
 
 
 def _save(ctx: Any, inputs: tuple, output: tuple) -> None:
-    *tensors, reset_after, precision, backend = inputs
+    *tensors, reset_after, precision, backend, _ = inputs
     ctx.options = (reset_after, precision, backend)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(output[0], *tensors)
+    y, _, kept = output
+    ctx.save_for_backward(y, kept, *tensors)
 
 
-def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     if dy is None and dh_n is None:
         return _by_name(_INPUTS)
     saved = ctx.saved_tensors  # read once: each reading unpacks, which checkpointing refuses and offloading pays for
     need_dx = ctx.needs_input_grad[0]
     gradients = Gradients(*gru_layer_backward(dy, dh_n, *saved, *ctx.options, need_dx))._asdict()
-    y_and_tensors = dict(zip(("y", *_INPUTS), saved, strict=False))
+    y_and_tensors = dict(zip(("y", "kept", *_INPUTS), saved, strict=False))
     wanted = {name: g for name, g in gradients.items() if y_and_tensors[name] is not None and (need_dx or name != "x")}
     return _by_name(_INPUTS, **wanted)
 
@@ -153,7 +167,7 @@ torch.library.register_autograd("grucore::gru_layer", _backward, setup_context=_
 
 
 def _save_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
-    dy, dh_n, _, *tensors, ctx.reset_after, _, _, _ = inputs
+    dy, dh_n, _, _, *tensors, ctx.reset_after, _, _, _ = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(dy, dh_n, *tensors)
 

@@ -82,3 +82,27 @@ def first_states(state: State, packing: Packing, d: int) -> Tensor:
     if state.h_reset is None:
         return h0
     return torch.where(packing.after_reset.unsqueeze(1), state.h_reset[d, packing.row], h0)
+
+
+def gradients_of_last_states(dh_n: Tensor, packing: Packing) -> Tensor:
+    """What dh_n (B, H) of a direction says of each segment's last state, (R, H)."""
+    d_last = dh_n.new_zeros(len(packing.row), dh_n.shape[1])
+    d_last[packing.last_segment] = dh_n[packing.ended]
+    return d_last
+
+
+def gradients_of_first_states(
+    d_first: Tensor,  # (R, H), of what each segment begins from
+    dh_n: Tensor | None,  # (B, H): a row that is all padding ends where it began
+    state: State,
+    packing: Packing,
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients of h0 and h_reset, each (B, H), the latter None without one."""
+    B, H = state.h0.shape[1:]
+    dh0 = d_first.new_zeros(B, H) if dh_n is None else dh_n.index_fill(0, packing.ended, 0)
+    if state.h_reset is None:
+        return dh0.index_add_(0, packing.row, d_first), None
+    after_reset = packing.after_reset.unsqueeze(1)
+    dh0.index_add_(0, packing.row, d_first.masked_fill(after_reset, 0))
+    dh_reset = torch.zeros_like(dh0).index_add_(0, packing.row, d_first.masked_fill(~after_reset, 0))
+    return dh0, dh_reset

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import Form, Gradients, State, Steps, Weights
-from ..packing import Packing, first_states, pack
+from ..packing import Packing, first_states, gradients_of_first_states, gradients_of_last_states, pack
 from . import bptt
 from .schedule import Schedule
 
@@ -88,23 +88,12 @@ def _backward_packed(
     need_dx: bool,
 ) -> Gradients:
     """The gradients of direction d, without D, from the steps that are not padding."""
-    d_last = None
-    if dh_n is not None:
-        d_last = dh_n.new_zeros(len(packing.row), dh_n.shape[1])
-        d_last[packing.last_segment] = dh_n[packing.ended]
+    d_last = None if dh_n is None else gradients_of_last_states(dh_n, packing)
     packed_dy = None if dy is None else dy[packing.position]
     packed_x, packed_y, h0 = x[packing.position], y[packing.position], first_states(state, packing, d)
     grads = bptt.gru_backward(
         packed_dy, d_last, packed_x, h0, packed_y, weights, Schedule(packing.sizes), form.reset_after, need_dx
     )
-    # A row that is all padding ends where it began.
-    dh0 = torch.zeros_like(state.h0[d]) if dh_n is None else dh_n.index_fill(0, packing.ended, 0)
-    dh_reset = None
-    if state.h_reset is None:
-        dh0.index_add_(0, packing.row, grads.h0)
-    else:
-        dh_reset, after_reset = torch.zeros_like(dh0), packing.after_reset.unsqueeze(1)
-        dh0.index_add_(0, packing.row, grads.h0.masked_fill(after_reset, 0))
-        dh_reset.index_add_(0, packing.row, grads.h0.masked_fill(~after_reset, 0))
+    dh0, dh_reset = gradients_of_first_states(grads.h0, dh_n, state, packing)
     dx = None if grads.x is None else x.new_zeros(x.shape).index_copy_(0, packing.position, grads.x)
     return grads._replace(x=dx, h0=dh0, h_reset=dh_reset)

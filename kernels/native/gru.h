@@ -1,40 +1,56 @@
-// The C ABI between Python (ctypes) and the kernels: one direction of one layer. No torch and no Python headers.
+// The C ABI between Python (ctypes) and the kernels. No torch and no Python headers.
 #pragma once
 #include <cstdint>
 
-constexpr int64_t GRU_ABI = 1;  // to be raised with every change of GruCall or of what a function does
+constexpr int64_t GRU_ABI = 2;  // to be raised with every change of GruCall or of what a function does
 
-// All fields have 8 bytes, so that Python fills an array of int64. T steps, B rows, I features, H hidden units; strides
-// count elements, and the last dimension is dense. Weights are dense, gates in the order r, z, n.
+// One direction of one layer. All fields have 8 bytes, so that Python fills them as int64. T steps, B rows, I features,
+// H hidden units. Memory is of float, or of double where float64 says so. Strides count elements; the last dimension is
+// dense, and so is all that has no stride. Weights have gates in the order r, z, n.
 //
 // Without `position` all B rows run T steps. With it the sequence is packed: at its step k the first sizes[k] of R
-// segments run, and the next sizes[k] positions, each t * B + b, say which (t, b) of x and y they are.
+// segments run, and the next sizes[k] positions, each t * B + b, say which (t, b) of x, y, dy and dx they are.
 struct GruCall {
+  int64_t float64, reset_after, threads;  // threads: at most
   int64_t T, B, I, H;
-  const float* x;  // (T, B, I)
-  int64_t x_t, x_b;
-  const float* h0;  // (R, H): what each segment begins from; R is B without `position`
-  int64_t h0_r;
-  const float* w_ih;  // (3H, I)
-  const float* w_hh;  // (3H, H)
-  const float* b_ih;  // (3H,), or null
-  const float* b_hh;  // (3H,), or null
-  float* y;           // (T, B, H): the state after each step
-  int64_t y_t, y_b;
   int64_t reverse;          // whether rows run from the last step; with `position` its order says it
   const int64_t* position;  // (sum of sizes,), or null
   const int64_t* sizes;     // (steps,), not growing; or null
   int64_t steps, segments;  // T and B without `position`
-  float* workspace;         // gru_workspace(call) floats, aligned to 64 bytes
-  int64_t threads;          // at most; each has rows of its own
+  const void* x;            // (T, B, I)
+  int64_t x_t, x_b;
+  const void* h0;  // (R, H): what each segment begins from, R is B without `position`; null: zeros
+  int64_t h0_r;
+  const void* w_ih;  // (3H, I)
+  const void* w_hh;  // (3H, H)
+  const void* b_ih;  // (3H,), or null
+  const void* b_hh;  // (3H,), or null
+  const void* packed;  // what gru_pack made of the weights, which then may be null; or null
+  void* y;             // (T, B, H): the state after each step
+  int64_t y_t, y_b;
+  void* h_n;  // (R, H): the last state of each segment; or null
+  int64_t h_n_r;
+  void* kept;  // (kept_rows, kept_r): what backward would compute again, of the first rows in the order of travel
+  int64_t kept_rows, kept_r;
+
+  // Of gru_backward alone.
+  const void* dy;  // (T, B, H), or null
+  int64_t dy_t, dy_b;
+  const void* dh_n;  // (R, H): of each segment's last state; or null
+  int64_t dh_n_r;
+  void* dx;  // (T, B, I), or null; only steps that run are written
+  int64_t dx_t, dx_b;
+  void *dh0, *dw_ih, *dw_hh, *db_ih, *db_hh;  // (R, H) and as the weights
 };
 
 // Each is compiled once for each instruction set, as NAME_avx2 and so on; library.cpp exports the one that the
-// processor runs.
-#define GRU_FUNCTIONS(SET)                                \
-  extern "C" int64_t gru_workspace_##SET(const GruCall*); \
-  extern "C" void gru_forward_##SET(const GruCall*);      \
-  extern "C" void gru_step_##SET(const GruCall*);
+// processor runs. They return 0, or 1 where there is not enough memory.
+#define GRU_FUNCTIONS(SET)                                                \
+  extern "C" int64_t gru_packed_bytes_##SET(const GruCall*);              \
+  extern "C" void gru_pack_##SET(const GruCall*, void* packed);           \
+  extern "C" int64_t gru_forward_##SET(const GruCall*, int64_t n);        \
+  extern "C" int64_t gru_backward_##SET(const GruCall*, int64_t n);       \
+  extern "C" int64_t gru_step_##SET(const GruCall*);
 
 #define GRU_NAME(name, set) name##_##set
 #define GRU_EXPANDED(name, set) GRU_NAME(name, set)
@@ -42,8 +58,10 @@ struct GruCall {
 
 extern "C" {
 int64_t gru_abi();
-const char* gru_instruction_set();           // null where the processor has none that the library was built for
-int64_t gru_workspace(const GruCall* call);  // in floats
-void gru_forward(const GruCall* call);
-void gru_step(const GruCall* call);  // T = 1, no position, no workspace
+const char* gru_instruction_set();  // null where the processor has none that the library was built for
+int64_t gru_packed_bytes(const GruCall* call);
+void gru_pack(const GruCall* call, void* packed);            // aligned to 64 bytes
+int64_t gru_forward(const GruCall* calls, int64_t n);        // the n directions of a layer, 1 or 2
+int64_t gru_backward(const GruCall* calls, int64_t n);
+int64_t gru_step(const GruCall* call);  // T = 1, reset_after, no `position`; reads the weights as they lie
 }

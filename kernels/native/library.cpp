@@ -22,12 +22,14 @@ namespace {
 
 struct Set {
   const char* name;
-  int64_t (*workspace)(const GruCall*);
-  void (*forward)(const GruCall*);
-  void (*step)(const GruCall*);
+  int64_t (*packed_bytes)(const GruCall*);
+  void (*pack)(const GruCall*, void*);
+  int64_t (*forward)(const GruCall*, int64_t);
+  int64_t (*backward)(const GruCall*, int64_t);
+  int64_t (*step)(const GruCall*);
 };
-const Set AVX512 = {"avx512", gru_workspace_avx512, gru_forward_avx512, gru_step_avx512};
-const Set AVX2 = {"avx2", gru_workspace_avx2, gru_forward_avx2, gru_step_avx2};
+#define SET_OF(NAME) {#NAME, gru_packed_bytes_##NAME, gru_pack_##NAME, gru_forward_##NAME, gru_backward_##NAME, gru_step_##NAME}
+const Set AVX512 = SET_OF(avx512), AVX2 = SET_OF(avx2);
 
 // GRUCORE_NATIVE_SET=avx2 takes the narrower one, to compare.
 const Set* chosen() {
@@ -70,7 +72,9 @@ void run_team(int64_t threads, void (*body)(const void*, int64_t, int64_t), cons
 extern "C" {
 int64_t gru_abi() { return GRU_ABI; }
 const char* gru_instruction_set() { return SET ? SET->name : nullptr; }
-int64_t gru_workspace(const GruCall* call) { return SET->workspace(call); }
-void gru_forward(const GruCall* call) { SET->forward(call); }
-void gru_step(const GruCall* call) { SET->step(call); }
+int64_t gru_packed_bytes(const GruCall* call) { return SET->packed_bytes(call); }
+void gru_pack(const GruCall* call, void* packed) { SET->pack(call, packed); }
+int64_t gru_forward(const GruCall* calls, int64_t n) { return SET->forward(calls, n); }
+int64_t gru_backward(const GruCall* calls, int64_t n) { return SET->backward(calls, n); }
+int64_t gru_step(const GruCall* call) { return SET->step(call); }
 }

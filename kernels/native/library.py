@@ -6,7 +6,7 @@ import ctypes
 import os
 from pathlib import Path
 
-ABI = 1  # that of gru.h
+ABI = 2  # that of gru.h
 PATH = Path(__file__).parent / "libgrucore.so"
 
 
@@ -27,7 +27,10 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
     if abi != ABI:
         return None, f"the native kernels are of another version (ABI {abi}, expected {ABI}): install grucore again"
     library.gru_instruction_set.restype = ctypes.c_char_p
-    library.gru_workspace.restype = ctypes.c_int64
+    library.gru_packed_bytes.restype = library.gru_forward.restype = library.gru_backward.restype = ctypes.c_int64
+    library.gru_forward.argtypes = library.gru_backward.argtypes = ctypes.c_char_p, ctypes.c_int64
+    library.gru_step.argtypes = library.gru_packed_bytes.argtypes = (ctypes.c_char_p,)
+    library.gru_pack.argtypes = ctypes.c_char_p, ctypes.c_void_p
     if (name := library.gru_instruction_set()) is None:
         return None, "the native kernels need AVX2 and FMA, which this processor lacks"
     return library, name.decode()

@@ -6,11 +6,7 @@ interpreter. What is particular to an implementation (chunks, packing, plans, ex
 
 import pytest
 import torch
-from contract import DEVICE, IMPLEMENTATIONS, Case, check, draw, nn_gru
-from oracle import assert_near
-
-from grucore.kernels.native import layer as native
-from grucore.kernels.native.library import UNAVAILABLE
+from contract import DEVICE, IMPLEMENTATIONS, Case, check, draw
 
 BEYOND = 66_000  # 65,535 is the largest y or z axis of a CUDA grid
 
@@ -87,7 +83,7 @@ def cases():
     for name, implementation in IMPLEMENTATIONS.items():
         interpreted = name == "triton" and DEVICE == "cpu"
         for title, case in CASES.items():
-            if (interpreted and case.large) or (name != "eager" and not case.reset_after):
+            if (interpreted and case.large) or (name not in ("eager", "native") and not case.reset_after):
                 continue  # reset_after=False is held against the reference, and Triton has none
             marks = [pytest.mark.gpu] if implementation.device == "cuda" else []
             for dtype in implementation.dtypes:
@@ -105,26 +101,11 @@ def test_values_and_gradients(implementation, case, dtype):
     check(implementation, case, dtype)
 
 
-@pytest.mark.parametrize("case", [each for each in CASES.values() if each.reset_after], ids=str)
-@pytest.mark.skipif(UNAVAILABLE is not None, reason=str(UNAVAILABLE))
-def test_outputs_of_the_native_kernels(case):
-    """They have no backward pass, and take the weights of each direction by themselves."""
-    call = draw(case, torch.float32)
-    x, state, weights, steps, form = call[:5]
-    exact = call.to(torch.float64)
-    if not case.bias:
-        zeros = exact.weights.w_ih.new_zeros(exact.weights.w_ih.shape[:2])
-        exact = exact._replace(weights=exact.weights._replace(b_ih=zeros, b_hh=zeros))
-    got = native.gru_forward(x, state, [weights.of(d) for d in range(case.D)], steps, form)
-    for ours, theirs in zip(got, nn_gru(*exact[:5]), strict=True):
-        assert_near("output", ours, theirs)
-
-
 def marked(name):
     return pytest.param(name, marks=[pytest.mark.gpu] if IMPLEMENTATIONS[name].device == "cuda" else [])
 
 
-@pytest.fixture(params=[marked("eager"), marked("triton")])
+@pytest.fixture(params=[marked(name) for name in IMPLEMENTATIONS if name != "reference"])
 def run(request):
     """An implementation with a backward pass of its own, in float32, on calls that were drawn on the CPU."""
     implementation = IMPLEMENTATIONS[request.param]

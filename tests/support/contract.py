@@ -15,6 +15,8 @@ from torch import Tensor
 
 from grucore.kernels import Form, Gradients, State, Steps, Weights, reference
 from grucore.kernels.eager import layer as eager
+from grucore.kernels.native import layer as native
+from grucore.kernels.native.library import UNAVAILABLE
 from grucore.kernels.triton import layer as triton
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # of the fused kernels: elsewhere Triton interprets them
@@ -136,6 +138,18 @@ def computed_by(module: Any) -> Callable[[Call], tuple[Tensor, Tensor, Gradients
     return run
 
 
+def computed_natively(call: Call) -> tuple[Tensor, Tensor, Gradients]:
+    """The two functions of the native kernels with what they keep in between, after a run that keeps nothing."""
+    values = (call.state, call.weights, call.steps, call.form)
+    without = computed_by(native)(call)
+    kept = native.new_kept(call.x, call.state.h0)
+    y, h_n = native.gru_forward(call.x, *values, kept)
+    gradients = native.gru_backward(call.dy, call.dh_n, y, call.x, *values, call.need_dx, kept)
+    for a, b in zip((y, h_n, *gradients), (*without[:2], *without[2]), strict=True):
+        assert (a is None and b is None) or a.dtype.itemsize == 2 or torch.allclose(a, b, rtol=0, atol=0, equal_nan=True), "the same bits, kept or not"
+    return y, h_n, gradients
+
+
 def differentiated(forward: Callable) -> Callable[[Call], tuple[Tensor, Tensor, Gradients]]:
     """Runs a function that PyTorch differentiates; no gradient for a bias that is absent."""
 
@@ -159,6 +173,7 @@ f64, f32, bf16, f16 = torch.float64, torch.float32, torch.bfloat16, torch.float1
 IMPLEMENTATIONS = {
     "reference": Implementation(differentiated(reference.gru_layer), (f64,), LIMITS),
     "eager": Implementation(computed_by(eager), (f64, f32, bf16, f16), LIMITS),
+    **({} if UNAVAILABLE else {"native": Implementation(computed_natively, (f64, f32, bf16, f16), LIMITS)}),
     "triton": Implementation(computed_by(triton), (f32, bf16, f16), FUSED_LIMITS, DEVICE),
 }
 QUANTITIES = Gradients("dx", "dh0", "dh0", "dw", "dw", "db", "db")

@@ -1,0 +1,353 @@
+// Backpropagation through time, chunks of steps from the end. From the factors of cell.h, kept or computed again, a step
+// makes the gradients of its pre-activations out of dh, that of its state, and then dh of the step before:
+//
+//     reset after    dg_n = a_n r dh,  dg_r = a_r dh,              dg_z = a_z dh,  dgx_n = a_n dh
+//                    dh'  = z dh + W_hh^T (dg_r, dg_z, dg_n)
+//     reset before   dg_n = dgx_n = a_n dh;  drh = W_hn^T dg_n;  dg_r = h r (1 - r) drh,  dg_z = a_z dh
+//                    dh'  = z dh + r drh + W_hr^T dg_r + W_hz^T dg_z
+//
+// The slots of dg are n, r, z and gx_n, so that the state's side reads the first three and the input's the last three. A
+// chunk's dx and its part of each weight's gradient are products over all its rows; the parts are added chunk by chunk,
+// in an order that neither threads nor tiles change.
+#include "cell.h"
+
+namespace {
+
+template <typename T>
+struct Backward {
+  static constexpr int W = LANES<T>, SLOTS = 4;
+  static constexpr int N_SLOT = 0, R_SLOT = 1, Z_SLOT = 2, X_SLOT = 3;
+  static constexpr int OUTER = ACCUMULATORS / 3;  // rows of a weight's gradient in a tile
+
+  const GruCall& call;
+  Sequence sequence;
+  int64_t chunk, kept_steps;
+  bool is_kept;  // all of it
+  Cell<T> cell;
+  Columns of_h, of_x;
+  int64_t dg_row, factors_row;  // elements of a row
+  T *w_hh_t, *w_ih_t, *dg, *dh, *drh, *sums, *factors, *rh, *own;
+  int64_t own_size;
+  T** pointers;
+
+  Backward(const GruCall& c, int64_t threads, Arena& arena)
+      : call(c), sequence{c}, chunk(sequence.chunk_rows()), kept_steps(steps_kept(c)), is_kept(kept_steps == c.steps),
+        cell(is_kept ? counted(c) : Cell<T>(c, arena)), of_h(c.H, W), of_x(c.I, W) {
+    const int64_t np = cell.panels;
+    dg_row = np * SLOTS * W + 16;  // not a power of two apart, which would fall on the same lines of the cache
+    factors_row = np * FACTORS * W;
+    w_hh_t = arena.take<T>(np * cell.PANEL * of_h.padded);
+    w_ih_t = arena.take<T>(c.dx ? np * cell.PANEL * of_x.padded : 0);
+    dg = arena.take<T>(chunk * dg_row);
+    dh = arena.take<T>(c.segments * of_h.padded);
+    drh = arena.take<T>(c.reset_after ? 0 : c.segments * of_h.padded);
+    sums = arena.take<T>(np * SLOTS * W);
+    factors = arena.take<T>(is_kept ? 0 : chunk * factors_row);
+    rh = arena.take<T>(c.reset_after ? 0 : chunk * np * W);
+    own_size = chunk * std::max(is_kept ? 0 : np * cell.PANEL, int64_t{2 * 3 * W});
+    own = arena.take<T>(threads * own_size);
+    pointers = arena.take<T*>(threads * chunk * 8);
+  }
+
+  static int64_t steps_kept(const GruCall& c) {
+    const Sequence sequence{c};
+    int64_t k = 0, rows = 0;
+    while (k < c.steps && rows + sequence.size(k) <= c.kept_rows) rows += sequence.size(k++);
+    return k;
+  }
+
+  static Cell<T> counted(const GruCall& c) {
+    Arena nothing;
+    return Cell<T>(c, nothing);
+  }
+
+  // A thread's pointers to the rows of a chunk.
+  struct Pointers {
+    const T **x, **h, **dy;
+    T **dx, **factors;
+    const T **own_x, **own_h;  // of its own rows alone
+    T** own_factors;
+
+    Pointers(T** memory, int64_t chunk) {
+      const T** const reads = const_cast<const T**>(memory);
+      x = reads, h = x + chunk, dy = h + chunk, own_x = dy + chunk, own_h = own_x + chunk;
+      dx = memory + 5 * chunk, factors = dx + chunk, own_factors = factors + chunk;
+    }
+  };
+
+  void run(int64_t thread, int64_t threads, Meeting& meeting) const {
+    const GruCall& c = call;
+    const Share share(c.segments, thread, threads);
+    const Pointers at(pointers + thread * chunk * 8, chunk);
+    T* const mine = own + thread * own_size;
+    begin(thread, threads);
+    if (share.part == 0)
+      for (int64_t i = 0; i < share.count(c.segments); i++) {
+        const int64_t row = share.first + i * share.stride;
+        std::fill_n(dh + row * of_h.padded, of_h.padded, T(0));
+        if (c.dh_n) std::copy_n(static_cast<const T*>(c.dh_n) + row * c.dh_n_r, c.H, dh + row * of_h.padded);
+      }
+    meeting.all.wait(threads);
+
+    int64_t end = c.steps, end_offset = sequence.total();
+    for (bool is_first = true; end > 0; is_first = false) {
+      int64_t k = end, offset = end_offset;  // the chunk's first step, and the rows before it
+      while (k > 0 && (k == end || end_offset - offset + sequence.size(k - 1) <= CHUNK_ROWS)) offset -= sequence.size(--k);
+      point(at, k, end, offset);
+      if (end > kept_steps) compute_factors(at, share, meeting, mine, k, end);
+      for (int64_t step = end, row = end_offset - offset; step > k;) {
+        row -= sequence.size(--step);
+        step_back(at, share, meeting, row, sequence.size(step));
+      }
+      meeting.all.wait(threads);
+      const int64_t rows = end_offset - offset;
+      if (c.dx) add_dx(at, rows * thread / threads, rows * (thread + 1) / threads);
+      add_weights(at, mine, rows, thread, threads, is_first);
+      add_biases(rows, thread, threads, is_first);
+      meeting.all.wait(threads);
+      end = k, end_offset = offset;
+    }
+    for (int64_t i = 0; share.part == 0 && i < share.count(c.segments); i++) {
+      const int64_t row = share.first + i * share.stride;
+      std::copy_n(dh + row * of_h.padded, c.H, static_cast<T*>(c.dh0) + row * c.H);
+    }
+    finish_biases(thread, threads);
+  }
+
+ private:
+  static constexpr int HIDDEN_ORDER[3] = {2, 0, 1}, INPUT_ORDER[3] = {0, 1, 2};  // the gates of the slots of each side
+
+  void begin(int64_t thread, int64_t threads) const {
+    const int64_t rows = cell.panels * cell.PANEL;  // of a panel of columns
+    for (int64_t panel = thread; panel < of_h.panels; panel += threads)
+      pack_columns(static_cast<const T*>(call.w_hh), call.H, of_h, panel, HIDDEN_ORDER, w_hh_t + panel * rows * of_h.vectors * W);
+    for (int64_t panel = thread; call.dx && panel < of_x.panels; panel += threads)
+      pack_columns(static_cast<const T*>(call.w_ih), call.H, of_x, panel, INPUT_ORDER, w_ih_t + panel * rows * of_x.vectors * W);
+    for (int64_t panel = thread; !is_kept && panel < cell.panels; panel += threads) cell.pack(call, panel);
+  }
+
+  // Points at all rows of the steps from k to `end`, `offset` rows before them.
+  void point(const Pointers& at, int64_t k, int64_t end, int64_t offset) const {
+    const GruCall& c = call;
+    const T *const x = static_cast<const T*>(c.x), *const y = static_cast<const T*>(c.y), *const dy = static_cast<const T*>(c.dy);
+    for (int64_t row = 0, before = k ? sequence.size(k - 1) : 0; k < end; k++) {
+      const int64_t size = sequence.size(k);
+      for (int64_t i = 0; i < size; i++, row++) {
+        at.x[row] = sequence.at(x, c.x_t, c.x_b, k, offset, i);
+        at.h[row] = k ? sequence.at(y, c.y_t, c.y_b, k - 1, offset - before, i) : static_cast<const T*>(c.h0) + i * c.h0_r;
+        if (dy) at.dy[row] = sequence.at(dy, c.dy_t, c.dy_b, k, offset, i);
+        if (c.dx) at.dx[row] = sequence.at(static_cast<T*>(c.dx), c.dx_t, c.dx_b, k, offset, i);
+        at.factors[row] = k < kept_steps ? static_cast<T*>(c.kept) + (offset + i) * c.kept_r : factors + row * factors_row;
+      }
+      offset += size, before = size;
+    }
+  }
+
+  // The factors of the chunk's steps that are not kept, for the thread's rows and units.
+  void compute_factors(const Pointers& at, const Share& share, Meeting& meeting, T* gx, int64_t k, int64_t end) const {
+    int64_t count = 0, row = 0, first = 0;
+    for (; k < end; k++) {
+      const int64_t size = sequence.size(k);
+      if (k < kept_steps) {
+        first = row += size;
+        continue;
+      }
+      for (int64_t i = share.first; i < size; i += share.stride, count++) {
+        at.own_x[count] = at.x[row + i], at.own_h[count] = at.h[row + i], at.own_factors[count] = at.factors[row + i];
+      }
+      row += size;
+    }
+    const int64_t begin = share.begin(cell.panels), last = share.end(cell.panels);
+    T* const own_rh = rh + (first + share.first) * cell.panels * W;
+    const Rows<T> rows{count, at.own_x, at.own_h, nullptr, at.own_factors, gx, own_rh, share.stride * cell.panels * W};
+    cell.input(rows, begin, last);
+    cell.step(rows, begin, last, [&] { meeting.rows[share.first].wait(share.parts); });
+  }
+
+  // dg of a step whose `size` rows begin at `row` of the chunk, and dh of the step before.
+  void step_back(const Pointers& at, const Share& share, Meeting& meeting, int64_t row, int64_t size) const {
+    const int64_t count = share.count(size);
+    const int64_t begin = share.begin(of_h.panels), end = share.end(of_h.panels);
+    const int64_t panel = begin * of_h.vectors, last = std::min(cell.panels, end * of_h.vectors);
+    const auto meet = [&] { meeting.rows[share.first].wait(share.parts); };
+    T* const dg_k = dg + (row + share.first) * dg_row;
+    const int64_t dg_stride = share.stride * dg_row, stride = share.stride * of_h.padded;
+    T *const dh_k = dh + share.first * of_h.padded, *const drh_k = drh + share.first * of_h.padded;
+    for (int64_t i = 0; i < count; i++) {
+      const int64_t at_row = row + share.first + i * share.stride;
+      for (int64_t j = panel; j < last; j++) {
+        const T* const f = at.factors[at_row] + j * FACTORS * W;
+        T *const to = dg_k + i * dg_stride + j * SLOTS * W, *const d = dh_k + i * stride + j * W;
+        Vector<T> gradient = load(d);
+        if (call.dy) gradient += load_first(at.dy[at_row] + j * W, call.H - j * W);
+        if (call.reset_after) {
+          for (int slot = 0; slot < SLOTS; slot++) store(to + slot * W, load(f + slot * W) * gradient);
+          store(d, load(f + 4 * W) * gradient);
+        } else {
+          const Vector<T> d_n = load(f) * gradient;
+          store(to + N_SLOT * W, d_n), store(to + X_SLOT * W, d_n), store(d, gradient);
+        }
+      }
+    }
+    meet();
+    if (call.reset_after) return add_state_side(dg_k, dg_stride, N_SLOT, 3, count, begin, end, dh_k, stride);
+    for (int64_t i = 0; i < count; i++) std::fill(drh_k + i * stride + panel * W, drh_k + i * stride + end * of_h.vectors * W, T(0));
+    add_state_side(dg_k, dg_stride, N_SLOT, 1, count, begin, end, drh_k, stride);
+    for (int64_t i = 0; i < count; i++)
+      for (int64_t j = panel; j < last; j++) {
+        const T* const f = at.factors[row + share.first + i * share.stride] + j * FACTORS * W;
+        T *const to = dg_k + i * dg_stride + j * SLOTS * W, *const d = dh_k + i * stride + j * W;
+        const Vector<T> d_rh = load(drh_k + i * stride + j * W), gradient = load(d);
+        store(to + R_SLOT * W, load(f + W) * d_rh), store(to + Z_SLOT * W, load(f + 2 * W) * gradient);
+        store(d, fma<T>(load(f + 3 * W), d_rh, load(f + 4 * W) * gradient));
+      }
+    meet();
+    add_state_side(dg_k, dg_stride, R_SLOT, 2, count, begin, end, dh_k, stride);
+  }
+
+  // Calls body(Number<vectors>) for the vectors of a panel of columns.
+  template <typename Body>
+  static void with_vectors(const Columns& columns, const Body& body) { with_number<3>(columns.vectors, body); }
+
+  // product += `used` slots of the rows' gates, times a panel of columns packed for three slots; both begin at the first.
+  template <int ROWS, int PANELS, int VECTORS>
+  ALWAYS_INLINE void add_gates(const T* gates, int64_t stride, int64_t used, const T* w, Vector<T> (&product)[ROWS][PANELS][VECTORS]) const {
+    const T* row[ROWS];
+    for (int i = 0; i < ROWS; i++) row[i] = gates + i * stride;
+    const int64_t unit_size = cell.PANEL * VECTORS * W;
+    for (int64_t j = 0; j < cell.panels; j++, w += unit_size) {
+      add_product<VECTORS, 0>(row, used * W, w, cell.panels * unit_size, product);
+      for (int i = 0; i < ROWS; i++) row[i] += SLOTS * W;
+    }
+  }
+
+  // Adds W_hh^T times `used` slots of a step's gates, from `slot` on, to the panels from `begin` to `end` of `out`.
+  void add_state_side(const T* gates, int64_t gates_stride, int64_t slot, int64_t used, int64_t count, int64_t begin, int64_t end, T* out,
+                      int64_t stride) const {
+    with_vectors(of_h, [&](auto V) {
+      constexpr int VECTORS = decltype(V)::value;
+      over_tiles<VECTORS>(count, begin, end, [&](int64_t i, auto M, int64_t panel, auto P) {
+        const T* const w = w_hh_t + (panel * cell.panels * cell.PANEL + slot * W) * VECTORS * W;
+        state_tile<VECTORS, M, P>(gates + i * gates_stride + slot * W, gates_stride, used, w, out + i * stride + panel * VECTORS * W, stride);
+      });
+    });
+  }
+  template <int VECTORS, int ROWS, int PANELS>
+  __attribute__((noinline)) void state_tile(const T* gates, int64_t gates_stride, int64_t used, const T* w, T* out, int64_t stride) const {
+    Vector<T> product[ROWS][PANELS][VECTORS];
+    for (int i = 0; i < ROWS; i++)
+      for (int p = 0; p < PANELS; p++)
+        for (int v = 0; v < VECTORS; v++) product[i][p][v] = load(out + i * stride + (p * VECTORS + v) * W);
+    add_gates(gates, gates_stride, used, w, product);
+    for (int i = 0; i < ROWS; i++)
+      for (int p = 0; p < PANELS; p++)
+        for (int v = 0; v < VECTORS; v++) store(out + i * stride + (p * VECTORS + v) * W, product[i][p][v]);
+  }
+
+  // dx of the chunk's rows from `begin` to `end`.
+  void add_dx(const Pointers& at, int64_t begin, int64_t end) const {
+    with_vectors(of_x, [&](auto V) {
+      constexpr int VECTORS = decltype(V)::value;
+      over_tiles<VECTORS>(end - begin, 0, of_x.panels, [&](int64_t i, auto M, int64_t panel, auto P) {
+        dx_tile<VECTORS, M, P>(dg + (begin + i) * dg_row + R_SLOT * W, panel, at.dx + begin + i);
+      });
+    });
+  }
+  template <int VECTORS, int ROWS, int PANELS>
+  __attribute__((noinline)) void dx_tile(const T* gates, int64_t panel, T* const* dx) const {
+    Vector<T> product[ROWS][PANELS][VECTORS] = {};
+    add_gates(gates, dg_row, 3, w_ih_t + panel * cell.panels * cell.PANEL * VECTORS * W, product);
+    for (int i = 0; i < ROWS; i++)
+      for (int p = 0; p < PANELS; p++)
+        for (int v = 0; v < VECTORS; v++) {
+          const int64_t column = ((panel + p) * VECTORS + v) * W;
+          if (column < call.I) store_first(dx[i] + column, product[i][p][v], call.I - column);
+        }
+  }
+
+  // Adds the chunk's part of both weights' gradients: this thread's rows of them, OUTER at a time. The chunk's rows of a
+  // panel of columns are first copied side by side.
+  void add_weights(const Pointers& at, T* side, int64_t rows, int64_t thread, int64_t threads, bool is_first) const {
+    const int64_t blocks = cell.panels * cell.PANEL / OUTER, begin = blocks * thread / threads, end = blocks * (thread + 1) / threads;
+    for (const bool is_hidden : {true, false}) {
+      const Columns& columns = is_hidden ? of_h : of_x;
+      const auto& order = is_hidden ? HIDDEN_ORDER : INPUT_ORDER;
+      T* const dw = static_cast<T*>(is_hidden ? call.dw_hh : call.dw_ih);
+      with_vectors(columns, [&](auto V) {
+        constexpr int VECTORS = decltype(V)::value;
+        T* const side_rh = side + rows * VECTORS * W;
+        const bool has_rh = is_hidden && !call.reset_after;
+        for (int64_t panel = 0; panel < columns.panels; panel++) {
+          const int64_t column = panel * VECTORS * W;
+          for (int64_t row = 0; row < rows; row++)
+            for (int v = 0; v < VECTORS; v++) {
+              const int64_t from = column + v * W;
+              const T* const source = is_hidden ? at.h[row] : at.x[row];
+              const Vector<T> values = from < columns.size ? load_first(source + from, columns.size - from) : Vector<T>{};
+              T* const to = side + (row * VECTORS + v) * W;
+              store(to, values);
+              if (has_rh) {
+                const bool is_unit = from < cell.panels * W;
+                const Vector<T> r = is_unit ? load(at.factors[row] + (from / W * FACTORS + 3) * W) : Vector<T>{};
+                store(side_rh + (to - side), r * values);
+              }
+            }
+          for (int64_t block = begin; block < end; block++) {
+            const int64_t unit_panel = block * OUTER / cell.PANEL, in_panel = block * OUTER % cell.PANEL, slot = in_panel / W;
+            const int64_t unit = unit_panel * W + in_panel % W;
+            const T* const gates = dg + unit_panel * SLOTS * W + in_panel + (is_hidden ? N_SLOT : R_SLOT) * W;
+            T* const out = dw + (order[slot] * call.H + unit) * columns.size + column;
+            const T* const with = has_rh && slot == N_SLOT ? side_rh : side;
+            outer_tile<VECTORS>(gates, rows, with, call.H - unit, columns.size, columns.size - column, out, is_first);
+          }
+        }
+      });
+    }
+  }
+  template <int VECTORS>
+  __attribute__((noinline)) void outer_tile(const T* gates, int64_t rows, const T* side, int64_t units, int64_t stride, int64_t width,
+                                            T* out, bool is_first) const {
+    Vector<T> product[OUTER][VECTORS] = {};
+    for (int64_t row = 0; row < rows; row++, gates += dg_row, side += VECTORS * W) {
+      Vector<T> values[VECTORS];
+#pragma GCC unroll 3
+      for (int v = 0; v < VECTORS; v++) values[v] = load(side + v * W);
+#pragma GCC unroll 8
+      for (int i = 0; i < OUTER; i++) {
+        const Vector<T> gate = broadcast(gates[i]);
+#pragma GCC unroll 3
+        for (int v = 0; v < VECTORS; v++) product[i][v] = fma<T>(gate, values[v], product[i][v]);
+      }
+    }
+    for (int i = 0; i < OUTER; i++)
+      for (int v = 0; v < VECTORS; v++)
+        if (i < units && v * W < width) {
+          T* const to = out + i * stride + v * W;
+          store_first(to, is_first ? product[i][v] : load_first(to, width - v * W) + product[i][v], width - v * W);
+        }
+  }
+
+  // The sums of dg's rows: this thread's panels.
+  void add_biases(int64_t rows, int64_t thread, int64_t threads, bool is_first) const {
+    for (int64_t at = cell.panels * thread / threads * SLOTS * W; at < cell.panels * (thread + 1) / threads * SLOTS * W; at += W) {
+      Vector<T> sum{};
+      for (int64_t row = 0; row < rows; row++) sum += load(dg + row * dg_row + at);
+      store(sums + at, is_first ? sum : load(sums + at) + sum);
+    }
+  }
+  void finish_biases(int64_t thread, int64_t threads) const {
+    for (int64_t panel = cell.panels * thread / threads; panel < cell.panels * (thread + 1) / threads; panel++)
+      for (int slot = 0; slot < 3; slot++) {
+        const T* const sum = sums + (panel * SLOTS + slot) * W;
+        const int64_t unit = panel * W, units = call.H - unit;
+        store_first(static_cast<T*>(call.db_hh) + HIDDEN_ORDER[slot] * call.H + unit, load(sum), units);
+        store_first(static_cast<T*>(call.db_ih) + INPUT_ORDER[slot] * call.H + unit, load(sum + W), units);
+      }
+  }
+};
+
+}  // namespace
+
+extern "C" int64_t EXPORTED(gru_backward)(const GruCall* calls, int64_t n) {
+  return calls->float64 ? run_directions<Backward<double>>(calls, n, 2) : run_directions<Backward<float>>(calls, n, 2);
+}

@@ -1,0 +1,114 @@
+// Products of rows with packed weights, in tiles whose sums all lie in registers.
+//
+// A panel is some vectors of columns for every k: [k][vector][lane]. Each sum adds its products one by one in the order
+// of k, so that a row's result does not depend on the tile, and so not on what else is in the batch.
+#pragma once
+#include <algorithm>
+#include <type_traits>
+
+#include "vector.h"
+
+namespace {
+
+template <int N>
+using Number = std::integral_constant<int, N>;
+
+// Calls body(Number<n>) for an n from 1 to MOST.
+template <int MOST, typename Body>
+ALWAYS_INLINE void with_number(int64_t n, const Body& body) {
+  if constexpr (MOST > 1) {
+    if (n < MOST) return with_number<MOST - 1>(n, body);
+  }
+  body(Number<MOST>{});
+}
+
+constexpr int rows_at_most(int vectors) { return ACCUMULATORS / vectors < 8 ? ACCUMULATORS / vectors : 8; }
+
+// sums[i][p][v] += the sum over k of a[i][k] w[p][k][FIRST + v], panels `panel_size` apart, of VECTORS vectors each.
+template <int VECTORS, int FIRST, typename T, int ROWS, int PANELS, int USED>
+ALWAYS_INLINE void add_product(const T* const (&a)[ROWS], int64_t K, const T* w, int64_t panel_size,
+                               Vector<T> (&sums)[ROWS][PANELS][USED]) {
+  constexpr int W = LANES<T>;
+  for (int64_t k = 0; k < K; k++, w += VECTORS * W) {
+#pragma GCC unroll 8
+    for (int p = 0; p < PANELS; p++) {
+      Vector<T> weights[USED];
+#pragma GCC unroll 3
+      for (int v = 0; v < USED; v++) weights[v] = load(w + p * panel_size + (FIRST + v) * W);
+#pragma GCC unroll 8
+      for (int i = 0; i < ROWS; i++) {
+        const Vector<T> value = broadcast(a[i][k]);
+#pragma GCC unroll 3
+        for (int v = 0; v < USED; v++) sums[i][p][v] = fma<T>(value, weights[v], sums[i][p][v]);
+      }
+    }
+  }
+}
+
+// Calls tile(row, ROWS, panel, PANELS) for all rows and the panels from `panel` to `end`. Nine rows go as 5 + 4, not as
+// 8 + 1; a few rows take several panels at once, so that enough sums are under way.
+template <int VECTORS, typename Tile>
+ALWAYS_INLINE void over_tiles(int64_t rows, int64_t panel, int64_t end, const Tile& tile) {
+  constexpr int MOST = rows_at_most(VECTORS);
+  if (rows > 0 && rows <= MOST / 2)
+    with_number<MOST / 2>(rows, [&](auto ROWS) {
+      constexpr int PANELS = MOST / decltype(ROWS)::value;
+      for (; panel + PANELS <= end; panel += PANELS) tile(0, ROWS, panel, Number<PANELS>{});
+    });
+  for (; panel < end; panel++)
+    for (int64_t i = 0; i < rows;) {
+      const int64_t left = rows - i;
+      const int64_t count = left >= 2 * MOST || left == MOST ? MOST : left > MOST ? (left + 1) / 2 : left;
+      with_number<MOST>(count, [&](auto ROWS) { tile(i, ROWS, panel, Number<1>{}); });
+      i += count;
+    }
+}
+
+// The columns of a matrix as panels of the same number of vectors, the last filled up with zeros.
+struct Columns {
+  int64_t size;
+  int vectors;  // 1 to 3: as many as waste little
+  int64_t panels, padded;
+
+  Columns(int64_t n, int lanes) : size(n) {
+    const auto cost = [&](int64_t v) { return double((n + v * lanes - 1) / (v * lanes) * v) * (v == 3 ? 1. : v == 2 ? 1.05 : 1.5); };
+    vectors = cost(3) <= cost(2) ? (cost(3) <= cost(1) ? 3 : 1) : (cost(2) <= cost(1) ? 2 : 1);
+    panels = (n + vectors * lanes - 1) / (vectors * lanes);
+    padded = panels * vectors * lanes;
+  }
+};
+
+// A panel of the gates' weights w (3H, K): the three gates of as many units as a vector has lanes, zeros beyond H.
+template <typename T>
+void pack_gates(const T* w, int64_t H, int64_t K, int64_t panel, T* out) {
+  constexpr int W = LANES<T>;
+  const int64_t units = std::min<int64_t>(W, H - panel * W);
+  for (int gate = 0; gate < 3; gate++)
+    for (int64_t k = 0; k < K; k += W) {
+      const T* const from = w + (gate * H + panel * W) * K + k;
+      Vector<T> rows[W];
+#pragma GCC unroll 16
+      for (int u = 0; u < W; u++) rows[u] = u < units ? load_first(from + u * K, K - k) : Vector<T>{};
+      transpose<T>(rows);
+      T* const to = out + (k * 3 + gate) * W;
+      for (int i = 0; i < W && k + i < K; i++) store(to + i * 3 * W, rows[i]);
+    }
+}
+
+// A panel of columns of w (3H, N) for products with the gates' gradients: [unit panel][gate][unit][vector][lane], the
+// gates in the given order, zeros beyond H and N.
+template <typename T>
+void pack_columns(const T* w, int64_t H, const Columns& columns, int64_t panel, const int (&order)[3], T* out) {
+  constexpr int W = LANES<T>;
+  const int64_t first = panel * columns.vectors * W, N = columns.size;
+  for (int64_t unit = 0; unit < H; unit += W)
+    for (const int gate : order)
+      for (int u = 0; u < W; u++)
+        for (int64_t v = 0; v < columns.vectors; v++, out += W) {
+          const int64_t column = first + v * W;
+          const bool has = unit + u < H && column < N;
+          store(out, has ? load_first(w + (gate * H + unit + u) * N + column, N - column) : Vector<T>{});
+        }
+}
+
+}  // namespace
