@@ -1,8 +1,7 @@
-"""A layer on the native kernels for plain tensors, past PyTorch's dispatcher: what `ops.gru_layer` does, sooner.
+"""Layers and steps on the native kernels as functions of torch.autograd, for plain tensors.
 
-An operator of `torch.library` costs some 100 us a call, more than a small layer takes. Where nothing looks at the
-operators (no torch.compile, trace, mode or tensor subclass), a `torch.autograd.Function` says as much, and without a
-gradient nothing needs to be said.
+An operator of `torch.library` (`ops.py`) costs some 100 us a call, more than a small layer takes. Where nothing looks at
+the operators (no torch.compile, trace, mode or tensor subclass) these say as much to autograd, sooner.
 """
 
 from __future__ import annotations
@@ -28,16 +27,21 @@ def native_layer(
     return native.forward_by_direction(x, state, [Weights(*group) for group in groups], steps, form)
 
 
+def native_step(x: Tensor, h: Tensor, weights: Group, wants_gradient: bool) -> Tensor:
+    """The state (B, H) after one step, reset-after form, from x (B, I) and h (B, H)."""
+    return _Step.apply(x, h, *weights) if wants_gradient else native.gru_step(x, h, Weights(*weights))
+
+
 class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any, x: Tensor, h0: Tensor, h_reset: Tensor | None, steps: Steps, form: Form, *weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        size = len(weights) // len(h0)
+        D = len(h0)
         kept = native.new_kept(x, h0)
-        y, h_n = native.forward_by_direction(x, State(h0, h_reset), _groups(weights, size), steps, form, kept)
+        y, h_n = native.forward_by_direction(x, State(h0, h_reset), _groups(weights, D), steps, form, kept)
         ctx.set_materialize_grads(False)
-        ctx.form, ctx.size = form, size
+        ctx.form = form
         ctx.save_for_backward(y, kept, x, h0, h_reset, *steps, *weights)
         return y, h_n
 
@@ -46,20 +50,50 @@ class _Layer(torch.autograd.Function):
         y, kept, x, h0, h_reset, real, start, *weights = ctx.saved_tensors
         if dy is None and dh_n is None:
             return (None,) * (5 + len(weights))
-        need_dx, state, steps = ctx.needs_input_grad[0], State(h0, h_reset), Steps(real, start)
-        if torch.is_grad_enabled():  # gradients of gradients
-            stacked = Weights(*(torch.stack(weights[i :: ctx.size]) for i in range(ctx.size)))
-            values = (*state, *stacked, *steps, *ctx.form, "native", need_dx)
-            gradients = Gradients(*ops.gru_layer_backward(dy, dh_n, y, kept, x, *values))
-        else:
-            groups = _groups(weights, ctx.size)
-            gradients = native.backward_by_direction(
-                dy, dh_n, y, x, state, groups, steps, ctx.form, need_dx, kept
-            )
-        dx, dh0, dh_reset, *d_weights = gradients
-        by_direction = [gradient[d] for d in range(len(h0)) for gradient in d_weights[: ctx.size]]
-        return dx if need_dx else None, dh0, None if h_reset is None else dh_reset, None, None, *by_direction
+        groups, steps = _groups(weights, len(h0)), Steps(real, start)
+        gradients = _gradients(dy, dh_n, y, kept, x, State(h0, h_reset), groups, steps, ctx.form, ctx.needs_input_grad[0])
+        d_weights = [gradient[d] for d in range(len(h0)) for gradient in gradients[3 : 3 + len(weights) // len(h0)]]
+        return *gradients[:3], None, None, *d_weights
 
 
-def _groups(weights: Sequence[Tensor], size: int) -> list[Weights]:
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, h: Tensor, *weights: Tensor) -> Tensor:  # type: ignore[override]
+        y = native.gru_step(x, h, Weights(*weights))
+        ctx.save_for_backward(y, x, h, *weights)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        y, x, h, *weights = ctx.saved_tensors
+        y, x, h, dy = (t.unsqueeze(0) for t in (y, x, h, dy))
+        groups, need_dx = _groups(weights, 1), ctx.needs_input_grad[0]
+        gradients = _gradients(dy, None, y, None, x, State(h), groups, Steps(), Form(), need_dx)
+        dx, dh, _, *d_weights = (None if gradient is None else gradient[0] for gradient in gradients)
+        return dx, dh, *d_weights[: len(weights)]
+
+
+def _gradients(
+    dy: Tensor | None,
+    dh_n: Tensor | None,
+    y: Tensor,
+    kept: Tensor | None,
+    x: Tensor,
+    state: State,
+    groups: Sequence[Weights],
+    steps: Steps,
+    form: Form,
+    need_dx: bool,
+) -> Gradients:
+    if not torch.is_grad_enabled():
+        return native.backward_by_direction(dy, dh_n, y, x, state, groups, steps, form, need_dx, kept)
+    stacked = (None if each[0] is None else torch.stack(each) for each in zip(*groups, strict=True))
+    values = (*state, *stacked, *steps, *form, "native", need_dx)
+    kept = x.new_empty(0) if kept is None else kept
+    dx, dh0, dh_reset, *d_weights = ops.gru_layer_backward(dy, dh_n, y, kept, x, *values)
+    return Gradients(dx if need_dx else None, dh0, None if state.h_reset is None else dh_reset, *d_weights)
+
+
+def _groups(weights: Sequence[Tensor], directions: int) -> list[Weights]:
+    size = len(weights) // directions
     return [Weights(*weights[first : first + size]) for first in range(0, len(weights), size)]

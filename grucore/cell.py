@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from grucore import copies, dispatch, functional
+from grucore import copies, direct, dispatch, functional
 from grucore.errors import InputError, check_size, check_tensor, differ
 from grucore.options import OF_CELL, Activation, LayerWithOptions, Precision
 
@@ -104,6 +104,8 @@ class GRUCell(LayerWithOptions):
         Raises:
             InputError: a size that does not fit.
         """
+        if (result := direct.cell(self, input, hx)) is not None:
+            return result
         check_tensor("input", input)
         if input.dim() not in (1, 2):
             raise InputError(f"GRUCell: Expected input to be 1D or 2D, got {input.dim()}D instead")

@@ -67,6 +67,17 @@ def in_dispatch_mode() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0
 
 
+def is_unwatched() -> bool:
+    """Whether no mode, transform, trace or autocast sees or changes what a call computes on the CPU."""
+    return not (
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._is_tracing()
+        or torch.is_autocast_enabled("cpu")
+    )
+
+
 def dispatch_modes() -> list[Any]:
     """The modes through which every operator call goes now, such as a profiler's or a counter's."""
     return _get_current_dispatch_mode_stack()

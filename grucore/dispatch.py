@@ -101,12 +101,14 @@ def choose(backend: str, request: Request) -> Choice:
 def choose_step(backend: str, request: Request, in_place: bool) -> Choice:
     """The implementation for a single step without flags, as `choose`.
 
-    On the CPU an operator with a backward pass of its own costs more than a step does: what "auto" cannot compute
-    without one is left to PyTorch's autograd, or, where `in_place` says that no gradient is wanted, to "eager".
+    On the CPU an operator of `torch.library` costs more than a step does: what "auto" cannot compute without one is
+    left to PyTorch's autograd, or, where `in_place` says that no gradient is wanted, to "eager".
     """
     if backend == "auto" and request.device.type == "cpu" and not request.regularised:
-        if (obstacle := _obstacle("native", request)) is None:
+        obstacle = _obstacle("native", request)
+        if obstacle is None and request.is_plain:
             return Choice("native", "the implementation for cpu tensors")
+        obstacle = obstacle or "a step that is compiled, traced or watched is left to PyTorch's operators"
         return Choice("eager" if in_place else "reference", obstacle)
     return choose(backend, request)
 

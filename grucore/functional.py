@@ -21,7 +21,6 @@ from grucore.checks import Group, check_gains, check_recordable, check_reset_sta
 from grucore.errors import InputError, check_flag, check_tensor, differ
 from grucore.kernels import Gates, State, Steps, Weights, reference, regularised
 from grucore.kernels.eager.bptt import gru_step
-from grucore.kernels.native import layer as native
 from grucore.kernels.regularised import Gains, acting
 from grucore.options import OF_CELL, Options, form_of, variant_of
 from grucore.steps import Lengths, steps_of
@@ -280,8 +279,8 @@ def step(
         and not (request.is_transformed or torch.jit.is_tracing() or compat.in_onnx_export())
     )
     choice = dispatch.choose_step(options.backend, request, in_place)
-    if choice.name == "native" and input.dim() == 2:
-        return native.gru_step(input, hx, Weights(*weights))
+    if choice.name == "native" and request.is_plain and form.reset_after and input.dim() == 2:
+        return autograd.native_step(input, hx, weights, request.wants_gradient)
     if choice.name == "eager" and in_place:
         return gru_step(input, hx, Weights(*weights))
     if choice.name == "reference":

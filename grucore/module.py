@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout as apply_dropout
 from torch.nn.utils.rnn import PackedSequence
 
-from grucore import copies, dispatch, functional
+from grucore import copies, direct, dispatch, functional
 from grucore.errors import InputError, check_size, check_tensor, differ
 from grucore.functional import Call, Stack
 from grucore.kernels import Gates
@@ -248,6 +248,8 @@ class GRU(LayerWithOptions):
             >>> torch.allclose(gru(x, reset=reset)[0][3:], gru(x[3:])[0], atol=1e-6)
             True
         """
+        if lengths is mask is reset is reset_state is None and (result := direct.forward(self, input, hx)) is not None:  # type: ignore[arg-type]
+            return result
         x, hx, call, layout = self._arranged(input, hx, Call(lengths, mask, reset, reset_state))  # type: ignore[arg-type]
         y, h_n, _, _ = functional.run(x, *self._state_and_stack(x, hx), call)
         return layout.sequence(y), layout.state(h_n)
@@ -349,6 +351,8 @@ class GRU(LayerWithOptions):
         """
         if self.bidirectional:
             raise InputError("step needs one direction: a bidirectional GRU reads the whole sequence first")
+        if (result := direct.step(self, input, hx)) is not None:
+            return result
         check_tensor("input", input)
         if input.dim() not in (1, 2) or differ(input.shape[-1:], (self.input_size,)):
             raise InputError(

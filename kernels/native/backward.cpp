@@ -43,7 +43,7 @@ struct Backward {
     drh = arena.take<T>(c.reset_after ? 0 : c.segments * of_h.padded);
     sums = arena.take<T>(np * SLOTS * W);
     factors = arena.take<T>(is_kept ? 0 : chunk * factors_row);
-    rh = arena.take<T>(c.reset_after ? 0 : chunk * np * W);
+    rh = arena.take<T>(c.reset_after ? 0 : threads * chunk * np * W);  // for each group of threads that share rows
     own_size = chunk * std::max(is_kept ? 0 : np * cell.PANEL, int64_t{2 * 3 * W});
     own = arena.take<T>(threads * own_size);
     pointers = arena.take<T*>(threads * chunk * 8);
@@ -126,6 +126,15 @@ struct Backward {
     for (int64_t panel = thread; !is_kept && panel < cell.panels; panel += threads) cell.pack(call, panel);
   }
 
+  // A thread's units: whole panels of columns of W_hh^T, and the panels of gates that they are.
+  struct Units {
+    int64_t begin, end, panel, panel_end;
+  };
+  Units units_of(const Share& share) const {
+    const int64_t begin = share.begin(of_h.panels), end = share.end(of_h.panels);
+    return {begin, end, begin * of_h.vectors, std::min(cell.panels, end * of_h.vectors)};
+  }
+
   // Points at all rows of the steps from k to `end`, `offset` rows before them.
   void point(const Pointers& at, int64_t k, int64_t end, int64_t offset) const {
     const GruCall& c = call;
@@ -145,30 +154,22 @@ struct Backward {
 
   // The factors of the chunk's steps that are not kept, for the thread's rows and units.
   void compute_factors(const Pointers& at, const Share& share, Meeting& meeting, T* gx, int64_t k, int64_t end) const {
-    int64_t count = 0, row = 0, first = 0;
-    for (; k < end; k++) {
-      const int64_t size = sequence.size(k);
-      if (k < kept_steps) {
-        first = row += size;
-        continue;
-      }
-      for (int64_t i = share.first; i < size; i += share.stride, count++) {
+    int64_t count = 0;
+    for (int64_t row = 0; k < end; row += sequence.size(k++))
+      for (int64_t i = share.first; k >= kept_steps && i < sequence.size(k); i += share.stride, count++) {
         at.own_x[count] = at.x[row + i], at.own_h[count] = at.h[row + i], at.own_factors[count] = at.factors[row + i];
       }
-      row += size;
-    }
-    const int64_t begin = share.begin(cell.panels), last = share.end(cell.panels);
-    T* const own_rh = rh + (first + share.first) * cell.panels * W;
-    const Rows<T> rows{count, at.own_x, at.own_h, nullptr, at.own_factors, gx, own_rh, share.stride * cell.panels * W};
-    cell.input(rows, begin, last);
-    cell.step(rows, begin, last, [&] { meeting.rows[share.first].wait(share.parts); });
+    T* const own_rh = rh + share.first * chunk * cell.panels * W;
+    const Rows<T> rows{count, at.own_x, at.own_h, nullptr, at.own_factors, gx, own_rh, cell.panels * W};
+    const Units units = units_of(share);
+    cell.input(rows, units.panel, units.panel_end);
+    cell.step(rows, units.panel, units.panel_end, [&] { meeting.rows[share.first].wait(share.parts); });
   }
 
   // dg of a step whose `size` rows begin at `row` of the chunk, and dh of the step before.
   void step_back(const Pointers& at, const Share& share, Meeting& meeting, int64_t row, int64_t size) const {
     const int64_t count = share.count(size);
-    const int64_t begin = share.begin(of_h.panels), end = share.end(of_h.panels);
-    const int64_t panel = begin * of_h.vectors, last = std::min(cell.panels, end * of_h.vectors);
+    const auto [begin, end, panel, last] = units_of(share);
     const auto meet = [&] { meeting.rows[share.first].wait(share.parts); };
     T* const dg_k = dg + (row + share.first) * dg_row;
     const int64_t dg_stride = share.stride * dg_row, stride = share.stride * of_h.padded;

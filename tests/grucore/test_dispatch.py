@@ -7,8 +7,9 @@ import torch
 from torch.func import vmap
 from torch.nn.utils.rnn import pack_sequence
 
-from grucore import GRU, InputError, dispatch, functional, options
+from grucore import GRU, InputError, direct, dispatch, functional, options
 from grucore.kernels import Form
+from grucore.kernels.native.library import UNAVAILABLE
 from grucore.kernels.triton.plan import H100
 
 X = torch.randn(5, 2, 3)
@@ -20,18 +21,22 @@ def test_explain_backend_names_what_runs_and_why(monkeypatch):
     monkeypatch.setattr(dispatch, "NO_NATIVE", None)  # as where there was a compiler
     with torch.no_grad():
         assert GRU(3, 4).explain_backend(X) == ("native", "the implementation for cpu tensors")
-    assert GRU(3, 4).explain_backend(X) == ("eager", "the native kernels have no backward pass")
+    layer = GRU(3, 4, dtype=torch.complex64)
+    assert layer.explain_backend(X.cfloat())[0] == "eager" and "complex64" in layer.explain_backend(X.cfloat())[1]
     assert GRU(3, 4, backend="eager").explain_backend(X).reason == "asked for"
     with pytest.raises(RuntimeError, match="need a CUDA device, and the tensors are on cpu"):
         GRU(3, 4, backend="triton")(X)
 
 
+KERNELS = "eager" if UNAVAILABLE else "native"
 CALLS = {  # a layer's options, a call, and the implementation of "auto"
-    "plain": ({}, lambda f: f(X), "eager"),
-    "batch first": ({"batch_first": True}, lambda f: f(X, mask=torch.ones(5, 2).bool()), "eager"),
-    "unbatched": ({}, lambda f: f(X[:, 0], lengths=3), "eager"),
-    "packed": ({}, lambda f: f(pack_sequence([X[:, 0]])), "eager"),
-    "resets": ({}, lambda f: f(X, reset=RESET, reset_state=torch.zeros(1, 2, 4)), "eager"),
+    "plain": ({}, lambda f: f(X), KERNELS),
+    "inference": ({}, torch.no_grad()(lambda f: f(X)), KERNELS),
+    "eager": ({"backend": "eager"}, lambda f: f(X), "eager"),
+    "batch first": ({"batch_first": True}, lambda f: f(X, mask=torch.ones(5, 2).bool()), KERNELS),
+    "unbatched": ({}, lambda f: f(X[:, 0], lengths=3), KERNELS),
+    "packed": ({}, lambda f: f(pack_sequence([X[:, 0]])), KERNELS),
+    "resets": ({}, lambda f: f(X, reset=RESET, reset_state=torch.zeros(1, 2, 4)), KERNELS),
     "vmap": ({}, lambda f: vmap(lambda x: (f(x), x)[1], in_dims=1)(X[:, :, None]), "reference"),
     "zoneout": ({"zoneout": 0.1}, lambda f: f(X), "regularised"),
     "explicit": ({"backend": "reference"}, lambda f: f(X), "reference"),
@@ -41,8 +46,14 @@ CALLS = {  # a layer's options, a call, and the implementation of "auto"
 @pytest.mark.parametrize("given, call, name", CALLS.values(), ids=CALLS)
 def test_the_explanation_is_what_the_same_call_runs(given, call, name, monkeypatch):
     layer, ran = GRU(3, 4, **given), []
-    modules = (("eager", functional.ops, "layer"), ("reference", functional.reference, "gru_layer"))
-    for label, module, attribute in (*modules, ("regularised", functional.regularised, "gru_layer")):
+    modules = (
+        ("eager", functional.ops, "layer"),
+        ("native", functional.autograd, "native_layer"),
+        ("native", direct, "native_layer"),
+        ("reference", functional.reference, "gru_layer"),
+        ("regularised", functional.regularised, "gru_layer"),
+    )
+    for label, module, attribute in modules:
         run = getattr(module, attribute)
         monkeypatch.setattr(module, attribute, lambda *a, run=run, label=label: (ran.append(label), run(*a))[1])
     explained = []

@@ -95,6 +95,11 @@ def laid_out(shape: tuple, layout: str) -> Tensor:
     return torch.randn(shape)
 
 
+def gradient(shape: tuple, layout: str) -> Tensor:
+    """A gradient of an output; where the layout is expanded, one number for each step, as that of a sum is."""
+    return torch.randn(shape[0], 1, 1).expand(shape) if layout == "expanded" else laid_out(shape, layout)
+
+
 def draw(case: Case, dtype: torch.dtype) -> Call:
     """A random call, its values rounded to dtype, NaN wherever padding makes the contract ignore a value."""
     T, B, I, H, D = *case[:4], case.D  # noqa: E741
@@ -107,11 +112,11 @@ def draw(case: Case, dtype: torch.dtype) -> Call:
         weights[2:] = None, None
     steps, dy, dh_n = flags_of(case), None, None
     if case.loss != "h_n":
-        dy = laid_out((T, B, D * H), case.layout)
+        dy = gradient((T, B, D * H), case.layout)
     if "first" in case.loss:
         dy[1:] = 0
     if "h_n" in case.loss:
-        dh_n = torch.randn(D, B, H)
+        dh_n = gradient((D, B, H), case.layout)
     if steps.real is not None:
         padding = ~steps.real.unsqueeze(-1)
         x, dy = (t if t is None else t.masked_fill(padding, torch.nan) for t in (x, dy))

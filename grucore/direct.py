@@ -1,0 +1,144 @@
+"""The shortest way to the native kernels: a plain call of a layer without extras.
+
+Most calls are like that, and for a small layer `functional.run`, which serves every call, takes longer than the kernel.
+Each function here returns None where anything is not plain: the call then goes the general way, which also says what is
+wrong with it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import Parameter
+
+from grucore import compat
+from grucore.autograd import native_layer, native_step
+from grucore.checks import check_recordable
+from grucore.kernels import Form, State, Steps
+from grucore.kernels.native.library import LIBRARY
+
+_PLAIN = {Tensor, Parameter}
+_DTYPES = {torch.float32, torch.float64}
+_ALL_STEPS, _FORMS = Steps(), {after: Form(after) for after in (True, False)}
+
+
+def forward(layer: Any, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """What `GRU.forward` returns for input (T, B, I) or (B, T, I) without lengths, mask and resets."""
+    if not _is_plain_layer(layer) or type(input) is not Tensor or input.dim() != 3 or layer.learn_initial_state:
+        return None
+    K, D, H = layer.num_layers, 2 if layer.bidirectional else 1, layer.hidden_size
+    x = input.transpose(0, 1) if layer.batch_first else input
+    T, B, I = x.shape  # noqa: E741
+    groups = _groups(layer, parameter_names(K, D, layer.bias))
+    if not T or (layer.dropout and layer.training and K > 1) or not _fit(groups, D, input, I, hx, (K * D, B, H)):
+        return None
+    wants_gradient = _wants_gradient(input, hx, groups)
+    h0, h_n = input.new_zeros(K * D, B, H) if hx is None else hx, []
+    for k in range(0, K * D, D):
+        first = h0 if K == 1 else h0[k : k + D]
+        x, h = native_layer(x, State(first), groups[k : k + D], _ALL_STEPS, _FORMS[layer.reset_after], wants_gradient)
+        h_n.append(h)
+    return x.transpose(0, 1) if layer.batch_first else x, h_n[0] if K == 1 else torch.cat(h_n)
+
+
+def step(layer: Any, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """What `GRU.step` returns for input (B, I)."""
+    if not _is_plain_layer(layer) or type(input) is not Tensor or input.dim() != 2 or layer.learn_initial_state:
+        return None
+    K, (B, I), H = layer.num_layers, input.shape, layer.hidden_size  # noqa: E741
+    groups = _groups(layer, parameter_names(K, 1, layer.bias))
+    has_dropout = layer.dropout and layer.training and K > 1
+    if layer.bidirectional or has_dropout or not layer.reset_after or not _fit(groups, 1, input, I, hx, (K, B, H)):
+        return None
+    wants_gradient = _wants_gradient(input, hx, groups)
+    h0 = input.new_zeros(K, B, H) if hx is None else hx
+    y, states = input, []
+    for k, group in enumerate(groups):
+        y = native_step(y, h0[k], group, wants_gradient)
+        states.append(y)
+    return y, torch.stack(states)
+
+
+def cell(layer: Any, input: Tensor, hx: Tensor | None) -> Tensor | None:
+    """What `GRUCell.forward` returns for input (B, I)."""
+    if not _is_plain_layer(layer) or type(input) is not Tensor or input.dim() != 2 or not layer.reset_after:
+        return None
+    (B, I), H = input.shape, layer.hidden_size  # noqa: E741
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    groups = _groups(layer, [names if layer.bias else names[:2]])
+    if not _fit(groups, 1, input, I, hx, (B, H)):
+        return None
+    h = input.new_zeros(B, H) if hx is None else hx
+    return native_step(input, h, groups[0], _wants_gradient(input, hx, groups))
+
+
+@functools.cache
+def parameter_names(layers: int, directions: int, bias: bool) -> list[tuple[str, ...]]:
+    """The names of a `GRU`'s parameters, a group for each layer and direction."""
+    kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if bias else ("weight_ih", "weight_hh")
+    suffixes = [f"_l{k}{'_reverse' if d else ''}" for k in range(layers) for d in range(directions)]
+    return [tuple(kind + suffix for kind in kinds) for suffix in suffixes]
+
+
+def _is_plain_layer(layer: Any) -> bool:
+    """Whether nothing watches the call, and the layer has the equations alone."""
+    if torch.compiler.is_compiling() or LIBRARY is None or not compat.is_unwatched():
+        return False
+    return not (
+        layer.backend not in ("auto", "native")
+        or layer.zoneout
+        or layer.recurrent_dropout
+        or layer.layer_norm
+        or layer.activation != "tanh"
+        or layer.recurrent_activation != "sigmoid"
+    )
+
+
+def _groups(layer: Any, names: Sequence[Sequence[str]]) -> list[list[Any]]:
+    """The parameters of those names; None for one that is made of others, as parametrizations do."""
+    parameters = layer._parameters
+    return [[parameters.get(name) for name in group] for group in names]
+
+
+def _fit(groups: Sequence[Any], D: int, input: Tensor, I: int, hx: Any, states: tuple[int, ...]) -> bool:  # noqa: E741
+    """Whether the kernels can read all tensors, and their sizes go together."""
+    *_, B, H = states
+    dtype = input.dtype
+    if dtype not in _DTYPES or not B or not I or not H or not _is_plain(input, dtype):
+        return False
+    if hx is not None and not (_is_plain(hx, dtype) and hx.shape == states):
+        return False
+    for i, group in enumerate(groups):
+        for w in group:
+            if not _is_plain(w, dtype):
+                return False
+        if group[0].shape != (3 * H, I if i < D else D * H) or group[1].shape != (3 * H, H):
+            return False
+        if len(group) == 4 and not group[2].shape == group[3].shape == (3 * H,):
+            return False
+    return True
+
+
+def _is_plain(t: Any, dtype: torch.dtype) -> bool:
+    return type(t) in _PLAIN and t.dtype is dtype and t.is_cpu and t.layout is torch.strided
+
+
+def _wants_gradient(input: Tensor, hx: Tensor | None, groups: Sequence[Sequence[Tensor]]) -> bool:
+    """Whether autograd has to know of the call.
+
+    Raises:
+        InputError: it has to, and cannot.
+    """
+    if not torch.is_grad_enabled():
+        return False
+    tensors = [input, *chain.from_iterable(groups)] if hx is None else [input, hx, *chain.from_iterable(groups)]
+    check_recordable(*tensors)
+    for t in tensors:
+        if t.requires_grad:
+            return True
+    return False
