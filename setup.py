@@ -19,7 +19,16 @@ SETS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma", "-mprefer-vector-width=512"],
 }
-FLAGS = ["-std=gnu++17", "-O3", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-exceptions", "-fno-rtti"]
+FLAGS = [
+    "-std=gnu++17",
+    "-O3",
+    "-fPIC",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-exceptions",
+    "-fno-rtti",
+]
 
 
 class BuildNative(build_ext):
@@ -39,7 +48,9 @@ class BuildNative(build_ext):
         target.unlink(missing_ok=True)  # of an earlier build: without a compiler there is none
         jobs = [("library", "library", [])]
         jobs += [
-            (file, f"{file}-{s}", [f"-DINSTRUCTION_SET={s}", *SETS[s]]) for file in ("forward", "backward", "step") for s in SETS
+            (file, f"{file}-{s}", [f"-DINSTRUCTION_SET={s}", *SETS[s]])
+            for file in ("forward", "backward", "step")
+            for s in SETS
         ]
         cxx = os.environ.get("CXX", "c++").split()
         objects = [str(folder / f"{output}.o") for _, output, _ in jobs]

@@ -51,7 +51,9 @@ class _Layer(torch.autograd.Function):
         if dy is None and dh_n is None:
             return (None,) * (5 + len(weights))
         groups, steps = _groups(weights, len(h0)), Steps(real, start)
-        gradients = _gradients(dy, dh_n, y, kept, x, State(h0, h_reset), groups, steps, ctx.form, ctx.needs_input_grad[0])
+        gradients = _gradients(
+            dy, dh_n, y, kept, x, State(h0, h_reset), groups, steps, ctx.form, ctx.needs_input_grad[0]
+        )
         d_weights = [gradient[d] for d in range(len(h0)) for gradient in gradients[3 : 3 + len(weights) // len(h0)]]
         return *gradients[:3], None, None, *d_weights
 

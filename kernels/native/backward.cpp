@@ -7,8 +7,9 @@
 //                    dh'  = z dh + r drh + W_hr^T dg_r + W_hz^T dg_z
 //
 // The slots of dg are n, r, z and gx_n, so that the state's side reads the first three and the input's the last three. A
-// chunk's dx and its part of each weight's gradient are products over all its rows; the parts are added chunk by chunk,
-// in an order that neither threads nor tiles change.
+// chunk's dg lies as [panel][slot][row][lane]: what a product reads is side by side in memory. A chunk's dx and its part of
+// each weight's gradient are products over all its rows; the parts are added chunk by chunk, in an order that neither
+// threads nor tiles change.
 #include "cell.h"
 
 namespace {
@@ -25,7 +26,8 @@ struct Backward {
   bool is_kept;  // all of it
   Cell<T> cell;
   Columns of_h, of_x;
-  int64_t dg_row, factors_row;  // elements of a row
+  int64_t dh_row;     // elements of a row of dh
+  int64_t slot_size;  // elements of a slot of dg, and of one factor of a panel
   T *w_hh_t, *w_ih_t, *dg, *dh, *drh, *sums, *factors, *rh, *own;
   int64_t own_size;
   T** pointers;
@@ -34,19 +36,19 @@ struct Backward {
       : call(c), sequence{c}, chunk(sequence.chunk_rows()), kept_steps(steps_kept(c)), is_kept(kept_steps == c.steps),
         cell(is_kept ? counted(c) : Cell<T>(c, arena)), of_h(c.H, W), of_x(c.I, W) {
     const int64_t np = cell.panels;
-    dg_row = np * SLOTS * W + 16;  // not a power of two apart, which would fall on the same lines of the cache
-    factors_row = np * FACTORS * W;
-    w_hh_t = arena.take<T>(np * cell.PANEL * of_h.padded);
-    w_ih_t = arena.take<T>(c.dx ? np * cell.PANEL * of_x.padded : 0);
-    dg = arena.take<T>(chunk * dg_row);
-    dh = arena.take<T>(c.segments * of_h.padded);
-    drh = arena.take<T>(c.reset_after ? 0 : c.segments * of_h.padded);
+    dh_row = np * W;
+    slot_size = (chunk + 2) * W;  // not a power of two apart, which would fall on the same lines of the cache
+    w_hh_t = arena.take<T>(np * cell.PANEL * of_h.vectors * W);
+    w_ih_t = arena.take<T>(c.dx ? np * cell.PANEL * of_x.vectors * W : 0);
+    dg = arena.take<T>(np * SLOTS * slot_size);
+    dh = arena.take<T>(c.segments * dh_row);
+    drh = arena.take<T>(c.reset_after ? 0 : c.segments * dh_row);
     sums = arena.take<T>(np * SLOTS * W);
-    factors = arena.take<T>(is_kept ? 0 : chunk * factors_row);
+    factors = arena.take<T>(is_kept ? 0 : np * FACTORS * slot_size);
     rh = arena.take<T>(c.reset_after ? 0 : threads * chunk * np * W);  // for each group of threads that share rows
     own_size = chunk * std::max(is_kept ? 0 : np * cell.PANEL, int64_t{2 * 3 * W});
     own = arena.take<T>(threads * own_size);
-    pointers = arena.take<T*>(threads * chunk * 8);
+    pointers = arena.take<T*>(threads * chunk * 9);
   }
 
   static int64_t steps_kept(const GruCall& c) {
@@ -67,25 +69,27 @@ struct Backward {
     T **dx, **factors;
     const T **own_x, **own_h;  // of its own rows alone
     T** own_factors;
+    int64_t* next;  // elements between a row's factors
 
     Pointers(T** memory, int64_t chunk) {
       const T** const reads = const_cast<const T**>(memory);
       x = reads, h = x + chunk, dy = h + chunk, own_x = dy + chunk, own_h = own_x + chunk;
       dx = memory + 5 * chunk, factors = dx + chunk, own_factors = factors + chunk;
+      next = reinterpret_cast<int64_t*>(own_factors + chunk);
     }
   };
 
   void run(int64_t thread, int64_t threads, Meeting& meeting) const {
     const GruCall& c = call;
     const Share share(c.segments, thread, threads);
-    const Pointers at(pointers + thread * chunk * 8, chunk);
+    const Pointers at(pointers + thread * chunk * 9, chunk);
     T* const mine = own + thread * own_size;
     begin(thread, threads);
     if (share.part == 0)
       for (int64_t i = 0; i < share.count(c.segments); i++) {
         const int64_t row = share.first + i * share.stride;
-        std::fill_n(dh + row * of_h.padded, of_h.padded, T(0));
-        if (c.dh_n) std::copy_n(static_cast<const T*>(c.dh_n) + row * c.dh_n_r, c.H, dh + row * of_h.padded);
+        std::fill_n(dh + row * dh_row, dh_row, T(0));
+        if (c.dh_n) std::copy_n(static_cast<const T*>(c.dh_n) + row * c.dh_n_r, c.H, dh + row * dh_row);
       }
     meeting.all.wait(threads);
 
@@ -97,11 +101,11 @@ struct Backward {
       if (end > kept_steps) compute_factors(at, share, meeting, mine, k, end);
       for (int64_t step = end, row = end_offset - offset; step > k;) {
         row -= sequence.size(--step);
-        step_back(at, share, meeting, row, sequence.size(step));
+        step_back(at, share, meeting, row, sequence.size(step), step < kept_steps);
       }
       meeting.all.wait(threads);
       const int64_t rows = end_offset - offset;
-      if (c.dx) add_dx(at, rows * thread / threads, rows * (thread + 1) / threads);
+      if (c.dx) make_dx(at, rows * thread / threads, rows * (thread + 1) / threads);
       add_weights(at, mine, rows, thread, threads, is_first);
       add_biases(rows, thread, threads, is_first);
       meeting.all.wait(threads);
@@ -109,7 +113,7 @@ struct Backward {
     }
     for (int64_t i = 0; share.part == 0 && i < share.count(c.segments); i++) {
       const int64_t row = share.first + i * share.stride;
-      std::copy_n(dh + row * of_h.padded, c.H, static_cast<T*>(c.dh0) + row * c.H);
+      std::copy_n(dh + row * dh_row, c.H, static_cast<T*>(c.dh0) + row * c.H);
     }
     finish_biases(thread, threads);
   }
@@ -118,12 +122,16 @@ struct Backward {
   static constexpr int HIDDEN_ORDER[3] = {2, 0, 1}, INPUT_ORDER[3] = {0, 1, 2};  // the gates of the slots of each side
 
   void begin(int64_t thread, int64_t threads) const {
-    const int64_t rows = cell.panels * cell.PANEL;  // of a panel of columns
-    for (int64_t panel = thread; panel < of_h.panels; panel += threads)
-      pack_columns(static_cast<const T*>(call.w_hh), call.H, of_h, panel, HIDDEN_ORDER, w_hh_t + panel * rows * of_h.vectors * W);
-    for (int64_t panel = thread; call.dx && panel < of_x.panels; panel += threads)
-      pack_columns(static_cast<const T*>(call.w_ih), call.H, of_x, panel, INPUT_ORDER, w_ih_t + panel * rows * of_x.vectors * W);
-    for (int64_t panel = thread; !is_kept && panel < cell.panels; panel += threads) cell.pack(call, panel);
+    const GruCall& c = call;
+    const auto pack = [&](const void* w, const Columns& columns, const int(&order)[3], T* out) {
+      for (int64_t panel = thread; panel < columns.panels; panel += threads) {
+        const int64_t first = columns.first(panel), vectors = columns.first(panel + 1) - first;
+        pack_columns(static_cast<const T*>(w), c.H, columns.size, first, vectors, order, out + first * W * cell.panels * cell.PANEL);
+      }
+    };
+    pack(c.w_hh, of_h, HIDDEN_ORDER, w_hh_t);
+    if (c.dx) pack(c.w_ih, of_x, INPUT_ORDER, w_ih_t);
+    for (int64_t panel = thread; !is_kept && panel < cell.panels; panel += threads) cell.pack(c, panel);
   }
 
   // A thread's units: whole panels of columns of W_hh^T, and the panels of gates that they are.
@@ -132,7 +140,7 @@ struct Backward {
   };
   Units units_of(const Share& share) const {
     const int64_t begin = share.begin(of_h.panels), end = share.end(of_h.panels);
-    return {begin, end, begin * of_h.vectors, std::min(cell.panels, end * of_h.vectors)};
+    return {begin, end, of_h.first(begin), of_h.first(end)};
   }
 
   // Points at all rows of the steps from k to `end`, `offset` rows before them.
@@ -142,11 +150,12 @@ struct Backward {
     for (int64_t row = 0, before = k ? sequence.size(k - 1) : 0; k < end; k++) {
       const int64_t size = sequence.size(k);
       for (int64_t i = 0; i < size; i++, row++) {
+        at.next[row] = k < kept_steps ? size * W : slot_size;
         at.x[row] = sequence.at(x, c.x_t, c.x_b, k, offset, i);
         at.h[row] = k ? sequence.at(y, c.y_t, c.y_b, k - 1, offset - before, i) : static_cast<const T*>(c.h0) + i * c.h0_r;
         if (dy) at.dy[row] = sequence.at(dy, c.dy_t, c.dy_b, k, offset, i);
         if (c.dx) at.dx[row] = sequence.at(static_cast<T*>(c.dx), c.dx_t, c.dx_b, k, offset, i);
-        at.factors[row] = k < kept_steps ? static_cast<T*>(c.kept) + (offset + i) * c.kept_r : factors + row * factors_row;
+        at.factors[row] = k < kept_steps ? static_cast<T*>(c.kept) + offset * c.kept_r + i * W : factors + row * W;
       }
       offset += size, before = size;
     }
@@ -160,109 +169,128 @@ struct Backward {
         at.own_x[count] = at.x[row + i], at.own_h[count] = at.h[row + i], at.own_factors[count] = at.factors[row + i];
       }
     T* const own_rh = rh + share.first * chunk * cell.panels * W;
-    const Rows<T> rows{count, at.own_x, at.own_h, nullptr, at.own_factors, gx, own_rh, cell.panels * W};
+    const Rows<T> rows{count, at.own_x, at.own_h, nullptr, at.own_factors, slot_size, gx, own_rh, cell.panels * W};
     const Units units = units_of(share);
     cell.input(rows, units.panel, units.panel_end);
     cell.step(rows, units.panel, units.panel_end, [&] { meeting.rows[share.first].wait(share.parts); });
   }
 
   // dg of a step whose `size` rows begin at `row` of the chunk, and dh of the step before.
-  void step_back(const Pointers& at, const Share& share, Meeting& meeting, int64_t row, int64_t size) const {
-    const int64_t count = share.count(size);
+  void step_back(const Pointers& at, const Share& share, Meeting& meeting, int64_t row, int64_t size, bool kept) const {
+    const int64_t count = share.count(size), next = kept ? size * W : slot_size;
     const auto [begin, end, panel, last] = units_of(share);
     const auto meet = [&] { meeting.rows[share.first].wait(share.parts); };
-    T* const dg_k = dg + (row + share.first) * dg_row;
-    const int64_t dg_stride = share.stride * dg_row, stride = share.stride * of_h.padded;
-    T *const dh_k = dh + share.first * of_h.padded, *const drh_k = drh + share.first * of_h.padded;
-    for (int64_t i = 0; i < count; i++) {
-      const int64_t at_row = row + share.first + i * share.stride;
-      for (int64_t j = panel; j < last; j++) {
-        const T* const f = at.factors[at_row] + j * FACTORS * W;
-        T *const to = dg_k + i * dg_stride + j * SLOTS * W, *const d = dh_k + i * stride + j * W;
+    row += share.first;
+    const int64_t stride = share.stride * dh_row;
+    T *const dh_k = dh + share.first * dh_row, *const drh_k = drh + share.first * dh_row;
+    for (int64_t j = panel; j < last; j++)
+      for (int64_t i = 0; i < count; i++) {
+        const T* const f = at.factors[row + i * share.stride] + j * FACTORS * next;
+        T *const to = dg_of(j, 0, row + i * share.stride), *const d = dh_k + i * stride + j * W;
         Vector<T> gradient = load(d);
-        if (call.dy) gradient += load_first(at.dy[at_row] + j * W, call.H - j * W);
+        if (call.dy) gradient += load_first(at.dy[row + i * share.stride] + j * W, call.H - j * W);
         if (call.reset_after) {
-          for (int slot = 0; slot < SLOTS; slot++) store(to + slot * W, load(f + slot * W) * gradient);
-          store(d, load(f + 4 * W) * gradient);
+          for (int slot = 0; slot < SLOTS; slot++) store(to + slot * slot_size, load(f + slot * next) * gradient);
+          store(d, load(f + 4 * next) * gradient);
         } else {
           const Vector<T> d_n = load(f) * gradient;
-          store(to + N_SLOT * W, d_n), store(to + X_SLOT * W, d_n), store(d, gradient);
+          store(to + N_SLOT * slot_size, d_n), store(to + X_SLOT * slot_size, d_n), store(d, gradient);
         }
       }
-    }
     meet();
-    if (call.reset_after) return add_state_side(dg_k, dg_stride, N_SLOT, 3, count, begin, end, dh_k, stride);
-    for (int64_t i = 0; i < count; i++) std::fill(drh_k + i * stride + panel * W, drh_k + i * stride + end * of_h.vectors * W, T(0));
-    add_state_side(dg_k, dg_stride, N_SLOT, 1, count, begin, end, drh_k, stride);
-    for (int64_t i = 0; i < count; i++)
-      for (int64_t j = panel; j < last; j++) {
-        const T* const f = at.factors[row + share.first + i * share.stride] + j * FACTORS * W;
-        T *const to = dg_k + i * dg_stride + j * SLOTS * W, *const d = dh_k + i * stride + j * W;
+    if (call.reset_after) return add_state_side(row, share.stride, N_SLOT, 3, count, begin, end, dh_k, stride);
+    for (int64_t i = 0; i < count; i++) std::fill(drh_k + i * stride + panel * W, drh_k + i * stride + last * W, T(0));
+    add_state_side(row, share.stride, N_SLOT, 1, count, begin, end, drh_k, stride);
+    for (int64_t j = panel; j < last; j++)
+      for (int64_t i = 0; i < count; i++) {
+        const T* const f = at.factors[row + i * share.stride] + j * FACTORS * next;
+        T *const to = dg_of(j, 0, row + i * share.stride), *const d = dh_k + i * stride + j * W;
         const Vector<T> d_rh = load(drh_k + i * stride + j * W), gradient = load(d);
-        store(to + R_SLOT * W, load(f + W) * d_rh), store(to + Z_SLOT * W, load(f + 2 * W) * gradient);
-        store(d, fma<T>(load(f + 3 * W), d_rh, load(f + 4 * W) * gradient));
+        store(to + R_SLOT * slot_size, load(f + next) * d_rh), store(to + Z_SLOT * slot_size, load(f + 2 * next) * gradient);
+        store(d, fma<T>(load(f + 3 * next), d_rh, load(f + 4 * next) * gradient));
       }
     meet();
-    add_state_side(dg_k, dg_stride, R_SLOT, 2, count, begin, end, dh_k, stride);
+    add_state_side(row, share.stride, R_SLOT, 2, count, begin, end, dh_k, stride);
   }
 
-  // Calls body(Number<vectors>) for the vectors of a panel of columns.
-  template <typename Body>
-  static void with_vectors(const Columns& columns, const Body& body) { with_number<3>(columns.vectors, body); }
+  T* dg_of(int64_t panel, int64_t slot, int64_t row) const { return dg + (panel * SLOTS + slot) * slot_size + row * W; }
 
-  // product += `used` slots of the rows' gates, times a panel of columns packed for three slots; both begin at the first.
+  // A product with columns runs over the panels of units in blocks, whose part of the columns stays in the L1 cache for
+  // all rows; between blocks the sums wait in memory.
+  template <int VECTORS, typename Body>
+  void over_blocks(int64_t slots, const Body& body) const {
+    const int64_t block = std::max<int64_t>(1, (20 << 10) / (slots * W * VECTORS * W * int64_t{sizeof(T)}));
+    for (int64_t j = 0; j < cell.panels; j += block) body(j, std::min(cell.panels, j + block));
+  }
+
+  // product += `slots` slots of the gates of rows `stride` apart, of the units' panels from j to `end`, times a panel of
+  // columns that was packed for three slots.
   template <int ROWS, int PANELS, int VECTORS>
-  ALWAYS_INLINE void add_gates(const T* gates, int64_t stride, int64_t used, const T* w, Vector<T> (&product)[ROWS][PANELS][VECTORS]) const {
-    const T* row[ROWS];
-    for (int i = 0; i < ROWS; i++) row[i] = gates + i * stride;
-    const int64_t unit_size = cell.PANEL * VECTORS * W;
-    for (int64_t j = 0; j < cell.panels; j++, w += unit_size) {
-      add_product<VECTORS, 0>(row, used * W, w, cell.panels * unit_size, product);
-      for (int i = 0; i < ROWS; i++) row[i] += SLOTS * W;
-    }
+  ALWAYS_INLINE void add_gates(int64_t first, int64_t stride, int64_t slot, int64_t slots, int64_t j, int64_t end, const T* w,
+                               Vector<T> (&product)[ROWS][PANELS][VECTORS]) const {
+    const int64_t unit_size = cell.PANEL * VECTORS * W, lanes = unknown(W);
+    w += j * unit_size;
+    for (; j < end; j++, w += unit_size)
+      for (int64_t s = 0; s < slots; s++) {
+        const T* row[ROWS];
+        for (int i = 0; i < ROWS; i++) row[i] = dg_of(j, slot + s, first + i * stride);
+        add_product<VECTORS, 0>(row, lanes, w + s * W * VECTORS * W, cell.panels * unit_size, product);
+      }
   }
 
-  // Adds W_hh^T times `used` slots of a step's gates, from `slot` on, to the panels from `begin` to `end` of `out`.
-  void add_state_side(const T* gates, int64_t gates_stride, int64_t slot, int64_t used, int64_t count, int64_t begin, int64_t end, T* out,
+  // Adds W_hh^T times `slots` slots of a step's gates, from `slot` on, to the panels from `begin` to `end` of `out`.
+  void add_state_side(int64_t row, int64_t row_stride, int64_t slot, int64_t slots, int64_t count, int64_t begin, int64_t end, T* out,
                       int64_t stride) const {
-    with_vectors(of_h, [&](auto V) {
+    of_h.over(begin, end, [&](auto V, int64_t from, int64_t to) {
       constexpr int VECTORS = decltype(V)::value;
-      over_tiles<VECTORS>(count, begin, end, [&](int64_t i, auto M, int64_t panel, auto P) {
-        const T* const w = w_hh_t + (panel * cell.panels * cell.PANEL + slot * W) * VECTORS * W;
-        state_tile<VECTORS, M, P>(gates + i * gates_stride + slot * W, gates_stride, used, w, out + i * stride + panel * VECTORS * W, stride);
+      over_blocks<VECTORS>(slots, [&](int64_t j, int64_t j_end) {
+        over_tiles<VECTORS>(count, from, to, [&](int64_t i, auto M, int64_t panel, auto P) {
+          const T* const w = w_hh_t + (of_h.first(panel) * cell.panels * cell.PANEL + slot * W * VECTORS) * W;
+          T* const at = out + i * stride + of_h.first(panel) * W;
+          state_tile<VECTORS, M, P>(row + i * row_stride, row_stride, slot, slots, j, j_end, w, at, stride);
+        });
       });
     });
   }
   template <int VECTORS, int ROWS, int PANELS>
-  __attribute__((noinline)) void state_tile(const T* gates, int64_t gates_stride, int64_t used, const T* w, T* out, int64_t stride) const {
+  __attribute__((noinline)) void state_tile(int64_t row, int64_t row_stride, int64_t slot, int64_t slots, int64_t j, int64_t j_end,
+                                            const T* w, T* out, int64_t stride) const {
     Vector<T> product[ROWS][PANELS][VECTORS];
     for (int i = 0; i < ROWS; i++)
       for (int p = 0; p < PANELS; p++)
         for (int v = 0; v < VECTORS; v++) product[i][p][v] = load(out + i * stride + (p * VECTORS + v) * W);
-    add_gates(gates, gates_stride, used, w, product);
+    add_gates(row, row_stride, slot, slots, j, j_end, w, product);
     for (int i = 0; i < ROWS; i++)
       for (int p = 0; p < PANELS; p++)
         for (int v = 0; v < VECTORS; v++) store(out + i * stride + (p * VECTORS + v) * W, product[i][p][v]);
   }
 
   // dx of the chunk's rows from `begin` to `end`.
-  void add_dx(const Pointers& at, int64_t begin, int64_t end) const {
-    with_vectors(of_x, [&](auto V) {
+  void make_dx(const Pointers& at, int64_t begin, int64_t end) const {
+    of_x.over(0, of_x.panels, [&](auto V, int64_t from, int64_t to) {
       constexpr int VECTORS = decltype(V)::value;
-      over_tiles<VECTORS>(end - begin, 0, of_x.panels, [&](int64_t i, auto M, int64_t panel, auto P) {
-        dx_tile<VECTORS, M, P>(dg + (begin + i) * dg_row + R_SLOT * W, panel, at.dx + begin + i);
+      over_blocks<VECTORS>(3, [&](int64_t j, int64_t j_end) {
+        over_tiles<VECTORS>(end - begin, from, to, [&](int64_t i, auto M, int64_t panel, auto P) {
+          dx_tile<VECTORS, M, P>(begin + i, of_x.first(panel), j, j_end, at.dx + begin + i);
+        });
       });
     });
   }
   template <int VECTORS, int ROWS, int PANELS>
-  __attribute__((noinline)) void dx_tile(const T* gates, int64_t panel, T* const* dx) const {
+  __attribute__((noinline)) void dx_tile(int64_t row, int64_t first, int64_t j, int64_t j_end, T* const* dx) const {
     Vector<T> product[ROWS][PANELS][VECTORS] = {};
-    add_gates(gates, dg_row, 3, w_ih_t + panel * cell.panels * cell.PANEL * VECTORS * W, product);
+    for (int i = 0; j > 0 && i < ROWS; i++)
+      for (int p = 0; p < PANELS; p++)
+        for (int v = 0; v < VECTORS; v++) {
+          const int64_t column = (first + p * VECTORS + v) * W;
+          product[i][p][v] = load_first(dx[i] + column, call.I - column);
+        }
+    add_gates(row, 1, R_SLOT, 3, j, j_end, w_ih_t + first * W * cell.panels * cell.PANEL, product);
     for (int i = 0; i < ROWS; i++)
       for (int p = 0; p < PANELS; p++)
         for (int v = 0; v < VECTORS; v++) {
-          const int64_t column = ((panel + p) * VECTORS + v) * W;
-          if (column < call.I) store_first(dx[i] + column, product[i][p][v], call.I - column);
+          const int64_t column = (first + p * VECTORS + v) * W;
+          store_first(dx[i] + column, product[i][p][v], call.I - column);
         }
   }
 
@@ -274,29 +302,26 @@ struct Backward {
       const Columns& columns = is_hidden ? of_h : of_x;
       const auto& order = is_hidden ? HIDDEN_ORDER : INPUT_ORDER;
       T* const dw = static_cast<T*>(is_hidden ? call.dw_hh : call.dw_ih);
-      with_vectors(columns, [&](auto V) {
+      const bool has_rh = is_hidden && !call.reset_after;
+      columns.over(0, columns.panels, [&](auto V, int64_t from, int64_t to) {
         constexpr int VECTORS = decltype(V)::value;
         T* const side_rh = side + rows * VECTORS * W;
-        const bool has_rh = is_hidden && !call.reset_after;
-        for (int64_t panel = 0; panel < columns.panels; panel++) {
-          const int64_t column = panel * VECTORS * W;
+        for (int64_t panel = from; panel < to; panel++) {
+          const int64_t first = columns.first(panel), column = first * W;
           for (int64_t row = 0; row < rows; row++)
             for (int v = 0; v < VECTORS; v++) {
-              const int64_t from = column + v * W;
-              const T* const source = is_hidden ? at.h[row] : at.x[row];
-              const Vector<T> values = from < columns.size ? load_first(source + from, columns.size - from) : Vector<T>{};
-              T* const to = side + (row * VECTORS + v) * W;
-              store(to, values);
+              const T* const source = (is_hidden ? at.h[row] : at.x[row]) + column + v * W;
+              const Vector<T> values = load_first(source, columns.size - column - v * W);
+              store(side + (row * VECTORS + v) * W, values);
               if (has_rh) {
-                const bool is_unit = from < cell.panels * W;
-                const Vector<T> r = is_unit ? load(at.factors[row] + (from / W * FACTORS + 3) * W) : Vector<T>{};
-                store(side_rh + (to - side), r * values);
+                const Vector<T> r = load(at.factors[row] + ((first + v) * FACTORS + 3) * at.next[row]);
+                store(side_rh + (row * VECTORS + v) * W, r * values);
               }
             }
           for (int64_t block = begin; block < end; block++) {
             const int64_t unit_panel = block * OUTER / cell.PANEL, in_panel = block * OUTER % cell.PANEL, slot = in_panel / W;
             const int64_t unit = unit_panel * W + in_panel % W;
-            const T* const gates = dg + unit_panel * SLOTS * W + in_panel + (is_hidden ? N_SLOT : R_SLOT) * W;
+            const T* const gates = dg_of(unit_panel, slot + (is_hidden ? N_SLOT : R_SLOT), 0) + in_panel % W;
             T* const out = dw + (order[slot] * call.H + unit) * columns.size + column;
             const T* const with = has_rh && slot == N_SLOT ? side_rh : side;
             outer_tile<VECTORS>(gates, rows, with, call.H - unit, columns.size, columns.size - column, out, is_first);
@@ -309,7 +334,7 @@ struct Backward {
   __attribute__((noinline)) void outer_tile(const T* gates, int64_t rows, const T* side, int64_t units, int64_t stride, int64_t width,
                                             T* out, bool is_first) const {
     Vector<T> product[OUTER][VECTORS] = {};
-    for (int64_t row = 0; row < rows; row++, gates += dg_row, side += VECTORS * W) {
+    for (int64_t row = 0; row < rows; row++, gates += W, side += VECTORS * W) {
       Vector<T> values[VECTORS];
 #pragma GCC unroll 3
       for (int v = 0; v < VECTORS; v++) values[v] = load(side + v * W);
@@ -322,7 +347,7 @@ struct Backward {
     }
     for (int i = 0; i < OUTER; i++)
       for (int v = 0; v < VECTORS; v++)
-        if (i < units && v * W < width) {
+        if (i < units) {
           T* const to = out + i * stride + v * W;
           store_first(to, is_first ? product[i][v] : load_first(to, width - v * W) + product[i][v], width - v * W);
         }
@@ -330,10 +355,10 @@ struct Backward {
 
   // The sums of dg's rows: this thread's panels.
   void add_biases(int64_t rows, int64_t thread, int64_t threads, bool is_first) const {
-    for (int64_t at = cell.panels * thread / threads * SLOTS * W; at < cell.panels * (thread + 1) / threads * SLOTS * W; at += W) {
+    for (int64_t at = cell.panels * thread / threads * SLOTS; at < cell.panels * (thread + 1) / threads * SLOTS; at++) {
       Vector<T> sum{};
-      for (int64_t row = 0; row < rows; row++) sum += load(dg + row * dg_row + at);
-      store(sums + at, is_first ? sum : load(sums + at) + sum);
+      for (int64_t row = 0; row < rows; row++) sum += load(dg_of(0, at, row));
+      store(sums + at * W, is_first ? sum : load(sums + at * W) + sum);
     }
   }
   void finish_biases(int64_t thread, int64_t threads) const {

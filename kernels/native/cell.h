@@ -28,7 +28,8 @@ struct Rows {
   const T* const* x;   // of each row, I features
   const T* const* h;   // the state before the step
   T* const* y;         // the state after it; null: not wanted
-  T* const* factors;   // null: not wanted
+  T* const* factors;   // where a row's first vector goes, the others `factor_stride` apart; null: not wanted
+  int64_t factor_stride;
   T* gx;               // (count, panels) panels of [gate][lane]
   T* rh;               // (count, rh_stride): r * h, of the form that has the reset gate before the product
   int64_t rh_stride;
@@ -83,6 +84,9 @@ struct Cell {
   }
 
  private:
+  T* factors_of(const Rows<T>& rows, int64_t i, int64_t panel) const {
+    return rows.factors[i] + panel * FACTORS * rows.factor_stride;
+  }
   T* gx_of(const Rows<T>& rows, int64_t i, int64_t panel) const { return rows.gx + (i * panels + panel) * PANEL; }
 
   template <int ROWS, int PANELS>
@@ -120,16 +124,17 @@ struct Cell {
     for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 1
       for (int p = 0; p < PANELS; p++) {
-        Vector<T> not_r, not_z, slope;
+        Vector<T> not_r, not_z;
         const Vector<T> gh_n = load(u[i][p][2]), h_p = load_first(h[i] + (panel + p) * W, H - (panel + p) * W);
         const Vector<T> r = sigmoid<T>(load(u[i][p][0]), not_r), z = sigmoid<T>(load(u[i][p][1]), not_z);
-        const Vector<T> n = tanh<T>(fma<T>(r, gh_n, load(gx_of(rows, first + i, panel + p) + 2 * W)), slope);
-        if (rows.y) store_first(rows.y[first + i] + (panel + p) * W, fma<T>(z, h_p, not_z * n), H - (panel + p) * W);
+        const Tanh<T> n = tanh<T>(fma<T>(r, gh_n, load(gx_of(rows, first + i, panel + p) + 2 * W)));
+        if (rows.y) store_first(rows.y[first + i] + (panel + p) * W, fma<T>(z, h_p, not_z * n.value), H - (panel + p) * W);
         if (rows.factors) {
-          T* const f = rows.factors[first + i] + (panel + p) * FACTORS * W;
-          const Vector<T> a_n = not_z * slope;
-          store(f, a_n * r), store(f + W, a_n * gh_n * (r * not_r));
-          store(f + 2 * W, (h_p - n) * (z * not_z)), store(f + 3 * W, a_n), store(f + 4 * W, z);
+          T* const f = factors_of(rows, first + i, panel + p);
+          const int64_t next = rows.factor_stride;
+          const Vector<T> a_n = not_z * n.slope();
+          store(f, a_n * r), store(f + next, a_n * gh_n * (r * not_r));
+          store(f + 2 * next, (h_p - n.value) * (z * not_z)), store(f + 3 * next, a_n), store(f + 4 * next, z);
         }
       }
   }
@@ -161,8 +166,9 @@ struct Cell {
         store(gx, not_z), store(gx + W, z);
         store(rows.rh + (first + i) * rows.rh_stride + (panel + p) * W, r * h_p);
         if (rows.factors) {
-          T* const f = rows.factors[first + i] + (panel + p) * FACTORS * W;
-          store(f + W, h_p * (r * not_r)), store(f + 3 * W, r), store(f + 4 * W, z);
+          T* const f = factors_of(rows, first + i, panel + p);
+          const int64_t next = rows.factor_stride;
+          store(f + next, h_p * (r * not_r)), store(f + 3 * next, r), store(f + 4 * next, z);
         }
       }
   }
@@ -183,14 +189,14 @@ struct Cell {
     for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 1
       for (int p = 0; p < PANELS; p++) {
-        Vector<T> slope;
         const T* const gx = gx_of(rows, first + i, panel + p);
-        const Vector<T> n = tanh<T>(load(u[i][p]), slope), not_z = load(gx), z = load(gx + W);
+        const Tanh<T> n = tanh<T>(load(u[i][p]));
+        const Vector<T> not_z = load(gx), z = load(gx + W);
         const Vector<T> h_p = load_first(rows.h[first + i] + (panel + p) * W, H - (panel + p) * W);
-        if (rows.y) store_first(rows.y[first + i] + (panel + p) * W, fma<T>(z, h_p, not_z * n), H - (panel + p) * W);
+        if (rows.y) store_first(rows.y[first + i] + (panel + p) * W, fma<T>(z, h_p, not_z * n.value), H - (panel + p) * W);
         if (rows.factors) {
-          T* const f = rows.factors[first + i] + (panel + p) * FACTORS * W;
-          store(f, not_z * slope), store(f + 2 * W, (h_p - n) * (z * not_z));
+          T* const f = factors_of(rows, first + i, panel + p);
+          store(f, not_z * n.slope()), store(f + 2 * rows.factor_stride, (h_p - n.value) * (z * not_z));
         }
       }
   }

@@ -55,16 +55,16 @@ struct Forward {
           x[rows] = sequence.at(static_cast<const T*>(c.x), c.x_t, c.x_b, last, offset, row);
           y[rows] = sequence.at(static_cast<T*>(c.y), c.y_t, c.y_b, last, offset, row);
           const bool is_kept = offset + size <= c.kept_rows;
-          factors[rows] = is_kept ? static_cast<T*>(c.kept) + (offset + row) * c.kept_r : nullptr;
+          factors[rows] = is_kept ? static_cast<T*>(c.kept) + offset * c.kept_r + row * cell.W : nullptr;
         }
         offset += size;
       }
-      cell.input({rows, x, nullptr, nullptr, nullptr, gx, nullptr, 0}, begin, end);
+      cell.input({rows, x, nullptr, nullptr, nullptr, 0, gx, nullptr, 0}, begin, end);
       for (int64_t row = 0; k < last; k++) {
-        const int64_t count = share.count(sequence.size(k));
+        const int64_t size = sequence.size(k), count = share.count(size);
         T* const* const kept = count && factors[row] ? factors + row : nullptr;
-        T* const gx_k = gx + row * cell.panels * cell.PANEL;
-        cell.step({count, nullptr, h, y + row, kept, gx_k, rh + share.first * rh_row, share.stride * rh_row}, begin, end, meet);
+        T *const gx_k = gx + row * cell.panels * cell.PANEL, *const rh_k = rh + share.first * rh_row;
+        cell.step({count, nullptr, h, y + row, kept, size * cell.W, gx_k, rh_k, share.stride * rh_row}, begin, end, meet);
         std::copy_n(y + row, count, h);
         row += count;
         meet();

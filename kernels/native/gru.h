@@ -30,7 +30,7 @@ struct GruCall {
   int64_t y_t, y_b;
   void* h_n;  // (R, H): the last state of each segment; or null
   int64_t h_n_r;
-  void* kept;  // (kept_rows, kept_r): what backward would compute again, of the first rows in the order of travel
+  void* kept;  // (kept_rows, kept_r): what backward would compute again, of the first steps whose rows it holds
   int64_t kept_rows, kept_r;
 
   // Of gru_backward alone.

@@ -22,6 +22,13 @@ ALWAYS_INLINE void with_number(int64_t n, const Body& body) {
   body(Number<MOST>{});
 }
 
+// Keeps the compiler from knowing a number: a loop of a constant length in another would be unrolled, and the sums in it
+// leave their registers.
+ALWAYS_INLINE int64_t unknown(int64_t n) {
+  __asm__("" : "+r"(n));
+  return n;
+}
+
 constexpr int rows_at_most(int vectors) { return ACCUMULATORS / vectors < 8 ? ACCUMULATORS / vectors : 8; }
 
 // sums[i][p][v] += the sum over k of a[i][k] w[p][k][FIRST + v], panels `panel_size` apart, of VECTORS vectors each.
@@ -64,17 +71,27 @@ ALWAYS_INLINE void over_tiles(int64_t rows, int64_t panel, int64_t end, const Ti
     }
 }
 
-// The columns of a matrix as panels of the same number of vectors, the last filled up with zeros.
+// The columns of a matrix as panels: of three vectors, but for the last or the last two, which then have two, or one.
 struct Columns {
-  int64_t size;
-  int vectors;  // 1 to 3: as many as waste little
-  int64_t panels, padded;
+  int64_t size, vectors;    // columns, and vectors that hold them
+  int64_t threes, panels;   // panels of three vectors, and all
+  int rest;                 // the vectors of the others
 
-  Columns(int64_t n, int lanes) : size(n) {
-    const auto cost = [&](int64_t v) { return double((n + v * lanes - 1) / (v * lanes) * v) * (v == 3 ? 1. : v == 2 ? 1.05 : 1.5); };
-    vectors = cost(3) <= cost(2) ? (cost(3) <= cost(1) ? 3 : 1) : (cost(2) <= cost(1) ? 2 : 1);
-    panels = (n + vectors * lanes - 1) / (vectors * lanes);
-    padded = panels * vectors * lanes;
+  Columns(int64_t n, int lanes) : size(n), vectors((n + lanes - 1) / lanes), rest(vectors == 1 ? 1 : 2) {
+    threes = vectors % 3 == 0 ? vectors / 3 : vectors % 3 == 2 ? vectors / 3 : vectors == 1 ? 0 : vectors / 3 - 1;
+    panels = threes + (vectors - 3 * threes) / rest;
+  }
+
+  // The first vector of a panel.
+  int64_t first(int64_t panel) const { return panel <= threes ? 3 * panel : 3 * threes + rest * (panel - threes); }
+
+  // Calls body(Number<vectors>, begin, end) for the panels from `begin` to `end`, those of the same size together.
+  template <typename Body>
+  ALWAYS_INLINE void over(int64_t begin, int64_t end, const Body& body) const {
+    if (begin < std::min(end, threes)) body(Number<3>{}, begin, std::min(end, threes));
+    begin = std::max(begin, threes);
+    if (begin < end && rest == 2) body(Number<2>{}, begin, end);
+    if (begin < end && rest == 1) body(Number<1>{}, begin, end);
   }
 };
 
@@ -95,20 +112,16 @@ void pack_gates(const T* w, int64_t H, int64_t K, int64_t panel, T* out) {
     }
 }
 
-// A panel of columns of w (3H, N) for products with the gates' gradients: [unit panel][gate][unit][vector][lane], the
-// gates in the given order, zeros beyond H and N.
+// Columns of w (3H, N), some vectors from `first` on, for products with the gates' gradients: [unit panel][gate][unit]
+// [vector][lane], the gates in the given order, zeros beyond H and N.
 template <typename T>
-void pack_columns(const T* w, int64_t H, const Columns& columns, int64_t panel, const int (&order)[3], T* out) {
+void pack_columns(const T* w, int64_t H, int64_t N, int64_t first, int64_t vectors, const int (&order)[3], T* out) {
   constexpr int W = LANES<T>;
-  const int64_t first = panel * columns.vectors * W, N = columns.size;
   for (int64_t unit = 0; unit < H; unit += W)
     for (const int gate : order)
       for (int u = 0; u < W; u++)
-        for (int64_t v = 0; v < columns.vectors; v++, out += W) {
-          const int64_t column = first + v * W;
-          const bool has = unit + u < H && column < N;
-          store(out, has ? load_first(w + (gate * H + unit + u) * N + column, N - column) : Vector<T>{});
-        }
+        for (int64_t column = first * W; column < (first + vectors) * W; column += W, out += W)
+          store(out, unit + u < H ? load_first(w + (gate * H + unit + u) * N + column, N - column) : Vector<T>{});
 }
 
 }  // namespace

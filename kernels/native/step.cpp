@@ -71,11 +71,11 @@ ALWAYS_INLINE void block(const GruCall& c, int64_t row, int64_t unit) {
     b_in = bias(c.b_ih, 2), b_hn = bias(c.b_hh, 2);
   }
   for (int i = 0; i < ROWS; i++) {
-    Vector<T> not_r, not_z, slope;
+    Vector<T> not_r, not_z;
     const Vector<T> r = sigmoid<T>(sums_of_lanes<T>(lanes[i][0]) + b_r, not_r);
     const Vector<T> z = sigmoid<T>(sums_of_lanes<T>(lanes[i][1]) + b_z, not_z);
     const Vector<T> gx_n = sums_of_lanes<T>(lanes[i][2]) + b_in, gh_n = sums_of_lanes<T>(lanes[i][3]) + b_hn;
-    const Vector<T> n = tanh<T>(fma<T>(r, gh_n, gx_n), slope);
+    const Vector<T> n = tanh<T>(fma<T>(r, gh_n, gx_n)).value;
     const Vector<T> now = fma<T>(z, load_first(h[i] + unit, units), not_z * n);
     store_first(static_cast<T*>(c.y) + (row + i) * c.y_b + unit, now, units);
     if (c.h_n) store_first(static_cast<T*>(c.h_n) + (row + i) * c.h_n_r + unit, now, units);

@@ -238,16 +238,21 @@ ALWAYS_INLINE Vector<T> sigmoid(Vector<T> x, Vector<T>& rest) {
   return x < T(0) ? near_0 : near_1;
 }
 
-// tanh(x) = -expm1(-2|x|) / (1 + exp(-2|x|)) with the sign of x, and its derivative 1 - tanh(x)^2 =
-// 4 exp(-2|x|) / (1 + exp(-2|x|))^2: accurate to the last bits near 0 and where |tanh(x)| is nearly 1.
+// tanh(x) and its derivative, both accurate to the last bits, near 0 and where |tanh(x)| is nearly 1: by e = exp(-2|x|),
+// tanh(x) = (1 - e) / (1 + e) with the sign of x, and 1 - tanh(x)^2 = 4 e / (1 + e)^2.
 template <typename T>
-ALWAYS_INLINE Vector<T> tanh(Vector<T> x, Vector<T>& slope) {
+struct Tanh {
+  Vector<T> value, e, one_plus_e;
+
+  ALWAYS_INLINE Vector<T> slope() const { return T(4) * e / (one_plus_e * one_plus_e); }
+};
+template <typename T>
+ALWAYS_INLINE Tanh<T> tanh(Vector<T> x) {
   constexpr T LARGEST = sizeof(T) == 4 ? T(43) : T(354);  // exp(-2 LARGEST) is a normal number
   const Exp<T> e = exp<false>(smaller(magnitude<T>(x), broadcast(LARGEST)) * T(-2));
-  const Vector<T> expm1 = e.minus_one(), scale = T(1) / (T(2) + expm1);
-  slope = T(4) * e.value() * scale * scale;
+  const Vector<T> expm1 = e.minus_one(), one_plus_e = T(2) + expm1;
   const Vector<Bits<T>> sign = (Vector<Bits<T>>)x & (Vector<Bits<T>>)broadcast(T(-0.));
-  return (Vector<T>)((Vector<Bits<T>>)(-expm1 / (T(2) + expm1)) | sign);
+  return {(Vector<T>)((Vector<Bits<T>>)(-expm1 / one_plus_e) | sign), e.value(), one_plus_e};
 }
 
 }  // namespace

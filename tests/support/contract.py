@@ -151,7 +151,9 @@ def computed_natively(call: Call) -> tuple[Tensor, Tensor, Gradients]:
     y, h_n = native.gru_forward(call.x, *values, kept)
     gradients = native.gru_backward(call.dy, call.dh_n, y, call.x, *values, call.need_dx, kept)
     for a, b in zip((y, h_n, *gradients), (*without[:2], *without[2]), strict=True):
-        assert (a is None and b is None) or a.dtype.itemsize == 2 or torch.allclose(a, b, rtol=0, atol=0, equal_nan=True), "the same bits, kept or not"
+        assert (
+            (a is None and b is None) or a.dtype.itemsize == 2 or torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+        ), "the same bits, kept or not"
     return y, h_n, gradients
 
 
