@@ -1,7 +1,7 @@
 """Layers and steps on the native kernels as functions of torch.autograd, for plain tensors.
 
-An operator of `torch.library` (`ops.py`) costs some 100 us a call, more than a small layer takes. Where nothing looks at
-the operators (no torch.compile, trace, mode or tensor subclass) these say as much to autograd, sooner.
+An operator of `torch.library` (`ops.py`) costs some 100 us a call, more than a small layer takes. Where nothing looks
+at the operators (no torch.compile, trace, mode or tensor subclass) these say as much to autograd, sooner.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def native_step(x: Tensor, h: Tensor, weights: Group, wants_gradient: bool) -> T
 
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, h0: Tensor, h_reset: Tensor | None, steps: Steps, form: Form, *weights: Tensor
     ) -> tuple[Tensor, Tensor]:
         D = len(h0)
@@ -46,7 +46,7 @@ class _Layer(torch.autograd.Function):
         return y, h_n
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor | None, ...]:
         y, kept, x, h0, h_reset, real, start, *weights = ctx.saved_tensors
         if dy is None and dh_n is None:
             return (None,) * (5 + len(weights))
@@ -54,19 +54,20 @@ class _Layer(torch.autograd.Function):
         gradients = _gradients(
             dy, dh_n, y, kept, x, State(h0, h_reset), groups, steps, ctx.form, ctx.needs_input_grad[0]
         )
-        d_weights = [gradient[d] for d in range(len(h0)) for gradient in gradients[3 : 3 + len(weights) // len(h0)]]
+        *_, w_ih, w_hh, b_ih, b_hh = gradients
+        d_weights = [each[d] for d in range(len(h0)) for each in (w_ih, w_hh, b_ih, b_hh)[: len(weights) // len(h0)]]
         return *gradients[:3], None, None, *d_weights
 
 
 class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, h: Tensor, *weights: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, h: Tensor, *weights: Tensor) -> Tensor:
         y = native.gru_step(x, h, Weights(*weights))
         ctx.save_for_backward(y, x, h, *weights)
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         y, x, h, *weights = ctx.saved_tensors
         y, x, h, dy = (t.unsqueeze(0) for t in (y, x, h, dy))
         groups, need_dx = _groups(weights, 1), ctx.needs_input_grad[0]

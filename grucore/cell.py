@@ -117,12 +117,15 @@ class GRUCell(LayerWithOptions):
         check_tensor("hx", hx)
         if differ(hx.shape, expected):
             raise InputError(f"GRUCell: Expected hidden to have shape {expected}, got {tuple(hx.shape)}")
+        gains = [self.layer_norm_ih, self.layer_norm_hh] if self.layer_norm else None
+        training = self.zoneout > 0 and self.training  # only zoneout has two modes
+        return functional.step(input, hx, self._weight_groups()[0], gains, self, training)
+
+    def _weight_groups(self) -> list[list[Tensor]]:
         weights = [self.weight_ih, self.weight_hh]
         if (b_ih := self.bias_ih) is not None and (b_hh := self.bias_hh) is not None:
             weights += [b_ih, b_hh]
-        gains = [self.layer_norm_ih, self.layer_norm_hh] if self.layer_norm else None
-        training = self.zoneout > 0 and self.training  # only zoneout has two modes
-        return functional.step(input, hx, weights, gains, self, training)
+        return [weights]
 
     if TYPE_CHECKING:
         __call__ = forward

@@ -138,7 +138,4 @@ def _wants_gradient(input: Tensor, hx: Tensor | None, groups: Sequence[Sequence[
         return False
     tensors = [input, *chain.from_iterable(groups)] if hx is None else [input, hx, *chain.from_iterable(groups)]
     check_recordable(*tensors)
-    for t in tensors:
-        if t.requires_grad:
-            return True
-    return False
+    return any(t.requires_grad for t in tensors)

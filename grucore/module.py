@@ -173,6 +173,9 @@ class GRU(LayerWithOptions):
         """The parameters of each layer and direction: K*D groups (weight_ih, weight_hh[, bias_ih, bias_hh])."""
         return self._groups(self._names)
 
+    def _weight_groups(self) -> list[list[Tensor]]:
+        return self.all_weights
+
     def reset_parameters(self) -> None:
         """Draws weights and biases from U(-1/sqrt(H), 1/sqrt(H)), in torch.nn.GRU's order; gains 1, initial state 0."""
         bound = 1 / math.sqrt(self.hidden_size)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from grucore import dispatch
 from grucore.errors import InputError, check_flag, check_probability, check_size
 from grucore.kernels import Form
+from grucore.kernels.native.packed import hold
 from grucore.kernels.regularised import ACTIVATIONS, Variant
 
 Activation = Literal["tanh", "sigmoid", "relu", "hard_sigmoid", "hard_tanh", "softsign", "linear"]
@@ -109,6 +111,24 @@ class LayerWithOptions(_Module):
     def _set_options(self, given: dict[str, Any]) -> None:
         options = Options(**given).checked()
         vars(self).update({name: getattr(options, name) for name in given})
+
+    def packed_weights(self) -> AbstractContextManager[None]:
+        """Keeps the weights packed for the native kernels while it is open: for streaming on a CPU.
+
+        A call packs the weights that it reads, which is most of the time of a step of several rows. With this they are
+        packed once, and again after a write that PyTorch counts: by an optimizer, `load_state_dict`, any operator. What
+        is written through `.data` or NumPy is not counted: the old weights would go on to be used.
+
+        Example:
+            >>> cell, h = grucore.GRUCell(3, 4), torch.zeros(8, 4)
+            >>> with torch.no_grad(), cell.packed_weights():
+            ...     for x_t in torch.randn(5, 8, 3):
+            ...         h = cell(x_t, h)
+        """
+        return hold(self._weight_groups())
+
+    def _weight_groups(self) -> list[list[Tensor]]:
+        raise NotImplementedError
 
     def extra_repr(self) -> str:
         """The sizes, and the arguments that differ from their defaults, as torch.nn prints them."""

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ..packing import Packing
 from .library import LIBRARY
+from .packed import HELD, packed
 
 _PACK = struct.Struct("=43q").pack
+_PACKED_FIELD = 21
 _NO_GRADIENTS = (0,) * 13
 _NOWHERE = (0, 0, 0)  # a tensor that is not given, with two strides
 
@@ -34,16 +36,21 @@ class Backward(NamedTuple):
         dy, d_last, dx, *filled = self
         return (
             *(_NOWHERE if dy is None else (dy.data_ptr() + d * H * dy.element_size(), dy.stride(0), dy.stride(1))),
-            *((0, 0) if d_last is None else (d_last[d].data_ptr(), d_last.stride(1))),
-            *(_NOWHERE if dx is None else (dx[d].data_ptr(), dx.stride(1), dx.stride(2))),
-            *(gradient[d].data_ptr() for gradient in filled),
+            *((0, 0) if d_last is None else (_address(d_last, d), d_last.stride(1))),
+            *(_NOWHERE if dx is None else (_address(dx, d), dx.stride(1), dx.stride(2))),
+            *[_address(gradient, d) for gradient in filled],
         )
+
+
+def _address(t: Tensor, d: int) -> int:
+    """Of t[d], which takes longer to make."""
+    return t.data_ptr() + d * t.stride(0) * t.element_size()
 
 
 def run(
     function: str,
     x: Tensor,  # (T, B, I)
-    first: Sequence[Tensor] | None,  # (R, H) of each direction: what each segment begins from; None: zeros
+    first: Sequence[Tensor] | Tensor,  # (R, H) of each direction: what each segment begins from
     weights: Sequence[Sequence[Tensor | None]],  # of each direction
     reset_after: bool,
     y: Tensor,  # (T, B, D*H)
@@ -65,84 +72,61 @@ def run(
     size, threads = x.element_size(), torch.get_num_threads()
     x_t, x_b, _ = x.stride()
     y_t, y_b, _ = y.stride()
-    x_at, y_at = x.data_ptr(), y.data_ptr()
     held: list[object] = []
     calls = []
-    for d, group in enumerate(weights):
-        group = [None if w is None else w if w.is_contiguous() and not w.is_neg() else contiguous(w) for w in group]
-        w_ih, w_hh, b_ih, b_hh = group if len(group) == 4 else (*group, None, None)
-        h0 = h0_r = h_n = h_n_r = position = sizes = kept_at = kept_rows = kept_r = 0
-        steps, segments = T, B
-        if first is not None:
-            h = dense(first[d])
-            h0, h0_r = h.data_ptr(), h.stride(0)
-            held.append(h)
-        if last is not None:
-            h_n, h_n_r = last.data_ptr() + d * last.stride(0) * size, last.stride(1)
-        if kept is not None:
-            kept_at, kept_rows, kept_r = kept.data_ptr() + d * kept.stride(0) * size, kept.shape[1], kept.shape[2]
+    for d in range(D):
+        group, h0 = [None if w is None else contiguous(w) for w in weights[d]], dense(first[d])
+        held += group, h0
+        walk: tuple[int, ...] = (d, 0, 0, T, B)
         if packings is not None:
-            packing = packings[d]
-            sizes_of = torch.tensor(packing.sizes, device="cpu")
-            position, sizes = packing.position.data_ptr(), sizes_of.data_ptr()
-            steps, segments = len(packing.sizes), len(packing.row)
-            held.append(sizes_of)
-        held.append(group)
-        calls.append(
-            _PACK(
-                size == 8,
-                reset_after,
-                threads,
-                T,
-                B,
-                I,
-                H,
-                d,
-                position,
-                sizes,
-                steps,
-                segments,
-                x_at,
-                x_t,
-                x_b,
-                h0,
-                h0_r,
-                w_ih.data_ptr(),
-                w_hh.data_ptr(),
-                0 if b_ih is None else b_ih.data_ptr(),
-                0 if b_hh is None else b_hh.data_ptr(),
-                0,
-                y_at + d * H * size,
-                y_t,
-                y_b,
-                h_n,
-                h_n_r,
-                kept_at,
-                kept_rows,
-                kept_r,
-                *(_NO_GRADIENTS if backward is None else backward.fields(d, H)),
-            )
-        )
+            sizes = torch.tensor(packings[d].sizes, device="cpu")
+            held.append(sizes)
+            walk = (d, packings[d].position.data_ptr(), sizes.data_ptr(), len(sizes), len(h0))
+        fields = [
+            *(size == 8, reset_after, threads, T, B, I, H, *walk),
+            *(x.data_ptr(), x_t, x_b, h0.data_ptr(), h0.stride(0), *_addresses(group), 0),
+            *(y.data_ptr() + d * H * size, y_t, y_b),
+            *((0, 0) if last is None else (_address(last, d), last.stride(1))),
+            *(_NOWHERE if kept is None else (_address(kept, d), *kept.shape[1:])),
+            *(_NO_GRADIENTS if backward is None else backward.fields(d, H)),
+        ]
+        calls.append(_packed_if_held(fields, group, held))
     if getattr(LIBRARY, function)(calls[0] if D == 1 else b"".join(calls), D):
         raise MemoryError(f"{function}: not enough memory for {T} x {B} rows of {I} features and {H} units")
 
 
-def step(x: Tensor, h: Tensor, weights: Sequence[Tensor | None], y: Tensor, last: Tensor | None = None) -> None:
-    """Calls gru_step: from x (B, I) and h (B, H) the next state, written to y (B, H) and, if given, to last (B, H)."""
+def step(x: Tensor, h: Tensor, weights: Sequence[Tensor | None], y: Tensor) -> None:
+    """Calls gru_step, or gru_forward where packed weights are held: y (B, H) from x (B, I) and h (B, H)."""
     assert LIBRARY is not None
     x, h = dense(x), dense(h)
-    group = [None if w is None else w if w.is_contiguous() and not w.is_neg() else contiguous(w) for w in weights]
-    w_ih, w_hh, b_ih, b_hh = group if len(group) == 4 else (*group, None, None)
+    group = [None if w is None else contiguous(w) for w in weights]
     B, I = x.shape  # noqa: E741
-    H = h.shape[1]
-    call = _PACK(
-        *(x.element_size() == 8, 1, 1, 1, B, I, H, 0, 0, 0, 1, B),
-        *(x.data_ptr(), 0, x.stride(0), h.data_ptr(), h.stride(0), w_ih.data_ptr(), w_hh.data_ptr()),
-        *(0 if b_ih is None else b_ih.data_ptr(), 0 if b_hh is None else b_hh.data_ptr(), 0),
-        *(y.data_ptr(), 0, y.stride(0), 0 if last is None else last.data_ptr(), H, 0, 0, 0),
+    fields = [
+        *(x.element_size() == 8, 1, torch.get_num_threads(), 1, B, I, h.shape[1], 0, 0, 0, 1, B),
+        *(x.data_ptr(), 0, x.stride(0), h.data_ptr(), h.stride(0), *_addresses(group), 0),
+        *(y.data_ptr(), 0, y.stride(0), 0, 0, 0, 0, 0),
         *_NO_GRADIENTS,
-    )
-    LIBRARY.gru_step(call)
+    ]
+    held: list[object] = []
+    call = _packed_if_held(fields, group, held)
+    if LIBRARY.gru_forward(call, 1) if held else LIBRARY.gru_step(call):
+        raise MemoryError(f"gru_step: not enough memory for {B} rows of {I} features and {h.shape[1]} units")
+
+
+def _addresses(group: Sequence[Tensor | None]) -> list[int]:
+    """Of w_ih, w_hh, b_ih and b_hh, 0 for a bias that is absent."""
+    addresses = [0 if w is None else w.data_ptr() for w in group]
+    return addresses if len(addresses) == 4 else [*addresses, 0, 0]
+
+
+def _packed_if_held(fields: list[int], group: Sequence[Tensor | None], held: list[object]) -> bytes:
+    """The call, on packed weights if they are held; those are added to what must live until it returns."""
+    call = _PACK(*fields)
+    if not HELD or (buffer := packed(group, call, LIBRARY, bool(fields[1]))) is None:  # type: ignore[arg-type]
+        return call
+    held.append(buffer)
+    fields[_PACKED_FIELD] = buffer.data_ptr()
+    return _PACK(*fields)
 
 
 def dense(t: Tensor) -> Tensor:
@@ -154,4 +138,4 @@ def dense(t: Tensor) -> Tensor:
 
 def contiguous(t: Tensor) -> Tensor:
     """The tensor as it lies in memory without gaps, and the sign that memory holds."""
-    return t.resolve_neg().contiguous()
+    return t if t.is_contiguous() and not t.is_neg() else t.resolve_neg().contiguous()

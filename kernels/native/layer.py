@@ -94,12 +94,12 @@ def backward_by_direction(
     if (dtype := _DTYPES.get(x.dtype)) is not None:
         dy, dh_n, y_, x_ = _converted((dy, dh_n, y, x), dtype)
         state, weights = State(*_converted(state, dtype)), [Weights(*_converted(each, dtype)) for each in weights]
-        gradients = backward_by_direction(dy, dh_n, y_, x_, state, weights, steps, form, need_dx, kept)
-        return Gradients(*_converted(gradients, x.dtype))  # type: ignore[arg-type]
+        result = backward_by_direction(dy, dh_n, y_, x_, state, weights, steps, form, need_dx, kept)
+        return Gradients(*_converted(result, x.dtype))
     T, B, I = x.shape  # noqa: E741
     D, _, H = state.h0.shape
     packings = None if steps.real is None and steps.start is None else _packings(steps, D)
-    first: Sequence[Tensor] = state.h0
+    first: Sequence[Tensor] | Tensor = state.h0
     last, rows, has_steps = dh_n, B, T > 0 and B > 0
     if packings is not None:
         first = [first_states(state, packing, d) for d, packing in enumerate(packings)]

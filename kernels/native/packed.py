@@ -1,0 +1,62 @@
+"""Weights that are packed once for many calls, for as long as a caller says so.
+
+A call packs the weights it reads, which for a single step of some rows is most of its time. Here the packed form of a
+group of weights is held, with the version that PyTorch counts for each tensor: a write in place, as an optimizer's or
+`load_state_dict`'s, makes the next call pack again, and other memory is not found at all. What is written through
+`.data` or NumPy is not counted, and so not seen.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+class _Held:
+    """A group of weights, whose memory it keeps alive, and their packed form."""
+
+    def __init__(self, group: Sequence[Tensor]):
+        self.weights = [w.detach() for w in group]  # they share their version with the parameters
+        self.holders = 0
+        self.versions: tuple[int, ...] | None = None
+        self.reset_after = True
+        self.packed = torch.empty(0, device="cpu")
+
+
+HELD: dict[int, _Held] = {}  # by the address of w_ih
+
+
+@contextmanager
+def hold(groups: Sequence[Sequence[Tensor]]) -> Iterator[None]:
+    """Holds the packed form of each group (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh) while it is open."""
+    addresses = [group[0].data_ptr() for group in groups if not any(w.is_inference() for w in group)]
+    for address, group in zip(addresses, groups, strict=False):
+        HELD.setdefault(address, _Held(group)).holders += 1
+    try:
+        yield
+    finally:
+        for address in addresses:
+            HELD[address].holders -= 1
+            if not HELD[address].holders:
+                del HELD[address]
+
+
+def packed(group: Sequence[Tensor | None], call: bytes, library: ctypes.CDLL, reset_after: bool) -> Tensor | None:
+    """The packed form of a call's weights, up to date, or None if it is not held."""
+    w_ih = group[0]
+    held = None if w_ih is None else HELD.get(w_ih.data_ptr())
+    given = [w for w in group if w is not None]
+    if held is None or [(w.data_ptr(), w.shape, w.dtype) for w in given] != [
+        (w.data_ptr(), w.shape, w.dtype) for w in held.weights
+    ]:
+        return None
+    versions = tuple(w._version for w in held.weights)
+    if versions != held.versions or reset_after != held.reset_after:
+        held.packed = torch.empty(library.gru_packed_bytes(call), dtype=torch.uint8, device="cpu")
+        library.gru_pack(call, held.packed.data_ptr())
+        held.versions, held.reset_after = versions, reset_after
+    return held.packed

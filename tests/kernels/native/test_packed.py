@@ -1,0 +1,117 @@
+"""Weights that stay packed between calls, as the caller asked: never the old ones where PyTorch counts a write."""
+
+import copy
+
+import pytest
+import torch
+from oracle import assert_near
+
+from grucore import GRU, GRUCell
+from grucore.kernels.native.library import UNAVAILABLE
+from grucore.kernels.native.packed import HELD
+
+pytestmark = pytest.mark.skipif(UNAVAILABLE is not None, reason=str(UNAVAILABLE))
+X, H = torch.randn(5, 9, 7), torch.zeros(1, 9, 20)
+
+
+def near(got, layer, x=X):
+    """The outputs of a copy in float64 of torch.nn's layer, which knows nothing of what is packed."""
+    assert_near("output", got, layer.to_torch().double()(x.double())[0])
+
+
+@torch.no_grad()
+def test_values_are_those_of_the_weights_as_they_are():
+    layer = GRU(7, 20, bidirectional=True, num_layers=2)
+    with layer.packed_weights():
+        assert len(HELD) == 4
+        near(layer(X)[0], layer)
+        near(layer(X)[0], layer)  # packed by the call before
+        near(layer(X, lengths=torch.full((9,), 5))[0], layer)
+    assert not HELD
+
+
+WRITES = {
+    "in place": lambda layer: layer.weight_hh_l0.mul_(-1),
+    "a bias": lambda layer: layer.bias_ih_l0.add_(1),
+    "load_state_dict": lambda layer: layer.load_state_dict(GRU(7, 20).state_dict()),
+    "an optimizer": lambda layer: optimized(layer),
+    "other memory": lambda layer: setattr(layer.weight_ih_l0, "data", torch.randn(60, 7)),
+    "another parameter": lambda layer: setattr(layer, "weight_ih_l0", torch.nn.Parameter(torch.randn(60, 7))),
+    "another dtype and back": lambda layer: layer.half().float(),
+    "reset_parameters": lambda layer: layer.reset_parameters(),
+}
+
+
+def optimized(layer):
+    with torch.enable_grad():
+        layer(X)[0].sum().backward()
+    torch.optim.Adam(layer.parameters(), lr=0.1).step()
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@torch.no_grad()
+def test_a_write_is_seen_at_the_next_call(write):
+    layer = GRU(7, 20)
+    with layer.packed_weights():
+        before = layer(X)[0]
+        write(layer)
+        after = layer(X)[0]
+        assert not torch.equal(before, after)
+        near(after, layer)
+        near(layer.step(X[0], H)[0][None], layer, X[:1])
+
+
+@pytest.mark.parametrize("B", [1, 9, 40])
+@torch.no_grad()
+def test_steps_and_cells(B):
+    cell = GRUCell(7, 20)
+    x, hx = torch.randn(B, 7), torch.randn(B, 20)
+    want = cell.to_torch().double()(x.double(), hx.double())
+    with cell.packed_weights():
+        assert_near("output", cell(x, hx), want)
+        cell.weight_hh.mul_(2)
+        assert_near("output", cell(x, hx), cell.to_torch().double()(x.double(), hx.double()))
+
+
+def test_training_inside_of_it():
+    """Gradients come from the weights as they are; each step of the optimizer is a write."""
+    layer, other = (lambda layer: (layer, copy.deepcopy(layer)))(GRU(7, 20))
+    with layer.packed_weights():
+        for each in (layer, other):
+            optimizer = torch.optim.SGD(each.parameters(), lr=0.5)
+            for _ in range(3):
+                optimizer.zero_grad()
+                each(X)[0].square().sum().backward()
+                optimizer.step()
+    for (name, a), b in zip(layer.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@torch.no_grad()
+def test_nested_and_shared():
+    """Two that hold the same weights: they stay until both are closed."""
+    layer = GRU(7, 20)
+    with layer.packed_weights():
+        with layer.packed_weights(), pytest.raises(KeyboardInterrupt):
+            near(layer(X)[0], layer)
+            raise KeyboardInterrupt
+        assert len(HELD) == 1
+        near(layer(X)[0], layer)
+    assert not HELD
+
+
+@torch.no_grad()
+def test_a_view_at_the_same_address_is_another_weight():
+    layer, narrow = GRU(7, 20), GRU(7, 10)
+    narrow.weight_ih_l0 = torch.nn.Parameter(layer.weight_ih_l0.data[:30])
+    with layer.packed_weights():
+        near(layer(X)[0], layer)
+        near(narrow(X)[0], narrow)
+
+
+def test_parameters_without_a_version_are_not_held():
+    with torch.inference_mode():
+        layer = GRU(7, 20)
+        with layer.packed_weights():
+            assert not HELD
+            layer(X)
