@@ -20,6 +20,7 @@ from grucore import compat
 from grucore.autograd import native_layer, native_step
 from grucore.checks import check_recordable
 from grucore.kernels import Form, State, Steps
+from grucore.kernels.native import call as native
 from grucore.kernels.native.library import LIBRARY
 
 _PLAIN = {Tensor, Parameter}
@@ -38,12 +39,26 @@ def forward(layer: Any, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tenso
     if not T or (layer.dropout and layer.training and K > 1) or not _fit(groups, D, input, I, hx, (K * D, B, H)):
         return None
     wants_gradient = _wants_gradient(input, hx, groups)
-    h0, h_n = input.new_zeros(K * D, B, H) if hx is None else hx, []
-    for k in range(0, K * D, D):
-        first = h0 if K == 1 else h0[k : k + D]
-        x, h = native_layer(x, State(first), groups[k : k + D], _ALL_STEPS, _FORMS[layer.reset_after], wants_gradient)
-        h_n.append(h)
-    return x.transpose(0, 1) if layer.batch_first else x, h_n[0] if K == 1 else torch.cat(h_n)
+    h0, form = input.new_zeros(K * D, B, H) if hx is None else hx, _FORMS[layer.reset_after]
+    if K == 1:
+        x, h_n = _layer(x, h0, groups, form, wants_gradient)
+    else:
+        states = []
+        for k in range(0, K * D, D):
+            x, h = _layer(x, h0[k : k + D], groups[k : k + D], form, wants_gradient)
+            states.append(h)
+        h_n = torch.cat(states)
+    return x.transpose(0, 1) if layer.batch_first else x, h_n
+
+
+def _layer(x: Tensor, h0: Tensor, groups: Any, form: Form, wants_gradient: bool) -> tuple[Tensor, Tensor]:
+    if wants_gradient:
+        return native_layer(x, State(h0), groups, _ALL_STEPS, form, True)
+    T, B, _ = x.shape
+    D, _, H = h0.shape
+    y, h_n = x.new_empty(T, B, D * H), x.new_empty(D, B, H)
+    native.run("gru_forward", x, h0, groups, form.reset_after, y, h_n)
+    return y, h_n
 
 
 def step(layer: Any, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor] | None:
@@ -59,7 +74,7 @@ def step(layer: Any, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor] 
     h0 = input.new_zeros(K, B, H) if hx is None else hx
     y, states = input, []
     for k, group in enumerate(groups):
-        y = native_step(y, h0[k], group, wants_gradient)
+        y = _step(y, h0[k], group, wants_gradient)
         states.append(y)
     return y, torch.stack(states)
 
@@ -74,7 +89,15 @@ def cell(layer: Any, input: Tensor, hx: Tensor | None) -> Tensor | None:
     if not _fit(groups, 1, input, I, hx, (B, H)):
         return None
     h = input.new_zeros(B, H) if hx is None else hx
-    return native_step(input, h, groups[0], _wants_gradient(input, hx, groups))
+    return _step(input, h, groups[0], _wants_gradient(input, hx, groups))
+
+
+def _step(x: Tensor, h: Tensor, group: Any, wants_gradient: bool) -> Tensor:
+    if wants_gradient:
+        return native_step(x, h, group, True)
+    y = x.new_empty(h.shape)
+    native.step(x, h, group, y)
+    return y
 
 
 @functools.cache
@@ -109,23 +132,17 @@ def _fit(groups: Sequence[Any], D: int, input: Tensor, I: int, hx: Any, states: 
     """Whether the kernels can read all tensors, and their sizes go together."""
     *_, B, H = states
     dtype = input.dtype
-    if dtype not in _DTYPES or not B or not I or not H or not _is_plain(input, dtype):
-        return False
-    if hx is not None and not (_is_plain(hx, dtype) and hx.shape == states):
+    if dtype not in _DTYPES or not B or not I or not H:
         return False
     for i, group in enumerate(groups):
-        for w in group:
-            if not _is_plain(w, dtype):
+        for t in (input, *group) if hx is None or i else (input, hx, *group):
+            if type(t) not in _PLAIN or t.dtype is not dtype or not t.is_cpu or t.layout is not torch.strided:
                 return False
         if group[0].shape != (3 * H, I if i < D else D * H) or group[1].shape != (3 * H, H):
             return False
         if len(group) == 4 and not group[2].shape == group[3].shape == (3 * H,):
             return False
-    return True
-
-
-def _is_plain(t: Any, dtype: torch.dtype) -> bool:
-    return type(t) in _PLAIN and t.dtype is dtype and t.is_cpu and t.layout is torch.strided
+    return hx is None or hx.shape == states
 
 
 def _wants_gradient(input: Tensor, hx: Tensor | None, groups: Sequence[Sequence[Tensor]]) -> bool:

@@ -101,16 +101,14 @@ def step(x: Tensor, h: Tensor, weights: Sequence[Tensor | None], y: Tensor) -> N
     x, h = dense(x), dense(h)
     group = [None if w is None else contiguous(w) for w in weights]
     B, I = x.shape  # noqa: E741
-    fields = [
-        *(x.element_size() == 8, 1, torch.get_num_threads(), 1, B, I, h.shape[1], 0, 0, 0, 1, B),
-        *(x.data_ptr(), 0, x.stride(0), h.data_ptr(), h.stride(0), *_addresses(group), 0),
-        *(y.data_ptr(), 0, y.stride(0), 0, 0, 0, 0, 0),
-        *_NO_GRADIENTS,
-    ]
+    H = h.shape[1]
+    size, threads, walk = x.element_size(), torch.get_num_threads(), (0, 0, 0, 1, B)
+    fields = [size == 8, 1, threads, 1, B, I, H, *walk, x.data_ptr(), 0, x.stride(0), h.data_ptr(), h.stride(0)]
+    fields += [*_addresses(group), 0, y.data_ptr(), 0, H, 0, 0, 0, 0, 0, *_NO_GRADIENTS]
     held: list[object] = []
     call = _packed_if_held(fields, group, held)
     if LIBRARY.gru_forward(call, 1) if held else LIBRARY.gru_step(call):
-        raise MemoryError(f"gru_step: not enough memory for {B} rows of {I} features and {h.shape[1]} units")
+        raise MemoryError(f"gru_step: not enough memory for {B} rows of {I} features and {H} units")
 
 
 def _addresses(group: Sequence[Tensor | None]) -> list[int]:
