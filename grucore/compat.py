@@ -1,7 +1,4 @@
-"""Every call of a private part of PyTorch, in one place; checked on torch 2.8, 2.11, 2.13 and 2.15.
-
-Those of oneDNN's products are in `kernels/eager/gemm.py`, which may not import this package.
-"""
+"""Every call of a private part of PyTorch, in one place; checked on torch 2.8, 2.11, 2.13 and 2.15."""
 
 from __future__ import annotations
 

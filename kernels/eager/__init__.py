@@ -4,5 +4,4 @@ layer.py      the contract: direction by direction, on the steps that are not pa
 bptt.py       the recurrence and its hand-written backpropagation through time
 packing.py    lengths, masks and resets as an index of the steps that are not padding
 schedule.py   which rows each step of a packed or dense sequence reads, and chunks of time
-gemm.py       matrix products with a weight that is used many times
 """

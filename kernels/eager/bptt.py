@@ -28,8 +28,14 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from .. import Gradients, Weights
-from .gemm import Weight, add_outer
-from .schedule import CHUNK_ROWS, Schedule
+from .schedule import Schedule
+
+
+def _product(x: Tensor, w: Tensor, b: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """x @ w.T + b for x (M, K), w (N, K) and b (N,) or None, in the memory of out where it has M rows."""
+    if out is not None and len(out) != len(x):
+        out = None
+    return torch.mm(x, w.t(), out=out) if b is None else torch.addmm(b, x, w.t(), out=out)
 
 
 def _rz_and_n(g: Tensor) -> Sequence[Tensor]:
@@ -53,10 +59,8 @@ def _gates_and_complements(u_rz: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor
 class _ResetAfter:
     """n = tanh(gx_n + r (W_hn h + b_hn))."""
 
-    def __init__(self, w_hh: Tensor, b_hh: Tensor | None, rows: int, backward_rows: int | None = None):
-        self.w_hh, self.b_hh = Weight(w_hh, rows), b_hh
-        if backward_rows is not None:
-            self.w_hh_t = Weight(w_hh.t(), backward_rows)
+    def __init__(self, w_hh: Tensor, b_hh: Tensor | None):
+        self.w_hh, self.b_hh = w_hh, b_hh
         self.gh_parts = self._parts(w_hh.new_empty(0, len(w_hh)))  # of the step before: memory to use again
 
     def _parts(self, gh: Tensor) -> tuple[Tensor, ...]:
@@ -65,7 +69,7 @@ class _ResetAfter:
 
     def step(self, h: Tensor, gx_rz: Tensor, gx_n: Tensor, out: Tensor) -> Tensor:
         """The next state, written to out; overwrites gx_n."""
-        gh = self.w_hh.apply(h, self.b_hh, out=self.gh_parts[0])
+        gh = _product(h, self.w_hh, self.b_hh, out=self.gh_parts[0])
         if gh is not self.gh_parts[0]:
             self.gh_parts = self._parts(gh)
         _, rz, r, z, gh_n = self.gh_parts
@@ -77,7 +81,7 @@ class _ResetAfter:
     def linearise(self, h: Tensor, gx: Tensor) -> tuple[Tensor, ...]:
         """For M steps at once: a = (a_r, a_z, a_n r) of shape (M, 3, H), a_n and z of shape (M, H); overwrites gx."""
         gx_rz, u_n = _rz_and_n(gx)
-        gh_rz, gh_n = _rz_and_n(self.w_hh.apply(h, self.b_hh))
+        gh_rz, gh_n = _rz_and_n(_product(h, self.w_hh, self.b_hh))
         r, z, not_r, not_z = _gates_and_complements(gh_rz.add_(gx_rz))
         a_n = not_z / u_n.addcmul_(r, gh_n).cosh().square_()
         a = gx.unflatten(1, (3, -1))
@@ -90,14 +94,14 @@ class _ResetAfter:
         """The gradient of the state before the step from that after it; a becomes dg_hidden and a_n becomes dgx_n."""
         dg = a.mul_(dh.unsqueeze(1)).flatten(1)
         a_n.mul_(dh)
-        return self.w_hh_t.apply_add(dg, dh.mul_(z))
+        return dh.mul_(z).addmm_(dg, self.w_hh)
 
     def add_parameter_gradients(
         self, dw_hh_t: Tensor, db_hh: Tensor, h: Tensor, a: Tensor, a_n: Tensor, z: Tensor
     ) -> Tensor:
         """Adds what M steps give to W_hh and b_hh, and returns their dgx (M, 3H)."""
         dg = a.flatten(1)
-        add_outer(dw_hh_t, dg, h)
+        dw_hh_t.addmm_(h.t(), dg)
         db_hh += dg.sum(0)
         a[:, 2] = a_n
         return dg
@@ -106,29 +110,26 @@ class _ResetAfter:
 class _ResetBefore:
     """n = tanh(gx_n + W_hn (r h) + b_hn): the paper's own form, two dependent products a step."""
 
-    def __init__(self, w_hh: Tensor, b_hh: Tensor | None, rows: int, backward_rows: int | None = None):
+    def __init__(self, w_hh: Tensor, b_hh: Tensor | None):
         hidden_size = w_hh.shape[1]
         sizes = [2 * hidden_size, hidden_size]
-        w_rz, w_n = w_hh.split(sizes)
-        self.w_rz, self.w_n = Weight(w_rz, rows), Weight(w_n, rows)
+        self.w_rz, self.w_n = w_hh.split(sizes)
         self.b_rz = None if b_hh is None else b_hh[: sizes[0]]
         self.b_n = None if b_hh is None else b_hh[sizes[0] :]
-        if backward_rows is not None:
-            self.w_rz_t, self.w_n_t = Weight(w_rz.t(), backward_rows), Weight(w_n.t(), backward_rows)
 
     def step(self, h: Tensor, gx_rz: Tensor, gx_n: Tensor, out: Tensor) -> Tensor:
         """The next state, written to out; overwrites gx_n."""
-        rz = self.w_rz.apply(h, self.b_rz).add_(gx_rz)
+        rz = _product(h, self.w_rz, self.b_rz).add_(gx_rz)
         r, z = rz.chunk(2, 1)
         not_z = z.neg().sigmoid_()
         rz.sigmoid_()
-        return _updated(gx_n.add_(self.w_n.apply(r * h, self.b_n)), z, not_z, h, out)
+        return _updated(gx_n.add_(_product(r * h, self.w_n, self.b_n)), z, not_z, h, out)
 
     def linearise(self, h: Tensor, gx: Tensor) -> tuple[Tensor, ...]:
         """For M steps at once: (h r (1 - r), a_z) of shape (M, 2, H), a_n, r and z of shape (M, H); overwrites gx."""
         u_rz, u_n = _rz_and_n(gx)
-        r, z, not_r, not_z = _gates_and_complements(u_rz.add_(self.w_rz.apply(h, self.b_rz)))
-        a_n = not_z / u_n.add_(self.w_n.apply(r * h, self.b_n)).cosh().square_()
+        r, z, not_r, not_z = _gates_and_complements(u_rz.add_(_product(h, self.w_rz, self.b_rz)))
+        a_n = not_z / u_n.add_(_product(r * h, self.w_n, self.b_n)).cosh().square_()
         a = u_rz.unflatten(1, (2, -1))
         torch.mul(h, r, out=a[:, 0]).mul_(not_r)
         torch.sub(h, u_n.tanh(), out=a[:, 1]).mul_(z).mul_(not_z)
@@ -137,10 +138,10 @@ class _ResetBefore:
     def step_backward(self, dh: Tensor, a: Tensor, a_n: Tensor, r: Tensor, z: Tensor) -> Tensor:
         """The gradient of the state before the step from that after it; a and a_n become dgx."""
         dg_n = a_n.mul_(dh)
-        drh = self.w_n_t.apply(dg_n, None)  # the gradient of r h
+        drh = dg_n @ self.w_n  # the gradient of r h
         a[:, 0].mul_(drh)
         a[:, 1].mul_(dh)
-        return self.w_rz_t.apply_add(a.reshape(len(a), -1), dh.mul_(z).addcmul_(drh, r))
+        return dh.mul_(z).addcmul_(drh, r).addmm_(a.reshape(len(a), -1), self.w_rz)
 
     def add_parameter_gradients(
         self, dw_hh_t: Tensor, db_hh: Tensor, h: Tensor, a: Tensor, a_n: Tensor, r: Tensor, z: Tensor
@@ -148,8 +149,8 @@ class _ResetBefore:
         """Adds what M steps give to W_hh and b_hh, and returns their dgx (M, 3H)."""
         hidden_size = h.shape[1]
         dg = torch.cat([a.flatten(1), a_n], 1)
-        add_outer(dw_hh_t[:, : 2 * hidden_size], dg[:, : 2 * hidden_size], h)
-        add_outer(dw_hh_t[:, 2 * hidden_size :], a_n, r * h)
+        dw_hh_t[:, : 2 * hidden_size].addmm_(h.t(), dg[:, : 2 * hidden_size])
+        dw_hh_t[:, 2 * hidden_size :].addmm_((r * h).t(), a_n)
         db_hh += dg.sum(0)
         return dg
 
@@ -184,11 +185,10 @@ def gru_forward(
     dtype = _compute_dtype(x)
     h0, (w_ih, w_hh, b_ih, b_hh) = h0.to(dtype), _converted(weights, dtype)
     y = x.new_empty(len(x), w_hh.shape[1])
-    input_weight = Weight(w_ih, CHUNK_ROWS)
-    cell = (_ResetAfter if reset_after else _ResetBefore)(w_hh, b_hh, rows=len(h0))
+    cell = (_ResetAfter if reset_after else _ResetBefore)(w_hh, b_hh)
     h = h0
     for chunk in schedule.chunks():
-        gx = input_weight.apply(x[chunk.rows].to(dtype), b_ih)
+        gx = _product(x[chunk.rows].to(dtype), w_ih, b_ih)
         y_chunk = y[chunk.rows] if y.dtype is dtype else y.new_empty(len(gx), y.shape[1], dtype=dtype)
         parts = (schedule.blocks(chunk, part) for part in (*_rz_and_n(gx), y_chunk))
         for size, gx_rz, gx_n, y_t in zip(chunk.sizes, *parts, strict=True):
@@ -217,13 +217,12 @@ def gru_backward(
     db_ih, db_hh = w_ih.new_zeros(len(w_ih)), w_hh.new_zeros(len(w_hh))
     dh_n = torch.zeros_like(h0) if dh_n is None else dh_n.to(dtype)
 
-    input_weight, input_weight_t = Weight(w_ih, CHUNK_ROWS), Weight(w_ih.t(), CHUNK_ROWS)
-    cell = (_ResetAfter if reset_after else _ResetBefore)(w_hh, b_hh, rows=CHUNK_ROWS, backward_rows=len(h0))
+    cell = (_ResetAfter if reset_after else _ResetBefore)(w_hh, b_hh)
     dh = dh_n[:0].clone()
     for chunk in reversed(list(schedule.chunks())):
         x_chunk = x[chunk.rows].to(dtype)
         h = schedule.states_before(chunk, y, h0).to(dtype)
-        factors = cell.linearise(h, input_weight.apply(x_chunk, b_ih))
+        factors = cell.linearise(h, _product(x_chunk, w_ih, b_ih))
         blocks = [schedule.blocks(chunk, factor)[::-1] for factor in factors]
         dys = [None] * len(chunk.sizes) if dy is None else schedule.blocks(chunk, dy[chunk.rows].to(dtype))[::-1]
         for size, dy_t, *factors_t in zip(chunk.sizes[::-1], dys, *blocks, strict=True):
@@ -233,10 +232,10 @@ def gru_backward(
                 dh.add_(dy_t)
             dh = cell.step_backward(dh, *factors_t)
         dgx = cell.add_parameter_gradients(dw_hh_t, db_hh, h, *factors)
-        add_outer(dw_ih_t, dgx, x_chunk)
+        dw_ih_t.addmm_(x_chunk.t(), dgx)
         db_ih += dgx.sum(0)
         if dx is not None:
-            dx[chunk.rows] = input_weight_t.apply(dgx, None)
+            dx[chunk.rows] = dgx @ w_ih
     dh0 = dh if len(dh) == len(dh_n) else dh_n.clone()  # no steps at all
     dw_ih, dw_hh = dw_ih_t.t().contiguous(), dw_hh_t.t().contiguous()
     dh0, *d_weights = (grad.to(given_dtype) for grad in (dh0, dw_ih, dw_hh, db_ih, db_hh))

@@ -1,7 +1,6 @@
 """MiB that a process gains between two numbers of training steps whose shapes change: `python memory_growth.py KIND`.
 
-KIND is "lengths" or "batch": what changes. Products of every size are taken for large, so that all that can be
-remembered about a shape is.
+KIND is "lengths" or "batch": what changes.
 """
 
 import random
@@ -11,7 +10,6 @@ from pathlib import Path
 import torch
 
 from grucore import GRU
-from grucore.kernels.eager import gemm
 
 WARM_UP, TRAINED = 20, 200
 
@@ -25,7 +23,6 @@ def resident() -> float:
 def main(kind: str) -> None:
     """Trains and prints."""
     torch.manual_seed(0)
-    gemm.ONEDNN_MIN_WORK = 1
     layer, generator, begin = GRU(32, 128), random.Random(0), 0.0
     for step in range(TRAINED):
         batch = generator.randint(1, 64) if kind == "batch" else 24

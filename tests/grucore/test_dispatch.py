@@ -49,7 +49,7 @@ def test_the_explanation_is_what_the_same_call_runs(given, call, name, monkeypat
     modules = (
         ("eager", functional.ops, "layer"),
         ("native", functional.autograd, "native_layer"),
-        ("native", direct, "native_layer"),
+        ("native", direct, "_layer"),
         ("reference", functional.reference, "gru_layer"),
         ("regularised", functional.regularised, "gru_layer"),
     )
