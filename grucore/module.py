@@ -68,9 +68,9 @@ class GRU(LayerWithOptions):
         activation: of the candidate n: "tanh", "relu", "sigmoid", "hard_sigmoid", "hard_tanh", "softsign" or "linear".
         recurrent_activation: of the gates r and z; the same names.
         precision: of float32 products on a GPU: "ieee", "tf32", or None for what torch.backends.cudnn.allow_tf32 says.
-        backend: what computes: "native" (C++ on CPUs, where no gradient is wanted), "eager" (PyTorch operators),
-            "triton" (fused GPU kernels), "reference" (the equations, step by step), or "auto"; see `explain_backend`.
-            An explicit one that cannot serve a call raises.
+        backend: what computes: "native" (C++ on CPUs), "eager" (PyTorch operators), "triton" (fused GPU kernels),
+            "reference" (the equations, step by step), or "auto"; see `explain_backend`. An explicit one that cannot
+            serve a call raises.
 
     Attributes:
         weight_ih_l[k]: (W_ir|W_iz|W_in) of layer k, shape (3H, I), or (3H, D*H) for k > 0.
@@ -301,16 +301,16 @@ class GRU(LayerWithOptions):
         The arguments are those of `forward`. Surroundings count too: autocast, torch.func, training.
 
         Returns:
-            A `Choice`: its name ("eager", "triton", "reference", or "regularised" where options such as zoneout act),
-            and the reason.
+            A `Choice`: its name ("native", "eager", "triton", "reference", or "regularised" where options such as
+            zoneout act), and the reason.
 
         Raises:
             RuntimeError: the layer's explicit backend cannot serve the call.
             InputError, TypeError: as `forward`.
 
         Example:
-            >>> GRU(3, 4).explain_backend(torch.randn(5, 2, 3)).name  # with a gradient
-            'eager'
+            >>> GRU(3, 4, backend="eager").explain_backend(torch.randn(5, 2, 3))
+            Choice(name='eager', reason='asked for')
             >>> GRU(3, 4, zoneout=0.1, backend="reference").explain_backend(torch.randn(5, 2, 3))
             Traceback (most recent call last):
             RuntimeError: backend='reference' cannot run: the equations have no zoneout. backend='auto' runs what can

@@ -120,7 +120,8 @@ class LayerWithOptions(_Module):
         is written through `.data` or NumPy is not counted: the old weights would go on to be used.
 
         Example:
-            >>> cell, h = grucore.GRUCell(3, 4), torch.zeros(8, 4)
+            >>> from grucore import GRUCell
+            >>> cell, h = GRUCell(3, 4), torch.zeros(8, 4)
             >>> with torch.no_grad(), cell.packed_weights():
             ...     for x_t in torch.randn(5, 8, 3):
             ...         h = cell(x_t, h)

@@ -17,7 +17,8 @@ The contract, for one layer and its D directions; T time, B batch, I input, H hi
     h_n    (D, B, H)     the state after each row's last step in the direction of travel; h0 where it has none
 
 The second direction travels from the end. Backward takes the gradients of y and h_n (either may be None) and y itself;
-it computes the gates again. Nothing here imports `grucore`.
+it computes the gates again. The native kernels can keep what would be computed again: both functions take one more
+argument, `kept`. Nothing here imports `grucore`.
 """
 
 from __future__ import annotations

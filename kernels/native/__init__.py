@@ -1,10 +1,18 @@
-"""A layer in C++ for CPUs: the forward pass and the single step, in float32.
+"""A layer in C++ for CPUs: forward, backward and the single step, in float32 and float64.
 
-layer.py      the contract, and how the library is called
+layer.py      the contract; float16 and bfloat16 are computed in float32
+call.py       how the library is called; packed.py: weights that stay packed between calls
 library.py    finds and loads the library, or says why it cannot
 gru.h         the C ABI
-forward.cpp   the recurrence, with the four equations
-step.cpp      a single step on unpacked weights
+cell.h        one direction's weights, packed, and the four equations: read this first
+forward.cpp   the recurrence
+backward.cpp  backpropagation through time
+step.cpp      a single step on weights as they lie in memory
+sequence.h    how a call is walked through, and which part of it each thread does
+products.h    products of rows with packed weights, in registers
 vector.h      vectors, sigmoid and tanh
 team.h        threads; library.cpp: those and the instruction set, chosen when the library is loaded
+
+For backward a layer keeps a step's derivatives beside x and y, of as many steps as fit in 32 MB (`layer.KEPT_BYTES`);
+those of the others are computed again, which takes a third longer and gives the same bits.
 """
