@@ -108,11 +108,19 @@ ALWAYS_INLINE void store_first(T* p, Vector<T> a, int64_t n) {
 // Lane i of both results comes from lanes i and i ^ D: the lower of each pair from a and b, or the higher.
 template <typename T, int D, size_t... I>
 ALWAYS_INLINE Vector<T> lower_lanes(Vector<T> a, Vector<T> b, std::index_sequence<I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (I & D ? LANES<T> + I - D : I)...);
+#else
   return __builtin_shuffle(a, b, (Vector<Bits<T>>){(I & D ? LANES<T> + I - D : I)...});
+#endif
 }
 template <typename T, int D, size_t... I>
 ALWAYS_INLINE Vector<T> higher_lanes(Vector<T> a, Vector<T> b, std::index_sequence<I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (I & D ? LANES<T> + I : I + D)...);
+#else
   return __builtin_shuffle(a, b, (Vector<Bits<T>>){(I & D ? LANES<T> + I : I + D)...});
+#endif
 }
 
 // LANES vectors of LANES lanes: lane j of vector i becomes lane i of vector j.
