@@ -278,12 +278,12 @@ struct Backward {
   }
   template <int VECTORS, int ROWS, int PANELS>
   __attribute__((noinline)) void dx_tile(int64_t row, int64_t first, int64_t j, int64_t j_end, T* const* dx) const {
-    Vector<T> product[ROWS][PANELS][VECTORS] = {};
-    for (int i = 0; j > 0 && i < ROWS; i++)
+    Vector<T> product[ROWS][PANELS][VECTORS];
+    for (int i = 0; i < ROWS; i++)
       for (int p = 0; p < PANELS; p++)
         for (int v = 0; v < VECTORS; v++) {
           const int64_t column = (first + p * VECTORS + v) * W;
-          product[i][p][v] = load_first(dx[i] + column, call.I - column);
+          product[i][p][v] = j > 0 ? load_first(dx[i] + column, call.I - column) : Vector<T>{};
         }
     add_gates(row, 1, R_SLOT, 3, j, j_end, w_ih_t + first * W * cell.panels * cell.PANEL, product);
     for (int i = 0; i < ROWS; i++)
@@ -321,6 +321,7 @@ struct Backward {
           for (int64_t block = begin; block < end; block++) {
             const int64_t unit_panel = block * OUTER / cell.PANEL, in_panel = block * OUTER % cell.PANEL, slot = in_panel / W;
             const int64_t unit = unit_panel * W + in_panel % W;
+            if (unit >= call.H) continue;
             const T* const gates = dg_of(unit_panel, slot + (is_hidden ? N_SLOT : R_SLOT), 0) + in_panel % W;
             T* const out = dw + (order[slot] * call.H + unit) * columns.size + column;
             const T* const with = has_rh && slot == N_SLOT ? side_rh : side;
@@ -333,7 +334,12 @@ struct Backward {
   template <int VECTORS>
   __attribute__((noinline)) void outer_tile(const T* gates, int64_t rows, const T* side, int64_t units, int64_t stride, int64_t width,
                                             T* out, bool is_first) const {
-    Vector<T> product[OUTER][VECTORS] = {};
+    Vector<T> product[OUTER][VECTORS];
+    for (int i = 0; i < OUTER; i++)
+      for (int v = 0; v < VECTORS; v++) {
+        product[i][v] = Vector<T>{};
+        __builtin_prefetch(out + std::min<int64_t>(i, units - 1) * stride + v * W, 1);
+      }
     for (int64_t row = 0; row < rows; row++, gates += W, side += VECTORS * W) {
       Vector<T> values[VECTORS];
 #pragma GCC unroll 3
