@@ -118,6 +118,7 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
 
     _, layer_norms, options, training = stack
     D, variant = 2 if options.bidirectional else 1, variant_of(options, training)
+    keep = request.wants_gradient and not torch.jit.is_tracing()  # a trace holds for calls of both kinds
     h_n, gates = [], []
     layers: list[Tensor] = []
     for first in range(0, len(weights), D):
@@ -136,7 +137,7 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
             gains = None if layer_norms is None else Gains(*_stacked(layer_norms[these]))
             x, h, layer_gates = regularised.gru_layer(x, state, _weights(groups), gains, steps, request.form, variant)
         else:
-            x, h = ops.layer(x, state, _weights(groups), steps, request.form, choice.name, request.wants_gradient)
+            x, h = ops.layer(x, state, _weights(groups), steps, request.form, choice.name, keep)
         h_n.append(h)
         gates.append(layer_gates)
         layers.append(x)

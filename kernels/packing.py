@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -35,6 +36,8 @@ def pack(flags: Steps, reverse: bool) -> Packing | None:
     given = real if real is not None else start
     if given is None:
         return None
+    if start is None and (packing := _of_lengths(given.numpy(), reverse)) is not None:
+        return packing
     steps, batch = given.shape
     real = torch.ones_like(given) if real is None else real
     cut_count = torch.zeros_like(given, dtype=torch.long) if start is None else start.long().cumsum(0)
@@ -73,6 +76,33 @@ def pack(flags: Steps, reverse: bool) -> Packing | None:
         ended=row[ends],
         last_segment=place[segment[ends]],
         last_step=packed[ends],
+    )
+
+
+def _of_lengths(real: numpy.ndarray, reverse: bool) -> Packing | None:
+    """The packing of rows whose padding is all at their ends, None where some is elsewhere."""
+    B = real.shape[1]
+    if (real[1:] & ~real[:-1]).any():
+        return None
+    lengths = real.sum(0)
+    order = numpy.argsort(-lengths, kind="stable")
+    ended = order[: numpy.count_nonzero(lengths)]  # the rows with at least one step, longest first
+    sizes = real.sum(1)
+    sizes = sizes[: numpy.count_nonzero(sizes)]
+    step = numpy.arange(len(sizes))[:, None]
+    if reverse:
+        step = lengths[ended] - 1 - step
+    runs = numpy.arange(len(ended)) < sizes[:, None]
+    segments = torch.arange(len(ended), device="cpu")
+    first = numpy.cumsum(sizes) - sizes  # the packed step at which each step's block begins
+    return Packing(
+        position=torch.from_numpy((step * B + ended)[runs]),
+        sizes=sizes.tolist(),
+        row=torch.from_numpy(ended),
+        after_reset=torch.zeros(len(ended), dtype=torch.bool, device="cpu"),
+        ended=torch.from_numpy(ended),
+        last_segment=segments,
+        last_step=torch.from_numpy(first[lengths[ended] - 1] + numpy.arange(len(ended))),
     )
 
 

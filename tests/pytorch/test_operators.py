@@ -10,11 +10,12 @@ from oracle import to_oracle
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from grucore import GRU
+from grucore.kernels.native.library import UNAVAILABLE
 
 FLAGS = ["dense", "lengths", "mask and reset"]
 
 
-def arguments(flags, directions, reset_after, T=4, B=3, I=2, H=3, bias=True):  # noqa: E741
+def arguments(backend, flags, directions, reset_after, T=4, B=3, I=2, H=3, bias=True):  # noqa: E741
     def tensor(*shape):
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
@@ -30,9 +31,10 @@ def arguments(flags, directions, reset_after, T=4, B=3, I=2, H=3, bias=True):  #
         tensor(D, 3 * H, H),
         *((tensor(D, 3 * H), tensor(D, 3 * H)) if bias else (None, None)),
     )
-    return tensor(T, B, I), tensor(D, B, H), h_reset, *weights, real, start, reset_after, "ieee", "eager"
+    return tensor(T, B, I), tensor(D, B, H), h_reset, *weights, real, start, reset_after, "ieee", backend, False
 
 
+BACKENDS = ["eager", *([] if UNAVAILABLE else ["native"])]
 CASES = [
     ("dense", 1, True, True),
     ("dense", 2, False, False),
@@ -45,19 +47,22 @@ CASES = [
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # opcheck's own
 @pytest.mark.parametrize("flags, directions, reset_after, bias", CASES)
-def test_operator_contract(flags, directions, reset_after, bias):
-    torch.library.opcheck(torch.ops.grucore.gru_layer.default, arguments(flags, directions, reset_after, bias=bias))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_operator_contract(backend, flags, directions, reset_after, bias):
+    given = arguments(backend, flags, directions, reset_after, bias=bias)
+    torch.library.opcheck(torch.ops.grucore.gru_layer.default, given)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags, directions, reset_after, bias", CASES)
-def test_first_and_second_derivatives(flags, directions, reset_after, bias):
-    args = arguments(flags, directions, reset_after, bias=bias)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_first_and_second_derivatives(backend, flags, directions, reset_after, bias):
+    args = arguments(backend, flags, directions, reset_after, bias=bias)
     tensors, fixed = [t for t in args[:7] if t is not None], args[7:]
 
     def layer(*tensors):
         given = iter(tensors)
-        return torch.ops.grucore.gru_layer(*(None if t is None else next(given) for t in args[:7]), *fixed)
+        return torch.ops.grucore.gru_layer(*(None if t is None else next(given) for t in args[:7]), *fixed)[:2]
 
     assert torch.autograd.gradcheck(layer, tensors)
     assert torch.autograd.gradgradcheck(layer, tensors, fast_mode=True)
