@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import json
 import platform
@@ -19,19 +20,25 @@ from grucore.kernels.native.library import INSTRUCTION_SET
 
 def environment(device: str) -> dict[str, str]:
     """Returns the columns of a row of results that say under what it was measured."""
-    try:
-        described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout
-    except OSError:  # no git
-        described = ""
     on_gpu = device == "cuda"
     return {
         "device": torch.cuda.get_device_name() if on_gpu else f"{cpu_name()}, {threads_in_words()}",
         "torch": torch.__version__,
         "triton": version("triton"),
         "cudnn": str(torch.backends.cudnn.version()) if on_gpu else "",
-        "commit": described.strip(),
+        "commit": commit(),
         "date": datetime.date.today().isoformat(),
     }
+
+
+@functools.cache
+def commit() -> str:
+    """Returns the commit that the process began with: what is checked out later does not run in it."""
+    try:
+        result = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
+    except OSError:  # no git
+        return ""
+    return result.stdout.strip()
 
 
 def threads_in_words(threads: int | None = None) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from benchmarks.measuring import ceilings, peak
 from benchmarks.measuring.cases import Case
 from benchmarks.measuring.environment import threads_in_words
-from benchmarks.publishing.tables import PACKED, PADDED, figure, geometric_mean, name, shape, table
+from benchmarks.publishing.tables import PACKED, PADDED, figure, geometric_mean, name, reached, shape, table
 from benchmarks.results import Cell, Row, Run, cells
 
 NN_GRU = "nn.GRU"  # the faster of packed and padded, where there are both
@@ -174,6 +174,7 @@ def section(machine: Run, rows: list[Row], limits: Mapping[Run, Mapping[str, flo
     software = f"torch {machine.torch}, triton {machine.triton}"
     lines = ["", f"## {heading(machine)}, commit {machine.commit}"]
     lines += ["", f"{software}. {explained(rows)} {LENGTHS}", "", *summary(rows)]
+    lines += reached(known)
     if bound:
         what = "fused multiply-adds in registers" if bound[0].startswith(peak.PEAK) else "products of 128 x 128"
         lines += ["", f"The peak of one core is that of {what}, measured there: {1e3 * bound[1]:.4g} GFLOP/s."]

@@ -26,6 +26,7 @@ from benchmarks.publishing.tables import (
     figure,
     geometric_mean,
     name,
+    reached,
     rows_of,
     shape,
     table,
@@ -132,8 +133,7 @@ def report(rows: list[Row], limits: Mapping[Run, Mapping[str, float]], pictures:
         software = f"torch {run.torch}, triton {run.triton}" + f", cuDNN {run.cudnn}" * bool(run.cudnn)
         lines += ["", f"## {run.device}, commit {run.commit}", "", f"{software}.", "", *summary(found)]
         if run in limits:
-            most = (f"{what} {figure(v)} {'GB/s' if what == 'copy' else 'TFLOP/s'}" for what, v in limits[run].items())
-            lines += ["", f"Large matrix products and a large copy reached there: {', '.join(most)}."]
+            lines += reached(limits[run])
         for title, group in parts(found):
             lines += ["", f"### {title[0].upper()}{title[1:]}", "", *timings(group)]
         lines += [*fresh(found), *epochs(of_run), *unavailable(found)]

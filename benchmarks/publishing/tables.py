@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from benchmarks.measuring.cases import Case
 from benchmarks.results import Cell, Row
@@ -48,3 +48,9 @@ def rows_of(group: Iterable[Cell]) -> list[Row]:
 def geometric_mean(values: list[float]) -> float:
     """Returns exp of the mean logarithm."""
     return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def reached(limits: Mapping[str, float]) -> list[str]:
+    """Says what a machine reached in large products and a large copy."""
+    most = [f"{k} {figure(v)} {'GB/s' if k == 'copy' else 'TFLOP/s'}" for k, v in limits.items() if "one core" not in k]
+    return ["", f"Large matrix products and a large copy reached there: {', '.join(most)}."] if most else []
