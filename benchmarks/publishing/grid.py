@@ -156,6 +156,8 @@ def summary(rows: list[Row]) -> list[str]:
                     worst = min(worst or (value, where), (value, where))
             if count:
                 lines.append([*line, str(count)])
+    if not lines:
+        return ["No case has both a time of grucore and one of another."]
     header = ["", "other"]
     for view in compared:
         header += [f"{view.title}: geometric mean", f"{view.title}: minimum"]

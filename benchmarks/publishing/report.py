@@ -126,7 +126,9 @@ def report(rows: list[Row], limits: Mapping[Run, Mapping[str, float]], pictures:
     for machine, of_machine in grid.machines(rows).items():
         found = cells(of_machine)
         lines += grid.section(machine, of_machine, limits)
-        lines += [*fresh(found), *epochs(of_machine), *unavailable(found)]
+        most = max(row.threads or 1 for row in of_machine)
+        lines += fresh(cells(row for row in of_machine if row.threads == most))
+        lines += [*epochs(of_machine), *unavailable(found)]
     for run in dict.fromkeys(row.run for row in rows if row.threads is None):
         of_run = [row for row in rows if row.run == run]
         found = cells(of_run)

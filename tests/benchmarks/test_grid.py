@@ -215,6 +215,13 @@ def test_a_run_with_only_some_is_published(rows):
     assert "## cpu, native kernels" in report.report(rows, {}, []) and "On cpu, " in report.cpu_summary(rows)
 
 
+def test_what_a_process_of_its_own_shows_is_shown_on_all_threads():
+    rows = [row("torch", 3.0, mode="first"), row("torch", 2.0, mode="first", **ON_TWO)]
+    page = report.report(rows, {}, [])
+    assert page.count("### Time to the first result") == 1 and "| nn.GRU | 2 |" in page
+    assert "No case has both" in page
+
+
 def test_instruction_sets_stand_apart_and_older_rows_stay_as_they_were():
     rows = [row("torch", 3.0, 3.0), row("grucore-auto", 1.0, 1.0)]
     rows += [row("torch", 3.0, 3.0, instruction_set="avx512"), row("grucore-auto", 2.0, 2.0, instruction_set="avx512")]
