@@ -34,9 +34,9 @@ test-gpu: .venv/installed-test  ## the tests that need a GPU; fails without one
 	$(BIN)/python -m pytest -m gpu
 
 bench: OUT := runs/bench-$(shell date +%Y%m%d-%H%M%S)
-bench: .venv/installed-bench  ## time grucore, torch.nn.GRU and others side by side on the CPU; OUT=folder
+bench: .venv/installed-bench  ## time grucore, torch.nn.GRU and others side by side on the CPU, 10 minutes; OUT=, SUITE=grid
 	$(BIN)/python -m benchmarks.measuring.ceilings --out $(OUT)
-	$(BIN)/python -m benchmarks.measuring.run --suite quick --out $(OUT)
+	$(BIN)/python -m benchmarks.measuring.run --suite $(or $(SUITE),grid-short) --out $(OUT)
 	$(BIN)/python -m benchmarks.measuring.imdb_epoch --out $(OUT)
 	$(BIN)/python -m benchmarks.publishing.report $(OUT)
 

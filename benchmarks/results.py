@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,12 @@ class Run(NamedTuple):
     triton: str
     cudnn: str
     commit: str
+    instruction_set: str = ""  # of the native library; older files do not say it
+
+    @property
+    def machine(self) -> Run:
+        """The run but for its number of threads."""
+        return self._replace(device=re.sub(r", \d+ threads?$", "", self.device))
 
 
 @dataclass
@@ -47,6 +54,9 @@ class Row:
     ms_p50: float | None = None
     ms_p20: float | None = None
     ms_p80: float | None = None
+    ms_cpu_p50: float | None = None  # the CPU's time in the same samples: of the only thread, or of all
+    ms_cpu_p20: float | None = None
+    ms_cpu_p80: float | None = None
     ms_graph: float | None = None
     us_per_step: float | None = None
     peak_mib: float | None = None
@@ -57,6 +67,8 @@ class Row:
     triton: str = ""
     cudnn: str = ""
     commit: str = ""
+    threads: int | None = None  # of a CPU
+    instruction_set: str = ""  # of grucore's native library
     date: str = ""
     note: str = ""  # why there is no figure; of an epoch, its preset
 
@@ -72,7 +84,9 @@ class Row:
 
 
 COLUMNS = [field.name for field in dataclasses.fields(Row)]
-COLUMNS_BEFORE_DATA = [name for name in COLUMNS if name != "data"]  # of older files
+NEWER = ("ms_cpu_p50", "ms_cpu_p20", "ms_cpu_p80", "threads", "instruction_set")
+COLUMNS_BEFORE_CPU_TIME = [name for name in COLUMNS if name not in NEWER]  # of older files
+COLUMNS_BEFORE_DATA = [name for name in COLUMNS_BEFORE_CPU_TIME if name != "data"]  # of those before
 FROM_TEXT: dict[Any, Callable[[str], Any]] = {"str": str, "bool": "True".__eq__, "int": int}
 FROM_TEXT |= {"int | None": int, "float | None": float}
 
@@ -99,11 +113,15 @@ class Cell(NamedTuple):
     @property
     def baseline(self) -> str:
         """The faster way to run nn.GRU, of those that have a time."""
-        return min(("torch", "torch-padded"), key=lambda name: self.value(name) or float("inf"))
+        return self.baseline_by("ms_p50")
 
-    def ratio(self, provider: str) -> float | None:
+    def baseline_by(self, column: str) -> str:
+        """The faster way to run nn.GRU by one column, of those that have a figure there."""
+        return min(("torch", "torch-padded"), key=lambda name: self.value(name, column) or float("inf"))
+
+    def ratio(self, provider: str, column: str = "ms_p50") -> float | None:
         """Returns how many times as fast as a provider we are: its time divided by ours."""
-        theirs, ours = self.value(provider), self.value(self.ours)
+        theirs, ours = self.value(provider, column), self.value(self.ours, column)
         return theirs / ours if theirs and ours else None
 
 
@@ -121,7 +139,7 @@ def read(folders: Iterable[Path]) -> list[Row]:
         for file in files:
             with file.open(newline="") as stream:
                 reader = csv.DictReader(stream)
-                if reader.fieldnames not in (COLUMNS, COLUMNS_BEFORE_DATA):
+                if reader.fieldnames not in (COLUMNS, COLUMNS_BEFORE_CPU_TIME, COLUMNS_BEFORE_DATA):
                     raise ValueError(f"{file} has columns {reader.fieldnames}, expected {COLUMNS}")
                 rows += [_row(values) for values in reader]
     return rows

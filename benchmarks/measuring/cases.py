@@ -1,4 +1,4 @@
-"""What is measured: sizes, modes, and the suites that hold them."""
+"""What is measured: a layer on a batch, and the suites of such cases but the grid (`grid.py`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor
 # Words of the IMDB training reviews, split at spaces: percentiles 0.5, 5, 10, ..., 95 and 99. Their mean is 234.
 IMDB_LENGTHS = (37, 64, 91, 110, 120, 127, 134, 142, 151, 162, 174, 188, 206, 227, 252, 284, 325, 376, 458, 598, 913)
 
-SUITES = ("smoke", "quick", "full")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

@@ -1,4 +1,4 @@
-"""What a machine can do at most, measured with PyTorch's operators: large matrix products, and a large copy.
+"""What a machine can do at most, measured: large matrix products and a large copy by PyTorch, one core's peak.
 
     python -m benchmarks.measuring.ceilings --device cpu --out FOLDER
 
@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.measuring import peak
 from benchmarks.measuring.cases import DTYPES, Case
 from benchmarks.measuring.environment import environment
 from benchmarks.measuring.timing import timed
@@ -65,6 +66,8 @@ def measured(device: str) -> Iterator[tuple[str, float, str]]:
         for name in ("bfloat16", "float16"):
             yield f"products {name}", matrix_rate(device, DTYPES[name], "ieee"), "TFLOP/s"
     yield "copy", bandwidth(device), "GB/s"
+    if device == "cpu":
+        yield from ((what, rate, "TFLOP/s") for what, rate in peak.peaks())
 
 
 def work(case: Case, mode: str) -> tuple[float, float]:
@@ -81,13 +84,13 @@ def work(case: Case, mode: str) -> tuple[float, float]:
 
 
 def read(folder: Path) -> dict[Run, dict[str, float]]:
-    """Reads a folder's ceilings of each run: "copy" in GB/s, and "products float32" and the like in TFLOP/s."""
+    """Reads a folder's ceilings of each run: "copy" in GB/s, what else there is in TFLOP/s."""
     found: dict[Run, dict[str, float]] = {}
     for file in sorted(folder.glob("*.csv")):
         with file.open(newline="") as stream:
             for row in csv.DictReader(stream):
                 if row["what"] != "step":  # of older files: a step of grucore itself, which bounds nothing
-                    run = Run(*(row[name] for name in Run._fields))
+                    run = Run(*(row.get(name, "") for name in Run._fields))
                     found.setdefault(run, {})[row["what"]] = float(row["value"])
     return found
 

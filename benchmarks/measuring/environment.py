@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import json
 import platform
@@ -10,25 +11,47 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from grucore.kernels.native.library import INSTRUCTION_SET
 
 
 def environment(device: str) -> dict[str, str]:
     """Returns the columns of a row of results that say under what it was measured."""
-    try:
-        described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout
-    except OSError:  # no git
-        described = ""
     on_gpu = device == "cuda"
     return {
-        "device": torch.cuda.get_device_name() if on_gpu else f"{cpu_name()}, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if on_gpu else f"{cpu_name()}, {threads_in_words()}",
         "torch": torch.__version__,
         "triton": version("triton"),
         "cudnn": str(torch.backends.cudnn.version()) if on_gpu else "",
-        "commit": described.strip(),
+        "commit": commit(),
         "date": datetime.date.today().isoformat(),
     }
+
+
+@functools.cache
+def commit() -> str:
+    """Returns the commit that the process began with: what is checked out later does not run in it."""
+    try:
+        result = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
+    except OSError:  # no git
+        return ""
+    return result.stdout.strip()
+
+
+def threads_in_words(threads: int | None = None) -> str:
+    """Says how many threads there are; of PyTorch, if none are given."""
+    threads = torch.get_num_threads() if threads is None else threads
+    return f"{threads} thread{'s' * (threads != 1)}"
+
+
+def on_cpu(device: str) -> dict[str, Any]:
+    """Returns the columns of a row of results that only a CPU has: what a table is chosen by."""
+    if device == "cuda":
+        return {}
+    return {"threads": torch.get_num_threads(), "instruction_set": INSTRUCTION_SET or ""}
 
 
 def version(package: str) -> str:
@@ -41,16 +64,24 @@ def version(package: str) -> str:
 
 def cpu_name() -> str:
     """Returns the processor's model name and its widest vectors, which tell generations of one name apart."""
+    if not (model := _cpu_facts().get("model name")):
+        return platform.processor()
+    vectors = {"avx512f": "AVX-512", "avx2": "AVX2"}
+    found = [name for flag, name in vectors.items() if flag in cpu_flags()]
+    return ", ".join([model, *found[:1]])
+
+
+def cpu_flags() -> set[str]:
+    """Returns what the processor has, by Linux's names; nothing where they are not known."""
+    return set(_cpu_facts().get("flags", "").split())
+
+
+def _cpu_facts() -> dict[str, str]:
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
-        return platform.processor()
-    facts = dict(re.findall(r"^(model name|flags)\s*: (.*)$", text, re.MULTILINE))
-    if "model name" not in facts:
-        return platform.processor()
-    vectors = {"avx512f": "AVX-512", "avx2": "AVX2"}
-    found = [name for flag, name in vectors.items() if flag in facts.get("flags", "").split()]
-    return ", ".join([facts["model name"], *found[:1]])
+        return {}
+    return dict(re.findall(r"^(model name|flags)\s*: (.*)$", text, re.MULTILINE))
 
 
 def main() -> None:

@@ -14,20 +14,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.measuring.environment import environment
+from benchmarks.measuring.environment import environment, on_cpu
 from benchmarks.results import Row, new_file
 
 TRAIN = Path(__file__).resolve().parents[2] / "examples" / "imdb" / "train.py"
-LAYERS = {
-    "grucore": {"cpu": "grucore-eager", "cuda": "grucore-triton"},
-    "torch": dict.fromkeys(("cpu", "cuda"), "torch"),
-}
+LAYERS = {"grucore": "grucore-auto", "torch": "torch"}  # the example leaves the choice of a backend to "auto"
 
 
 def epoch(gru: str, options: argparse.Namespace) -> Row:
     """Measures the row of one layer."""
     data = "sample" if options.data == "sample" else "IMDB"
-    row = Row(LAYERS[gru][options.device], "epoch", dtype="float32", data=data, **environment(options.device))
+    under = environment(options.device) | on_cpu(options.device)
+    row = Row(LAYERS[gru], "epoch", dtype="float32", data=data, **under)
     row.note = options.preset
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"

@@ -1,114 +1,75 @@
-"""Times every provider on the same weights and inputs, side by side in one process, and writes one CSV.
+"""Times every provider on the same weights and inputs, side by side in one process, and writes a CSV.
 
-    python -m benchmarks.measuring.run --device cpu --suite quick --out FOLDER
+    python -m benchmarks.measuring.run --suite quick --out FOLDER           on this CPU; or --device cuda
+    python -m benchmarks.measuring.run --suite grid --out FOLDER            many shapes, on one thread and on all
+    python -m benchmarks.measuring.run --suite grid --instruction-set avx2  the native kernels without AVX-512
 
-Each provider's result is compared with float64 first; one that is wrong gets no speed, and one that cannot run is
-written down with its reason.
+How many threads there are, and which instructions the native kernels take, is settled when a process begins: each
+number of threads has a process and a file of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import os
-import statistics
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
-from benchmarks.measuring.cases import DTYPES, SUITES, Case, suite
-from benchmarks.measuring.environment import environment
-from benchmarks.measuring.problem import Problem
-from benchmarks.measuring.timing import peak_mib, replayed, spread, timed
+from benchmarks.measuring.cases import DTYPES, Case, suite
+from benchmarks.measuring.compare import fresh, measure
+from benchmarks.measuring.environment import threads_in_words
+from benchmarks.measuring.grid import grid
 from benchmarks.providers import PROVIDERS
-from benchmarks.providers.base import Provider, Unavailable
-from benchmarks.results import Row, new_file
+from benchmarks.results import new_file
+from grucore.kernels.native.library import INSTRUCTION_SET
 
-# The largest error of outputs and gradients; a provider above it computes something else. TF32 keeps ten bits.
-MAX_ERROR = {"float32": 1e-4, "tf32": 4e-3, "float16": 4e-3, "bfloat16": 3e-2}
+SUITES = ("smoke", "quick", "full", "grid", "grid-short")
 DEFAULTS = {
     "cpu": ["grucore-auto", "grucore-eager", "torch", "torch-lstm", "products", "onnxruntime", "keras"],
     "cuda": ["grucore-triton", "torch", "torch-compile", "torch-lstm", "products", "flashrnn", "torchrl"],
+    "grid": ["grucore-auto", "torch", "products", "onnxruntime", "openvino"],
 }
 WITH_LENGTHS = ["torch-padded"]  # which without lengths is nn.GRU again
 ONCE = {  # what is at home elsewhere, or takes long to compile: in the first cell of each mode but memory
-    "cpu": ["torch-compile", "flashrnn", "torchrl", "xma", "haste"],
+    "cpu": ["openvino", "torch-compile", "flashrnn", "torchrl", "xma", "haste"],
     "cuda": ["xma", "haste"],
+    "grid": ["torch-compile"],
+    "grid-short": [],
 }
 
 
-def limit(problem: Problem) -> float:
-    """Returns the largest error that is allowed there."""
-    return MAX_ERROR["tf32" if problem.precision == "tf32" else problem.case.dtype]
+def work(given: argparse.Namespace) -> list[tuple[str, Case, list[str]]]:
+    """Returns each mode, case and the providers to try there."""
+    on_grid = given.suite.startswith("grid")
+    measured = grid(short=given.suite == "grid-short") if on_grid else suite(given.suite, given.device)
+    defaults = DEFAULTS["grid" if on_grid else given.device]
+    seen: set[str] = set()
+    found = []
+    index, parts = given.part
+    for mode, case in [cell for cell in measured if given.dtype in (None, cell[1].dtype)][index - 1 :: parts]:
+        once = ONCE[given.suite if on_grid else given.device] if mode not in (*seen, "memory") else []
+        seen.add(mode)
+        names = defaults + WITH_LENGTHS * (case.lengths != "full") + once
+        found.append((mode, case, given.providers or names))
+    return found
 
 
-def measure(mode: str, case: Case, names: list[str], rounds: int, device: str) -> Iterator[Row]:
-    """Yields a row for each provider on one case; those with threads of their own come after the others."""
-    problem = Problem(case, mode, device)
-    apart = [name for name in names if PROVIDERS[name].own_threads]
-    for group in ([name for name in names if name not in apart], apart):
-        yield from _measure(problem, group, rounds, device)
-
-
-def _measure(problem: Problem, names: list[str], rounds: int, device: str) -> Iterator[Row]:
-    rows, runs = {}, {}
-    for name in names:
-        row = Row(name, problem.mode, precision=problem.precision, **problem.case._asdict(), **environment(device))
-        rows[name] = row
-        try:
-            runs[name] = _checked(PROVIDERS[name](copy.deepcopy(problem.layer)), problem, row, device)
-        except torch.OutOfMemoryError:
-            row.note = "out of memory"
-        except Unavailable as reason:
-            row.note = _line(reason)
-        except Exception as fault:  # a provider may fail in any way: the result says how, and the run goes on
-            row.note = f"{type(fault).__name__}: {_line(fault)}"
-    for name, samples in timed(runs, rounds, device).items():
-        row = rows[name]
-        row.ms_p20, row.ms_p50, row.ms_p80 = spread(samples)
-        row.us_per_step = statistics.median(samples) * 1e3 / problem.case.T
-        if device == "cuda":
-            try:
-                row.ms_graph = replayed(runs[name], rounds)
-            except RuntimeError as fault:
-                row.note = f"no CUDA graph: {_line(fault)}"
-    yield from rows.values()
-
-
-def _checked(provider: Provider, problem: Problem, row: Row, device: str) -> Callable[[], object]:
-    """Makes the call to be timed, which has run once and is right."""
-    if provider.exact:
-        row.error_rms = problem.error(provider)
-        if not row.error_rms <= limit(problem):
-            raise Unavailable(f"error over {limit(problem):.0e}: not timed")
-    run = problem.run(provider)
-    run()
-    if device == "cuda":
-        row.peak_mib = peak_mib(run)
-    return run
-
-
-def fresh(mode: str, case: Case, names: list[str], device: str) -> Iterator[Row]:
-    """Yields a row for each provider: what a process of its own shows, nothing compiled before (`fresh.py`)."""
-    for name in names:
-        row = Row(name, mode, **case._asdict(), **environment(device))
-        with tempfile.TemporaryDirectory() as cache:
-            caches = dict.fromkeys(("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"), cache)
-            command = [sys.executable, "-m", "benchmarks.measuring.fresh", mode, name, device, *map(str, case)]
-            result = subprocess.run(command, capture_output=True, text=True, env=os.environ | caches)
-        if result.returncode == 0:
-            setattr(row, "ms_p50" if mode == "first" else "peak_mib", float(result.stdout.split()[-1]))
-        else:
-            row.note = _line((result.stderr.strip().splitlines() or ["failed"])[-1])
-        yield row
-
-
-def _line(message: object) -> str:
-    return " ".join(str(message).split())[:200]
+def measure_all(given: argparse.Namespace, target: Path) -> None:
+    """Measures a suite in this process."""
+    with new_file(target) as write:
+        for mode, case, names in work(given):
+            if mode in ("first", "memory"):
+                rows = fresh(mode, case, names, given.device)
+            else:
+                rows = measure(mode, case, names, given.rounds, given.device, given.seconds)
+            for row in rows:
+                write(row)
+                result = f"{row.ms_p50:.4g} ms" if row.ms_p50 else f"{row.peak_mib or '-'} MiB {row.note}"
+                print(mode, *case, row.provider, result, flush=True)
+    print(target)
 
 
 def part(text: str) -> tuple[int, int]:
@@ -119,6 +80,13 @@ def part(text: str) -> tuple[int, int]:
     return int(index), int(parts)
 
 
+def positive(text: str) -> int:
+    """Reads a number of threads."""
+    if not (text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
+    return int(text)
+
+
 def options() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -127,35 +95,55 @@ def options() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=list(DTYPES), help="the cases of one dtype only")
     parser.add_argument("--providers", nargs="+", choices=list(PROVIDERS), help="default: all that may run there")
     parser.add_argument("--rounds", type=int, default=11, help="most timed runs of each provider and case")
+    parser.add_argument("--seconds", type=float, help="of a case, all its runs together; at least three rounds are run")
     parser.add_argument("--part", type=part, default=(1, 1), help="i/n: the i-th of n parts of the suite")
+    parser.add_argument("--threads", type=positive, nargs="+", help="of the CPU; of the grid: 1 and all, else all")
+    parser.add_argument("--instruction-set", choices=["avx2"], help="that the native kernels must take")
     parser.add_argument("--out", type=Path, required=True, help="a folder; DEVICE-SUITE.csv is written there")
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.device == "cuda" and (given.suite.startswith("grid") or given.threads or given.instruction_set):
+        parser.error("the grid, --threads and --instruction-set are for --device cpu")
+    return given
+
+
+def file_name(given: argparse.Namespace, threads: int, says_threads: bool) -> str:
+    """Says what a file holds."""
+    index, parts = given.part
+    words = [given.device, given.suite, given.dtype, f"part{index}" * (parts > 1), given.instruction_set]
+    words.append(threads_in_words(threads).replace(" ", "-") * says_threads)
+    return "-".join(filter(None, words)) + ".csv"
+
+
+def may_run_here(given: argparse.Namespace, threads: int) -> bool:
+    """Whether this process has begun with what is asked for."""
+    has_threads = str(threads) == os.environ.get("OMP_NUM_THREADS") or threads == torch.get_num_threads()
+    return has_threads and given.instruction_set in (None, os.environ.get("GRUCORE_NATIVE_SET"))
 
 
 def main() -> None:
-    """Measures a suite."""
+    """Measures a suite, here or in a process for each number of threads."""
     given = options()
     if given.device == "cuda" and not torch.cuda.is_available():
         sys.exit("error: --device cuda: no GPU that PyTorch can use")
-    index, parts = given.part
-    name = "-".join([given.device, given.suite, *filter(None, [given.dtype, f"part{index}" * (parts > 1)])])
-    target = given.out / f"{name}.csv"
-    work = [(mode, case) for mode, case in suite(given.suite, given.device) if given.dtype in (None, case.dtype)]
-    seen: set[str] = set()
-    with new_file(target) as write:
-        for mode, case in work[index - 1 :: parts]:
-            once = ONCE[given.device] if mode not in (*seen, "memory") else []
-            names = DEFAULTS[given.device] + WITH_LENGTHS * (case.lengths != "full") + once
-            seen.add(mode)
-            if mode in ("first", "memory"):
-                rows = fresh(mode, case, given.providers or names, given.device)
-            else:
-                rows = measure(mode, case, given.providers or names, given.rounds, given.device)
-            for row in rows:
-                write(row)
-                result = f"{row.ms_p50:.4g} ms" if row.ms_p50 else f"{row.peak_mib or '-'} MiB {row.note}"
-                print(mode, *case, row.provider, result, flush=True)
-    print(target)
+    on_all = torch.get_num_threads()
+    counts = list(dict.fromkeys(given.threads or ([1, on_all] if given.suite.startswith("grid") else [on_all])))
+    says_threads = given.suite.startswith("grid") or given.threads is not None
+    targets = {n: given.out / file_name(given, n, says_threads) for n in counts}
+    for target in targets.values():
+        if target.exists():  # said now rather than after the files before it
+            sys.exit(f"error: {target} exists: results are never overwritten; give another --out or move it away")
+    if len(counts) == 1 and may_run_here(given, counts[0]):
+        if given.instruction_set not in (None, INSTRUCTION_SET):
+            sys.exit(f"error: --instruction-set {given.instruction_set}: the native kernels take {INSTRUCTION_SET}")
+        torch.set_num_threads(counts[0])
+        measure_all(given, targets[counts[0]])
+        return
+    for n in counts:
+        forced = {} if given.instruction_set is None else {"GRUCORE_NATIVE_SET": given.instruction_set}
+        command = [sys.executable, "-m", "benchmarks.measuring.run", *sys.argv[1:], "--threads", str(n)]
+        result = subprocess.run(command, env=os.environ | forced | {"OMP_NUM_THREADS": str(n)})
+        if result.returncode:
+            sys.exit(result.returncode)
 
 
 if __name__ == "__main__":

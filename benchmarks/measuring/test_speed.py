@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from benchmarks.measuring.cases import suite
+from benchmarks.measuring.compare import limit
 from benchmarks.measuring.problem import Problem
-from benchmarks.measuring.run import limit
 from benchmarks.providers import PROVIDERS
 from benchmarks.providers.base import Unavailable
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-OURS = "grucore-triton" if DEVICE == "cuda" else "grucore-eager"
+OURS = "grucore-triton" if DEVICE == "cuda" else "grucore-auto"
 MEASURED = [(mode, case) for mode, case in suite("quick", DEVICE) if mode in ("inference", "training", "step")]
 
 

@@ -3,37 +3,76 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 
 Name = TypeVar("Name", bound=Hashable)
 SECONDS = {"cpu": 1.0, "cuda": 6.0}  # of a case, all its runs together: then no round begins, once there were three
+BURST_MS = 1.0  # what is shorter is called several times a sample on a CPU: clocks take a microsecond themselves
 FLUSH_BYTES = 2**28  # more than any L2 cache: what a run left there does not help the next one
+
+
+class Sample(NamedTuple):
+    """The milliseconds of one run, and those that the CPU worked on it, without other processes' turns."""
+
+    ms: float
+    ms_cpu: float | None = None  # None on a GPU
 
 
 def timed(runs: Mapping[Name, Callable[[], object]], rounds: int, device: str = "cpu") -> dict[Name, list[float]]:
     """Returns the milliseconds of each run in each of at most `rounds` rounds, after a round of warming up."""
-    samples: dict[Name, list[float]] = {name: [] for name in runs}
+    return {name: [sample.ms for sample in found] for name, found in sampled(runs, rounds, device).items()}
+
+
+def sampled(
+    runs: Mapping[Name, Callable[[], object]],
+    rounds: int,
+    device: str = "cpu",
+    seconds: float | None = None,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[Name, list[Sample]]:
+    """Returns the samples of each run in each of at most `rounds` rounds, after a round of warming up.
+
+    Args:
+        runs: the calls, by name.
+        rounds: how many samples each has at most.
+        device: "cpu" or "cuda".
+        seconds: after so many no round begins, once there were three; default: `SECONDS`.
+        clock: what counts the CPU's time: a process's, or a thread's where that is all there is.
+    """
+    samples: dict[Name, list[Sample]] = {name: [] for name in runs}
     begin = time.perf_counter()
     flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda") if device == "cuda" else None
+    calls = {name: 1 if flush is not None else _calls(run) for name, run in runs.items()}
     for i in range(rounds + 1):
-        if i > 3 and time.perf_counter() - begin > SECONDS[device]:
+        if i > 3 and time.perf_counter() - begin > (SECONDS[device] if seconds is None else seconds):
             break
         for name, run in runs.items():
-            elapsed = _milliseconds(run) if flush is None else _milliseconds_on_gpu(run, flush)
+            sample = _on_cpu(run, calls[name], clock) if flush is None else Sample(_milliseconds_on_gpu(run, flush))
             if i > 0:
-                samples[name].append(elapsed)
+                samples[name].append(sample)
     return samples
 
 
-def _milliseconds(run: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    run()
-    return (time.perf_counter() - begin) * 1e3
+def _calls(run: Callable[[], object]) -> int:
+    """How many calls make a sample: the second of two short ones says, as the first may have to fill caches."""
+    for _ in range(2):
+        if (ms := _on_cpu(run, 1, time.perf_counter).ms) >= BURST_MS:
+            return 1
+    return math.ceil(BURST_MS / ms)
+
+
+def _on_cpu(run: Callable[[], object], calls: int, clock: Callable[[], float]) -> Sample:
+    begin, begin_cpu = time.perf_counter(), clock()
+    for _ in range(calls):
+        run()
+    end_cpu, end = clock(), time.perf_counter()
+    return Sample((end - begin) * 1e3 / calls, (end_cpu - begin_cpu) * 1e3 / calls)
 
 
 def _milliseconds_on_gpu(run: Callable[[], object], flush: torch.Tensor) -> float:

@@ -1,7 +1,7 @@
 """The implementations compared, by the name that results give them."""
 
 from benchmarks.providers.base import Provider
-from benchmarks.providers.converted import Keras, OnnxRuntime
+from benchmarks.providers.converted import Keras, OnnxRuntime, OpenVino
 from benchmarks.providers.gpu_libraries import FlashRnn, Haste, TorchRl, Xma
 from benchmarks.providers.ours import GrucoreAuto, GrucoreEager, GrucoreTriton
 from benchmarks.providers.pytorch import Compiled, Lstm, Products, Torch, TorchPadded
@@ -16,6 +16,7 @@ PROVIDERS: dict[str, type[Provider]] = {
     "torch-lstm": Lstm,
     "products": Products,
     "onnxruntime": OnnxRuntime,
+    "openvino": OpenVino,
     "keras": Keras,
     "flashrnn": FlashRnn,
     "haste": Haste,

@@ -1,4 +1,4 @@
-"""grucore's converters' targets: the layer exported to ONNX, and to Keras. Inference on the CPU."""
+"""grucore's converters' targets: the layer exported to ONNX, for two runtimes, and to Keras. Inference on the CPU."""
 
 from __future__ import annotations
 
@@ -14,6 +14,19 @@ from benchmarks.providers.base import Provider, Unavailable, imported, one_layer
 from grucore import GRU
 
 
+def exported(layer: nn.GRU, h0: bool, lengths: bool) -> bytes:
+    """Returns the layer as an ONNX file with those inputs."""
+    imported("onnx")
+    from grucore.convert import to_onnx
+
+    if layer.weight_ih_l0.is_cuda:
+        raise Unavailable("CPU only")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "gru.onnx"
+        to_onnx(GRU.from_torch(layer), path, h0=h0, lengths=lengths)
+        return path.read_bytes()
+
+
 class OnnxRuntime(Provider):
     """The exported model in onnxruntime."""
 
@@ -22,18 +35,11 @@ class OnnxRuntime(Provider):
 
     def __init__(self, layer: nn.GRU):
         onnxruntime = imported("onnxruntime")
-        imported("onnx")
-        from grucore.convert import to_onnx
-
-        if layer.weight_ih_l0.is_cuda:
-            raise Unavailable("CPU only")
         self.layer = layer
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "gru.onnx"
-            to_onnx(GRU.from_torch(layer), path, h0=True, lengths=True)
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = torch.get_num_threads()
-            self.session = onnxruntime.InferenceSession(path.read_bytes(), options, ["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        model = exported(layer, h0=True, lengths=True)
+        self.session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
         self.names = [value.name for value in self.session.get_inputs()]
 
     def _run(self, **values: Tensor) -> list[Tensor]:
@@ -52,6 +58,51 @@ class OnnxRuntime(Provider):
     def step(self, x: Tensor, hx: Tensor) -> Tensor:
         """Runs a sequence of one."""
         return self._run(input=x, h0=hx, lengths=torch.ones(x.shape[1], dtype=torch.int32))[1]
+
+
+class OpenVino(Provider):
+    """The exported model in OpenVINO, compiled for each shape and with lengths only where there are any.
+
+    That is its best: of a model for any shape it moves every result, and ignores the lengths. Its arrays are shared
+    with it both ways.
+    """
+
+    trains = False
+    own_threads = True
+
+    def __init__(self, layer: nn.GRU):
+        self.core, self.layer = imported("openvino").Core(), layer
+        self.requests: dict[tuple[int, ...], Any] = {}
+        self._request(1, 1, False, False)  # says here already what is missing
+
+    def _request(self, T: int, B: int, h0: bool, lengths: bool) -> Any:
+        key = (T, B, h0, lengths)
+        if key not in self.requests:
+            layer: Any = self.layer
+            shapes = {"input": [T, B, layer.input_size]}
+            shapes |= {"h0": [layer.num_layers * (1 + layer.bidirectional), B, layer.hidden_size]} if h0 else {}
+            shapes |= {"lengths": [B]} if lengths else {}
+            model = self.core.read_model(exported(layer, h0, lengths))
+            model.reshape(shapes)
+            options = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+            options["INFERENCE_NUM_THREADS"] = torch.get_num_threads()
+            self.requests[key] = self.core.compile_model(model, "CPU", options).create_infer_request()
+        return self.requests[key]
+
+    def _run(self, x: Tensor, **others: Tensor | None) -> tuple[Tensor, Tensor]:
+        feeds = {name: value.detach().numpy() for name, value in others.items() if value is not None}
+        request = self._request(*x.shape[:2], "h0" in feeds, "lengths" in feeds)
+        feeds["input"] = x.detach().numpy()
+        results = request.infer(feeds, share_inputs=True, share_outputs=True)
+        return torch.from_numpy(results[0]), torch.from_numpy(results[1])
+
+    def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Goes through numpy, without a copy."""
+        return self._run(x, lengths=None if lengths is None else lengths.int())
+
+    def step(self, x: Tensor, hx: Tensor) -> Tensor:
+        """Runs a sequence of one."""
+        return self._run(x, h0=hx)[1]
 
 
 class Keras(Provider):

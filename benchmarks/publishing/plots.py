@@ -125,13 +125,15 @@ def save(cells: list[Cell], limits: Mapping[Run, Mapping[str, float]], folder: P
         of_run = [cell for cell in cells if cell.run == run]
         kinds: dict[str, Callable[..., bool]] = {"speed-up": ratios, "speed-up-over-B-and-H": heat}
         kinds |= {"us-per-step": steps, "memory": memory}
-        if run in limits:
-            kinds["roofline"] = lambda c, axes, limits=limits[run]: roofline(c, axes, limits)
+        measured = run._replace(instruction_set="")  # a file of limits names no set
+        if measured in limits:
+            kinds["roofline"] = lambda c, axes, limits=limits[measured]: roofline(c, axes, limits)
         for title, draw in kinds.items():
             with plt.rc_context(STYLE):
                 picture, axes = plt.subplots(figsize=(6, 4), layout="constrained")
                 if draw(of_run, axes):
-                    where = f"{run.device}, commit {run.commit}"
+                    kernels = f", native {run.instruction_set}" * bool(run.instruction_set)
+                    where = f"{run.device}{kernels}, commit {run.commit}"
                     picture.suptitle(where, fontsize=9)
                     folder.mkdir(parents=True, exist_ok=True)
                     path = folder / f"{'-'.join(re.findall(r'[A-Za-z0-9]+', where)).lower()}-{title}.png"

@@ -11,24 +11,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from benchmarks.measuring import ceilings
-from benchmarks.measuring.cases import Case
-from benchmarks.publishing import plots
+from benchmarks.publishing import grid, plots
+from benchmarks.publishing.tables import (
+    LENGTHS,
+    PACKED,
+    PADDED,
+    TIMED,
+    figure,
+    geometric_mean,
+    name,
+    reached,
+    rows_of,
+    shape,
+    table,
+)
 from benchmarks.results import Cell, Row, Run, cells, read
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-PACKED, PADDED = "torch", "torch-padded"
-LENGTHS = {"full": "all rows of one length", "uniform": "lengths from 1 to T", "imdb": "IMDB's lengths"}
-TIMED = ("training", "inference", "step")
-NAMES = {PACKED: "nn.GRU", PADDED: "nn.GRU padded", "torch-lstm": "nn.LSTM", "torch-compile": "torch.compile"}
-NAMES |= {"products": "products only"}
 DATA = {"sample": "synthetic sample"}
 INTRODUCTION = (
     "Medians of alternating runs in one process, on random data that changes from run to run, the product of all "
@@ -39,36 +45,6 @@ INTRODUCTION = (
     "and TorchRL are made for a GPU: on a CPU their plain PyTorch form runs. Every GRU's results were compared with "
     "float64 before it was timed. Made by `python -m benchmarks.publishing.report` from the CSV files in `results/`."
 )
-
-
-def table(header: list[str], lines: Iterable[list[str]], rows: Iterable[Row] = ()) -> list[str]:
-    """Makes a table of Markdown and, under it, when and at which commit its rows were measured."""
-    made = [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines)]
-    if rows := list(rows):
-        commits, dates = (", ".join(sorted({getattr(row, name) for row in rows})) for name in ("commit", "date"))
-        made += ["", f"Commit {commits}, measured {dates}."]
-    return made
-
-
-def name(provider: str) -> str:
-    """Says how the page calls a provider."""
-    return "grucore" if provider.startswith("grucore") else NAMES.get(provider, provider)
-
-
-def shape(case: Case) -> str:
-    """Says a case in a word or two."""
-    stack = f", {case.layers} layers" * (case.layers > 1) + ", both ways" * case.bidirectional
-    return f"{case.T} x {case.B}, {case.I} -> {case.H}{stack}"
-
-
-def figure(value: float | None) -> str:
-    """Shortens a number; "-" for none."""
-    return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
-
-
-def rows_of(group: Iterable[Cell]) -> list[Row]:
-    """Lists all rows of some cells."""
-    return [row for cell in group for row in cell.rows.values()]
 
 
 def timings(group: list[Cell]) -> list[str]:
@@ -85,11 +61,6 @@ def timings(group: list[Cell]) -> list[str]:
         line += [figure(cell.value(p)) if p in cell.rows else "not measured" for p in titles]
         lines.append(line + [figure(cell.ratio(p)) for p in (cell.baseline, *others)])
     return table(header, lines, rows_of(group))
-
-
-def geometric_mean(values: list[float]) -> float:
-    """Returns exp of the mean logarithm."""
-    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def summary(found: list[Cell]) -> list[str]:
@@ -147,16 +118,24 @@ def epochs(rows: list[Row]) -> list[str]:
 
 
 def report(rows: list[Row], limits: Mapping[Run, Mapping[str, float]], pictures: list[str]) -> str:
-    """Makes the page as Markdown, a section for each run, so that no table mixes machines or commits."""
+    """Makes the page as Markdown, a section for each run, so that no table mixes machines or commits.
+
+    Runs that say their threads come first, those on one machine together (`grid`); then older ones, and those of GPUs.
+    """
     lines = ["# Results", "", INTRODUCTION]
-    for run in dict.fromkeys(row.run for row in rows):
+    for machine, of_machine in grid.machines(rows).items():
+        found = cells(of_machine)
+        lines += grid.section(machine, of_machine, limits)
+        most = max(row.threads or 1 for row in of_machine)
+        lines += fresh(cells(row for row in of_machine if row.threads == most))
+        lines += [*epochs(of_machine), *unavailable(found)]
+    for run in dict.fromkeys(row.run for row in rows if row.threads is None):
         of_run = [row for row in rows if row.run == run]
         found = cells(of_run)
         software = f"torch {run.torch}, triton {run.triton}" + f", cuDNN {run.cudnn}" * bool(run.cudnn)
         lines += ["", f"## {run.device}, commit {run.commit}", "", f"{software}.", "", *summary(found)]
         if run in limits:
-            most = (f"{what} {figure(v)} {'GB/s' if what == 'copy' else 'TFLOP/s'}" for what, v in limits[run].items())
-            lines += ["", f"Large matrix products and a large copy reached there: {', '.join(most)}."]
+            lines += reached(limits[run])
         for title, group in parts(found):
             lines += ["", f"### {title[0].upper()}{title[1:]}", "", *timings(group)]
         lines += [*fresh(found), *epochs(of_run), *unavailable(found)]
@@ -166,9 +145,12 @@ def report(rows: list[Row], limits: Mapping[Run, Mapping[str, float]], pictures:
 
 
 def cpu_summary(rows: list[Row]) -> str:
-    """Makes the README's table of CPU speed, one for each run."""
+    """Makes the README's table of CPU speed, one for each run, or one for each machine where rows say their threads."""
     lines = []
-    for run in dict.fromkeys(row.run for row in rows if not row.cudnn):
+    for machine, of_machine in grid.machines(rows).items():
+        lines += ["", f"On {grid.heading(machine)}, float32, torch {machine.torch}. {grid.explained(of_machine)}"]
+        lines += ["", *grid.summary(of_machine)]
+    for run in dict.fromkeys(row.run for row in rows if not row.cudnn and row.threads is None):
         lines += ["", f"On {run.device}, float32, torch {run.torch}:", ""]
         lines += summary(cells(row for row in rows if row.run == run))
     return "\n".join(lines[1:])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import results
-from benchmarks.measuring import ceilings, problem, run
+from benchmarks.measuring import ceilings, compare, problem, run
 from benchmarks.measuring.cases import Case
 from benchmarks.providers import PROVIDERS
 from benchmarks.providers.base import Provider, Unavailable
@@ -51,7 +51,7 @@ def failing(error):
 )
 def test_what_cannot_be_timed_says_why(made, note, monkeypatch):
     monkeypatch.setitem(PROVIDERS, "bad", made)
-    rows = {row.provider: row for row in run.measure("training", CASE, ["bad", "torch"], 1, "cpu")}
+    rows = {row.provider: row for row in compare.measure("training", CASE, ["bad", "torch"], 1, "cpu")}
     assert rows["bad"].note == note and rows["bad"].ms_p50 is None
     assert rows["torch"].ms_p50 > 0 and rows["torch"].note == ""
 
@@ -66,7 +66,7 @@ def test_every_provider_is_right_or_says_why_not(mode, case):
     if mode == "step":
         case = case._replace(T=1, lengths="full", layers=1, bidirectional=False)
     names = ["grucore-eager", "torch", *OTHERS]
-    rows = {row.provider: row for row in run.measure(mode, case, names, 1, "cpu")}
+    rows = {row.provider: row for row in compare.measure(mode, case, names, 1, "cpu")}
     allowed = {"rows of one length", "one layer in one direction", "inference only", "sequences only"}
     allowed.add("keras runs on torch, not on jax")  # where another test of this process imported it so
     assert list(rows) == names
