@@ -28,7 +28,7 @@ struct Backward {
   Columns of_h, of_x;
   int64_t dh_row;     // elements of a row of dh
   int64_t slot_size;  // elements of a slot of dg, and of one factor of a panel
-  T *w_hh_t, *w_ih_t, *dg, *dh, *drh, *sums, *factors, *rh, *own;
+  T *zeros, *w_hh_t, *w_ih_t, *dg, *dh, *drh, *sums, *factors, *rh, *own;
   int64_t own_size;
   T** pointers;
 
@@ -38,6 +38,7 @@ struct Backward {
     const int64_t np = cell.panels;
     dh_row = np * W;
     slot_size = (chunk + 2) * W;  // not a power of two apart, which would fall on the same lines of the cache
+    zeros = arena.take<T>(c.h0 ? 0 : c.H);
     w_hh_t = arena.take<T>(np * cell.PANEL * of_h.vectors * W);
     w_ih_t = arena.take<T>(c.dx ? np * cell.PANEL * of_x.vectors * W : 0);
     dg = arena.take<T>(np * SLOTS * slot_size);
@@ -131,6 +132,7 @@ struct Backward {
     };
     pack(c.w_hh, of_h, HIDDEN_ORDER, w_hh_t);
     if (c.dx) pack(c.w_ih, of_x, INPUT_ORDER, w_ih_t);
+    if (!c.h0 && thread == 0) std::fill_n(zeros, c.H, T(0));
     for (int64_t panel = thread; !is_kept && panel < cell.panels; panel += threads) cell.pack(c, panel);
   }
 
@@ -147,12 +149,13 @@ struct Backward {
   void point(const Pointers& at, int64_t k, int64_t end, int64_t offset) const {
     const GruCall& c = call;
     const T *const x = static_cast<const T*>(c.x), *const y = static_cast<const T*>(c.y), *const dy = static_cast<const T*>(c.dy);
+    const T* const h0 = c.h0 ? static_cast<const T*>(c.h0) : zeros;
     for (int64_t row = 0, before = k ? sequence.size(k - 1) : 0; k < end; k++) {
       const int64_t size = sequence.size(k);
       for (int64_t i = 0; i < size; i++, row++) {
         at.next[row] = k < kept_steps ? size * W : slot_size;
         at.x[row] = sequence.at(x, c.x_t, c.x_b, k, offset, i);
-        at.h[row] = k ? sequence.at(y, c.y_t, c.y_b, k - 1, offset - before, i) : static_cast<const T*>(c.h0) + i * c.h0_r;
+        at.h[row] = k ? sequence.at(y, c.y_t, c.y_b, k - 1, offset - before, i) : h0 + i * c.h0_r;
         if (dy) at.dy[row] = sequence.at(dy, c.dy_t, c.dy_b, k, offset, i);
         if (c.dx) at.dx[row] = sequence.at(static_cast<T*>(c.dx), c.dx_t, c.dx_b, k, offset, i);
         at.factors[row] = k < kept_steps ? static_cast<T*>(c.kept) + offset * c.kept_r + i * W : factors + row * W;

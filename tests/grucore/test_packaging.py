@@ -52,9 +52,16 @@ def test_the_native_kernels_are_built_where_there_is_a_compiler(wheel):
     assert "grucore/kernels/native/libgrucore.so" in zipfile.ZipFile(wheel).namelist()
 
 
-def test_without_a_compiler_it_installs_and_says_so(tmp_path_factory, tmp_path):
-    wheel = built(tmp_path_factory, CXX="/none/c++")
+@pytest.mark.parametrize("fails_at", [None, "backward.cpp", "-shared"])
+def test_without_a_compiler_it_installs_and_says_so(fails_at, tmp_path_factory, tmp_path):
+    """None at all, or one that fails half-way: no part of a library is installed."""
+    compiler = tmp_path_factory.mktemp("compiler") / "c++"
+    if fails_at:
+        compiler.write_text(f'#!/bin/sh\nfor last; do :; done\ncase "$*" in *{fails_at}*) exit 1;; esac\n: > "$last"\n')
+        compiler.chmod(0o755)
+    wheel = built(tmp_path_factory, CXX=str(compiler))
     assert wheel.name.endswith("-py3-none-any.whl")
+    assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith((".so", ".o", ".partial"))]
     zipfile.ZipFile(wheel).extractall(tmp_path)
     code = """
 import grucore, torch
@@ -88,6 +95,25 @@ layer(x)[0].sum().backward()
 print(x.grad.abs().sum() > 0, sys.modules.get("kernels"))
 """
     assert run_installed(installed, code).split() == ["tensor(True)", "None"]
+
+
+def test_an_installation_is_only_read(wheel, tmp_path):
+    """Whoever runs it may not be allowed to write there."""
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    for path in (tmp_path, *before):
+        path.chmod(path.stat().st_mode & ~0o222)
+    code = """
+sys.dont_write_bytecode = True
+import grucore, torch
+layer, x = grucore.GRU(3, 4), torch.randn(5, 2, 3, requires_grad=True)
+layer(x)[0].sum().backward()
+print(layer.explain_backend(x).name)
+"""
+    name = run_installed(tmp_path, code).strip()
+    assert name == ("native" if "any" not in wheel.name else "eager") and sorted(tmp_path.rglob("*")) == before
+    for path in (tmp_path, *before):
+        path.chmod(path.stat().st_mode | 0o200)
 
 
 def test_runs_from_a_zip(wheel):

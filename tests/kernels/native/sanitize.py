@@ -1,0 +1,108 @@
+"""Runs the native kernels under the compiler's sanitizers and valgrind: `python sanitize.py [CHECK ...]`.
+
+Without arguments it runs all but `few`, which is for the test suite. Everything is built in a temporary folder.
+SET=avx512 takes the wider kernels, where the processor has them; valgrind has not.
+"""
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+NATIVE, PROGRAM = ROOT / "kernels/native", Path(__file__).with_suffix(".cpp")
+SETS = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"]}
+SET = os.environ.get("SET", "avx2")
+FLAGS = ["-std=gnu++17", "-g", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-exceptions"]
+FUNCTIONS = ("packed_bytes", "pack", "forward", "backward", "step")
+CXX = os.environ.get("CXX", "c++").split()
+
+# AddressSanitizer does not see a masked move: without the compiler's __AVX2__, the ends of rows are copied by bytes.
+STRICT = ["-fno-sanitize-recover=all", "-U__AVX2__"]
+MEMORY = ["-fsanitize=address,undefined", *STRICT, "-O1"]
+FEW = ["-fsanitize=address,bounds,shift,signed-integer-overflow", *STRICT, "-O0", "-g0"]
+# Fresh memory holds NaN, so that what nobody wrote shows in the results.
+OPTIONS = {"ASAN_OPTIONS": "detect_leaks=0:max_malloc_fill_size=1000000000:malloc_fill_byte=255"}
+
+
+@functools.cache
+def objects(folder: Path, flags: tuple[str, ...]) -> list[str]:
+    """The library's sources, compiled for one instruction set, which also takes the place of the other."""
+    folder.mkdir()
+    (other,) = SETS.keys() - {SET}
+    names = [f"-Dgru_{name}_{other}=gru_{name}_{SET}" for name in FUNCTIONS]
+    command = [*CXX, *FLAGS, *SETS[SET], *flags]
+
+    def compiled(job: tuple[str, list[str]]) -> str:
+        output = str(folder / f"{job[0]}.o")
+        subprocess.run([*command, *job[1], "-c", NATIVE / f"{job[0]}.cpp", "-o", output], check=True)
+        return output
+
+    jobs = [(name, [f"-DINSTRUCTION_SET={SET}"]) for name in ("backward", "forward", "step")]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compiled, [*jobs, ("library", names)]))
+
+
+def run_program(folder: Path, flags: list[str], sizes: str, under: tuple[str, ...] = ()) -> None:
+    """Builds sanitize.cpp with the library's sources, and runs it."""
+    program = folder / "sanitize"
+    built = objects(folder, tuple(flags))
+    subprocess.run([*CXX, *FLAGS, *flags, f"-I{NATIVE}", PROGRAM, *built, "-o", program, "-pthread"], check=True)
+    subprocess.run([*under, program, sizes], check=True, env={**os.environ, **OPTIONS})
+
+
+def run_pytest(folder: Path, flags: list[str]) -> None:
+    """Runs the tests in Python on a copy of the sources, with a library that is built with the sanitizers."""
+    copy = folder / "copy"
+    for name in ("grucore", "kernels", "tests"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.so")
+        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    library = copy / "kernels/native/libgrucore.so"
+    subprocess.run([*CXX, *flags, "-shared", *objects(folder, tuple(flags)), "-o", library], check=True)
+    runtimes = [
+        subprocess.run([*CXX, f"-print-file-name={name}"], check=True, capture_output=True, text=True).stdout.strip()
+        for name in ("libasan.so", "libubsan.so", "libstdc++.so.6")
+    ]
+    environment = {**os.environ, **OPTIONS, "LD_PRELOAD": " ".join(runtimes), "PYTHONPATH": str(copy)}
+    tests = [
+        "tests/kernels/native",
+        "tests/kernels/test_contract.py",
+        "-k",
+        "native and not sanitize",
+        "-m",
+        "not slow",
+    ]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
+    subprocess.run(command, check=True, cwd=copy, env=environment)
+
+
+def main(checks: list[str]) -> None:
+    """Runs those checks."""
+    known = {
+        "few": lambda folder: run_program(folder / "few", FEW, "few"),
+        "memory": lambda folder: run_program(folder / "memory", MEMORY, "all"),
+        "python": lambda folder: run_pytest(folder / "memory", MEMORY),
+        "threads": lambda folder: run_program(folder / "threads", ["-fsanitize=thread", "-O1"], "all"),
+        "valgrind": lambda folder: run_program(
+            folder / "valgrind", ["-O1"], "few", ("valgrind", "-q", "--error-exitcode=1", "--fair-sched=yes")
+        ),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for check in checks or [name for name in known if name != "few"]:
+            if check == "valgrind" and not shutil.which("valgrind"):
+                print("valgrind: not installed")
+                continue
+            print(f"{check}:", flush=True)
+            known[check](Path(folder))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except subprocess.CalledProcessError as error:
+        sys.exit(str(error))
