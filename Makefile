@@ -43,9 +43,10 @@ bench: .venv/installed-bench  ## time grucore, torch.nn.GRU and others side by s
 	$(BIN)/python -m benchmarks.measuring.imdb_epoch --out $(OUT)
 	$(BIN)/python -m benchmarks.publishing.report $(OUT)
 
-check: .venv/installed-test  ## ruff, type check, doctests
+check: .venv/installed-test  ## ruff, clang-format, type check, doctests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	git ls-files '*.cpp' '*.h' | xargs $(BIN)/clang-format --dry-run -Werror
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --doctest-modules grucore
 

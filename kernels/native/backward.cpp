@@ -1,15 +1,15 @@
-// Backpropagation through time, chunks of steps from the end. From the factors of cell.h, kept or computed again, a step
-// makes the gradients of its pre-activations out of dh, that of its state, and then dh of the step before:
+// Backpropagation through time, chunks of steps from the end. From the factors of cell.h, kept or computed again, a
+// step makes the gradients of its pre-activations out of dh, that of its state, and then dh of the step before:
 //
 //     reset after    dg_n = a_n r dh,  dg_r = a_r dh,              dg_z = a_z dh,  dgx_n = a_n dh
 //                    dh'  = z dh + W_hh^T (dg_r, dg_z, dg_n)
 //     reset before   dg_n = dgx_n = a_n dh;  drh = W_hn^T dg_n;  dg_r = h r (1 - r) drh,  dg_z = a_z dh
 //                    dh'  = z dh + r drh + W_hr^T dg_r + W_hz^T dg_z
 //
-// The slots of dg are n, r, z and gx_n, so that the state's side reads the first three and the input's the last three. A
-// chunk's dg lies as [panel][slot][row][lane]: what a product reads is side by side in memory. A chunk's dx and its part of
-// each weight's gradient are products over all its rows; the parts are added chunk by chunk, in an order that neither
-// threads nor tiles change.
+// The slots of dg are n, r, z and gx_n, so that the state's side reads the first three and the input's the last three.
+// A chunk's dg lies as [panel][slot][row][lane]: what a product reads is side by side in memory. A chunk's dx and its
+// part of each weight's gradient are products over all its rows; the parts are added chunk by chunk, in an order that
+// neither threads nor tiles change.
 #include "cell.h"
 
 namespace {
@@ -33,8 +33,14 @@ struct Backward {
   T** pointers;
 
   Backward(const GruCall& c, int64_t threads, Arena& arena)
-      : call(c), sequence{c}, chunk(sequence.chunk_rows()), kept_steps(steps_kept(c)), is_kept(kept_steps == c.steps),
-        cell(is_kept ? counted(c) : Cell<T>(c, arena)), of_h(c.H, W), of_x(c.I, W) {
+      : call(c),
+        sequence{c},
+        chunk(sequence.chunk_rows()),
+        kept_steps(steps_kept(c)),
+        is_kept(kept_steps == c.steps),
+        cell(is_kept ? counted(c) : Cell<T>(c, arena)),
+        of_h(c.H, W),
+        of_x(c.I, W) {
     const int64_t np = cell.panels;
     dh_row = np * W;
     slot_size = (chunk + 2) * W;  // not a power of two apart, which would fall on the same lines of the cache
@@ -97,7 +103,8 @@ struct Backward {
     int64_t end = c.steps, end_offset = sequence.total();
     for (bool is_first = true; end > 0; is_first = false) {
       int64_t k = end, offset = end_offset;  // the chunk's first step, and the rows before it
-      while (k > 0 && (k == end || end_offset - offset + sequence.size(k - 1) <= CHUNK_ROWS)) offset -= sequence.size(--k);
+      while (k > 0 && (k == end || end_offset - offset + sequence.size(k - 1) <= CHUNK_ROWS))
+        offset -= sequence.size(--k);
       point(at, k, end, offset);
       if (end > kept_steps) compute_factors(at, share, meeting, mine, k, end);
       for (int64_t step = end, row = end_offset - offset; step > k;) {
@@ -124,10 +131,11 @@ struct Backward {
 
   void begin(int64_t thread, int64_t threads) const {
     const GruCall& c = call;
-    const auto pack = [&](const void* w, const Columns& columns, const int(&order)[3], T* out) {
+    const auto pack = [&](const void* w, const Columns& columns, const int (&order)[3], T* out) {
       for (int64_t panel = thread; panel < columns.panels; panel += threads) {
         const int64_t first = columns.first(panel), vectors = columns.first(panel + 1) - first;
-        pack_columns(static_cast<const T*>(w), c.H, columns.size, first, vectors, order, out + first * W * cell.panels * cell.PANEL);
+        pack_columns(static_cast<const T*>(w), c.H, columns.size, first, vectors, order,
+                     out + first * W * cell.panels * cell.PANEL);
       }
     };
     pack(c.w_hh, of_h, HIDDEN_ORDER, w_hh_t);
@@ -148,7 +156,8 @@ struct Backward {
   // Points at all rows of the steps from k to `end`, `offset` rows before them.
   void point(const Pointers& at, int64_t k, int64_t end, int64_t offset) const {
     const GruCall& c = call;
-    const T *const x = static_cast<const T*>(c.x), *const y = static_cast<const T*>(c.y), *const dy = static_cast<const T*>(c.dy);
+    const T *const x = static_cast<const T*>(c.x), *const y = static_cast<const T*>(c.y),
+                   *const dy = static_cast<const T*>(c.dy);
     const T* const h0 = c.h0 ? static_cast<const T*>(c.h0) : zeros;
     for (int64_t row = 0, before = k ? sequence.size(k - 1) : 0; k < end; k++) {
       const int64_t size = sequence.size(k);
@@ -209,7 +218,8 @@ struct Backward {
         const T* const f = at.factors[row + i * share.stride] + j * FACTORS * next;
         T *const to = dg_of(j, 0, row + i * share.stride), *const d = dh_k + i * stride + j * W;
         const Vector<T> d_rh = load(drh_k + i * stride + j * W), gradient = load(d);
-        store(to + R_SLOT * slot_size, load(f + next) * d_rh), store(to + Z_SLOT * slot_size, load(f + 2 * next) * gradient);
+        store(to + R_SLOT * slot_size, load(f + next) * d_rh),
+            store(to + Z_SLOT * slot_size, load(f + 2 * next) * gradient);
         store(d, fma<T>(load(f + 3 * next), d_rh, load(f + 4 * next) * gradient));
       }
     meet();
@@ -226,11 +236,11 @@ struct Backward {
     for (int64_t j = 0; j < cell.panels; j += block) body(j, std::min(cell.panels, j + block));
   }
 
-  // product += `slots` slots of the gates of rows `stride` apart, of the units' panels from j to `end`, times a panel of
-  // columns that was packed for three slots.
+  // product += `slots` slots of the gates of rows `stride` apart, of the units' panels from j to `end`, times a panel
+  // of columns that was packed for three slots.
   template <int ROWS, int PANELS, int VECTORS>
-  ALWAYS_INLINE void add_gates(int64_t first, int64_t stride, int64_t slot, int64_t slots, int64_t j, int64_t end, const T* w,
-                               Vector<T> (&product)[ROWS][PANELS][VECTORS]) const {
+  ALWAYS_INLINE void add_gates(int64_t first, int64_t stride, int64_t slot, int64_t slots, int64_t j, int64_t end,
+                               const T* w, Vector<T> (&product)[ROWS][PANELS][VECTORS]) const {
     const int64_t unit_size = cell.PANEL * VECTORS * W, lanes = unknown(W);
     w += j * unit_size;
     for (; j < end; j++, w += unit_size)
@@ -242,8 +252,8 @@ struct Backward {
   }
 
   // Adds W_hh^T times `slots` slots of a step's gates, from `slot` on, to the panels from `begin` to `end` of `out`.
-  void add_state_side(int64_t row, int64_t row_stride, int64_t slot, int64_t slots, int64_t count, int64_t begin, int64_t end, T* out,
-                      int64_t stride) const {
+  void add_state_side(int64_t row, int64_t row_stride, int64_t slot, int64_t slots, int64_t count, int64_t begin,
+                      int64_t end, T* out, int64_t stride) const {
     of_h.over(begin, end, [&](auto V, int64_t from, int64_t to) {
       constexpr int VECTORS = decltype(V)::value;
       over_blocks<VECTORS>(slots, [&](int64_t j, int64_t j_end) {
@@ -256,8 +266,8 @@ struct Backward {
     });
   }
   template <int VECTORS, int ROWS, int PANELS>
-  __attribute__((noinline)) void state_tile(int64_t row, int64_t row_stride, int64_t slot, int64_t slots, int64_t j, int64_t j_end,
-                                            const T* w, T* out, int64_t stride) const {
+  __attribute__((noinline)) void state_tile(int64_t row, int64_t row_stride, int64_t slot, int64_t slots, int64_t j,
+                                            int64_t j_end, const T* w, T* out, int64_t stride) const {
     Vector<T> product[ROWS][PANELS][VECTORS];
     for (int i = 0; i < ROWS; i++)
       for (int p = 0; p < PANELS; p++)
@@ -297,10 +307,11 @@ struct Backward {
         }
   }
 
-  // Adds the chunk's part of both weights' gradients: this thread's rows of them, OUTER at a time. The chunk's rows of a
-  // panel of columns are first copied side by side.
+  // Adds the chunk's part of both weights' gradients: this thread's rows of them, OUTER at a time. The chunk's rows of
+  // a panel of columns are first copied side by side.
   void add_weights(const Pointers& at, T* side, int64_t rows, int64_t thread, int64_t threads, bool is_first) const {
-    const int64_t blocks = cell.panels * cell.PANEL / OUTER, begin = blocks * thread / threads, end = blocks * (thread + 1) / threads;
+    const int64_t blocks = cell.panels * cell.PANEL / OUTER, begin = blocks * thread / threads,
+                  end = blocks * (thread + 1) / threads;
     for (const bool is_hidden : {true, false}) {
       const Columns& columns = is_hidden ? of_h : of_x;
       const auto& order = is_hidden ? HIDDEN_ORDER : INPUT_ORDER;
@@ -322,7 +333,8 @@ struct Backward {
               }
             }
           for (int64_t block = begin; block < end; block++) {
-            const int64_t unit_panel = block * OUTER / cell.PANEL, in_panel = block * OUTER % cell.PANEL, slot = in_panel / W;
+            const int64_t unit_panel = block * OUTER / cell.PANEL, in_panel = block * OUTER % cell.PANEL,
+                          slot = in_panel / W;
             const int64_t unit = unit_panel * W + in_panel % W;
             if (unit >= call.H) continue;
             const T* const gates = dg_of(unit_panel, slot + (is_hidden ? N_SLOT : R_SLOT), 0) + in_panel % W;
@@ -335,8 +347,8 @@ struct Backward {
     }
   }
   template <int VECTORS>
-  __attribute__((noinline)) void outer_tile(const T* gates, int64_t rows, const T* side, int64_t units, int64_t stride, int64_t width,
-                                            T* out, bool is_first) const {
+  __attribute__((noinline)) void outer_tile(const T* gates, int64_t rows, const T* side, int64_t units, int64_t stride,
+                                            int64_t width, T* out, bool is_first) const {
     Vector<T> product[OUTER][VECTORS];
     for (int i = 0; i < OUTER; i++)
       for (int v = 0; v < VECTORS; v++) {

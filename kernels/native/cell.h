@@ -25,13 +25,13 @@ constexpr int FACTORS = 5;
 template <typename T>
 struct Rows {
   int64_t count;
-  const T* const* x;   // of each row, I features
-  const T* const* h;   // the state before the step
-  T* const* y;         // the state after it; null: not wanted
-  T* const* factors;   // where a row's first vector goes, the others `factor_stride` apart; null: not wanted
+  const T* const* x;  // of each row, I features
+  const T* const* h;  // the state before the step
+  T* const* y;        // the state after it; null: not wanted
+  T* const* factors;  // where a row's first vector goes, the others `factor_stride` apart; null: not wanted
   int64_t factor_stride;
-  T* gx;               // (count, panels) panels of [gate][lane]
-  T* rh;               // (count, rh_stride): r * h, of the form that has the reset gate before the product
+  T* gx;  // (count, panels) panels of [gate][lane]
+  T* rh;  // (count, rh_stride): r * h, of the form that has the reset gate before the product
   int64_t rh_stride;
 };
 
@@ -68,18 +68,22 @@ struct Cell {
 
   // gx of all rows, for the panels from `begin` to `end`.
   void input(const Rows<T>& rows, int64_t begin, int64_t end) const {
-    over_tiles<3>(rows.count, begin, end, [&](int64_t i, auto M, int64_t panel, auto P) { input_tile<M, P>(rows, i, panel); });
+    over_tiles<3>(rows.count, begin, end,
+                  [&](int64_t i, auto M, int64_t panel, auto P) { input_tile<M, P>(rows, i, panel); });
   }
 
   // y and the factors of all rows, from gx. `meet` waits for the threads that have the same rows and other panels.
   template <typename Meet>
   void step(const Rows<T>& rows, int64_t begin, int64_t end, const Meet& meet) const {
     if (reset_after) {
-      over_tiles<3>(rows.count, begin, end, [&](int64_t i, auto M, int64_t panel, auto P) { step_tile<M, P>(rows, i, panel); });
+      over_tiles<3>(rows.count, begin, end,
+                    [&](int64_t i, auto M, int64_t panel, auto P) { step_tile<M, P>(rows, i, panel); });
     } else {
-      over_tiles<3>(rows.count, begin, end, [&](int64_t i, auto M, int64_t panel, auto P) { reset_tile<M, P>(rows, i, panel); });
+      over_tiles<3>(rows.count, begin, end,
+                    [&](int64_t i, auto M, int64_t panel, auto P) { reset_tile<M, P>(rows, i, panel); });
       meet();
-      over_tiles<3>(rows.count, begin, end, [&](int64_t i, auto M, int64_t panel, auto P) { candidate_tile<M, P>(rows, i, panel); });
+      over_tiles<3>(rows.count, begin, end,
+                    [&](int64_t i, auto M, int64_t panel, auto P) { candidate_tile<M, P>(rows, i, panel); });
     }
   }
 
@@ -128,7 +132,8 @@ struct Cell {
         const Vector<T> gh_n = load(u[i][p][2]), h_p = load_first(h[i] + (panel + p) * W, H - (panel + p) * W);
         const Vector<T> r = sigmoid<T>(load(u[i][p][0]), not_r), z = sigmoid<T>(load(u[i][p][1]), not_z);
         const Tanh<T> n = tanh<T>(fma<T>(r, gh_n, load(gx_of(rows, first + i, panel + p) + 2 * W)));
-        if (rows.y) store_first(rows.y[first + i] + (panel + p) * W, fma<T>(z, h_p, not_z * n.value), H - (panel + p) * W);
+        if (rows.y)
+          store_first(rows.y[first + i] + (panel + p) * W, fma<T>(z, h_p, not_z * n.value), H - (panel + p) * W);
         if (rows.factors) {
           T* const f = factors_of(rows, first + i, panel + p);
           const int64_t next = rows.factor_stride;
@@ -193,7 +198,8 @@ struct Cell {
         const Tanh<T> n = tanh<T>(load(u[i][p]));
         const Vector<T> not_z = load(gx), z = load(gx + W);
         const Vector<T> h_p = load_first(rows.h[first + i] + (panel + p) * W, H - (panel + p) * W);
-        if (rows.y) store_first(rows.y[first + i] + (panel + p) * W, fma<T>(z, h_p, not_z * n.value), H - (panel + p) * W);
+        if (rows.y)
+          store_first(rows.y[first + i] + (panel + p) * W, fma<T>(z, h_p, not_z * n.value), H - (panel + p) * W);
         if (rows.factors) {
           T* const f = factors_of(rows, first + i, panel + p);
           store(f, not_z * n.slope()), store(f + 2 * rows.factor_stride, (h_p - n.value) * (z * not_z));

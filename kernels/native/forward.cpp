@@ -64,7 +64,8 @@ struct Forward {
         const int64_t size = sequence.size(k), count = share.count(size);
         T* const* const kept = count && factors[row] ? factors + row : nullptr;
         T *const gx_k = gx + row * cell.panels * cell.PANEL, *const rh_k = rh + share.first * rh_row;
-        cell.step({count, nullptr, h, y + row, kept, size * cell.W, gx_k, rh_k, share.stride * rh_row}, begin, end, meet);
+        cell.step({count, nullptr, h, y + row, kept, size * cell.W, gx_k, rh_k, share.stride * rh_row}, begin, end,
+                  meet);
         std::copy_n(y + row, count, h);
         row += count;
         meet();

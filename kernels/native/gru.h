@@ -21,10 +21,10 @@ struct GruCall {
   int64_t x_t, x_b;
   const void* h0;  // (R, H): what each segment begins from, R is B without `position`; null: zeros
   int64_t h0_r;
-  const void* w_ih;  // (3H, I)
-  const void* w_hh;  // (3H, H)
-  const void* b_ih;  // (3H,), or null
-  const void* b_hh;  // (3H,), or null
+  const void* w_ih;    // (3H, I)
+  const void* w_hh;    // (3H, H)
+  const void* b_ih;    // (3H,), or null
+  const void* b_hh;    // (3H,), or null
   const void* packed;  // what gru_pack made of the weights, which then may be null; or null
   void* y;             // (T, B, H): the state after each step
   int64_t y_t, y_b;
@@ -45,11 +45,11 @@ struct GruCall {
 
 // Each is compiled once for each instruction set, as NAME_avx2 and so on; library.cpp exports the one that the
 // processor runs. They return 0, or 1 where there is not enough memory.
-#define GRU_FUNCTIONS(SET)                                                \
-  extern "C" int64_t gru_packed_bytes_##SET(const GruCall*);              \
-  extern "C" void gru_pack_##SET(const GruCall*, void* packed);           \
-  extern "C" int64_t gru_forward_##SET(const GruCall*, int64_t n);        \
-  extern "C" int64_t gru_backward_##SET(const GruCall*, int64_t n);       \
+#define GRU_FUNCTIONS(SET)                                          \
+  extern "C" int64_t gru_packed_bytes_##SET(const GruCall*);        \
+  extern "C" void gru_pack_##SET(const GruCall*, void* packed);     \
+  extern "C" int64_t gru_forward_##SET(const GruCall*, int64_t n);  \
+  extern "C" int64_t gru_backward_##SET(const GruCall*, int64_t n); \
   extern "C" int64_t gru_step_##SET(const GruCall*);
 
 #define GRU_NAME(name, set) name##_##set
@@ -60,8 +60,8 @@ extern "C" {
 int64_t gru_abi();
 const char* gru_instruction_set();  // null where the processor has none that the library was built for
 int64_t gru_packed_bytes(const GruCall* call);
-void gru_pack(const GruCall* call, void* packed);            // aligned to 64 bytes
-int64_t gru_forward(const GruCall* calls, int64_t n);        // the n directions of a layer, 1 or 2
+void gru_pack(const GruCall* call, void* packed);      // aligned to 64 bytes
+int64_t gru_forward(const GruCall* calls, int64_t n);  // the n directions of a layer, 1 or 2
 int64_t gru_backward(const GruCall* calls, int64_t n);
 int64_t gru_step(const GruCall* call);  // T = 1, reset_after, no `position`; reads the weights as they lie
 }

@@ -28,7 +28,8 @@ struct Set {
   int64_t (*backward)(const GruCall*, int64_t);
   int64_t (*step)(const GruCall*);
 };
-#define SET_OF(NAME) {#NAME, gru_packed_bytes_##NAME, gru_pack_##NAME, gru_forward_##NAME, gru_backward_##NAME, gru_step_##NAME}
+#define SET_OF(NAME) \
+  {#NAME, gru_packed_bytes_##NAME, gru_pack_##NAME, gru_forward_##NAME, gru_backward_##NAME, gru_step_##NAME}
 const Set AVX512 = SET_OF(avx512), AVX2 = SET_OF(avx2);
 
 // GRUCORE_NATIVE_SET=avx2 takes the narrower one, to compare.

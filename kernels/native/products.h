@@ -22,8 +22,8 @@ ALWAYS_INLINE void with_number(int64_t n, const Body& body) {
   body(Number<MOST>{});
 }
 
-// Keeps the compiler from knowing a number: a loop of a constant length in another would be unrolled, and the sums in it
-// leave their registers.
+// Keeps the compiler from knowing a number: a loop of a constant length in another would be unrolled, and the sums in
+// it leave their registers.
 ALWAYS_INLINE int64_t unknown(int64_t n) {
   __asm__("" : "+r"(n));
   return n;
@@ -73,9 +73,9 @@ ALWAYS_INLINE void over_tiles(int64_t rows, int64_t panel, int64_t end, const Ti
 
 // The columns of a matrix as panels: of three vectors, but for the last or the last two, which then have two, or one.
 struct Columns {
-  int64_t size, vectors;    // columns, and vectors that hold them
-  int64_t threes, panels;   // panels of three vectors, and all
-  int rest;                 // the vectors of the others
+  int64_t size, vectors;   // columns, and vectors that hold them
+  int64_t threes, panels;  // panels of three vectors, and all
+  int rest;                // the vectors of the others
 
   Columns(int64_t n, int lanes) : size(n), vectors((n + lanes - 1) / lanes), rest(vectors == 1 ? 1 : 2) {
     threes = vectors % 3 == 0 ? vectors / 3 : vectors % 3 == 2 ? vectors / 3 : vectors == 1 ? 0 : vectors / 3 - 1;

@@ -34,8 +34,8 @@ struct Sequence {
   }
 };
 
-// A thread's part of a direction: every `stride`-th row from `first` on, and of those rows' units part `part` of `parts`,
-// for which the threads of the same rows wait for each other at every step.
+// A thread's part of a direction: every `stride`-th row from `first` on, and of those rows' units part `part` of
+// `parts`, for which the threads of the same rows wait for each other at every step.
 struct Share {
   int64_t first, stride, part, parts;
 
@@ -88,12 +88,13 @@ inline int64_t worthwhile_threads(const GruCall* calls, int64_t n, double passes
   int64_t threads = std::min({c.threads, MOST_THREADS, 1 + int64_t(work / 2e6)});
   const int64_t teams = n == 2 && threads > 1 ? 2 : 1, R = c.segments;
   threads /= teams;
-  if (R < 4 * threads && 6. * double(R) * double(c.H) * double(c.H) / double(threads) < 1e5) threads = std::max<int64_t>(1, R / 4);
+  if (R < 4 * threads && 6. * double(R) * double(c.H) * double(c.H) / double(threads) < 1e5)
+    threads = std::max<int64_t>(1, R / 4);
   return threads * teams;
 }
 
-// Runs the directions of a layer by a team: each is a Pass<T>(call, threads, arena), which run(thread, threads, meeting)
-// computes. Returns 1 without memory for them.
+// Runs the directions of a layer by a team: each is a Pass<T>(call, threads, arena), which run(thread, threads,
+// meeting) computes. Returns 1 without memory for them.
 template <typename Pass>
 int64_t run_directions(const GruCall* calls, int64_t n, double passes) {
   const int64_t threads = worthwhile_threads(calls, n, passes);

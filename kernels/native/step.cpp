@@ -15,7 +15,8 @@ using Lanes = Vector<T>[SUMS][LANES<T>];
 
 // sums[i][u] += a_i . w_u, gate by gate: r and z to the first two sums, n to the one named by N.
 template <int N, typename T, int ROWS, int UNITS>
-ALWAYS_INLINE void add(const T* const (&a)[ROWS], int64_t K, const T* w, int64_t gate, Vector<T> (&sums)[ROWS][UNITS][SUMS]) {
+ALWAYS_INLINE void add(const T* const (&a)[ROWS], int64_t K, const T* w, int64_t gate,
+                       Vector<T> (&sums)[ROWS][UNITS][SUMS]) {
   constexpr int W = LANES<T>, SUM[3] = {0, 1, N};
   const auto add_at = [&](int64_t k, const auto& load_some) {
     Vector<T> x[ROWS];
@@ -36,8 +37,8 @@ ALWAYS_INLINE void add(const T* const (&a)[ROWS], int64_t K, const T* w, int64_t
 }
 
 template <typename T, int ROWS, int UNITS>
-__attribute__((noinline)) void tile(const GruCall& c, const T* const (&x)[ROWS], const T* const (&h)[ROWS], int64_t unit, int at,
-                                    Lanes<T>* lanes) {
+__attribute__((noinline)) void tile(const GruCall& c, const T* const (&x)[ROWS], const T* const (&h)[ROWS],
+                                    int64_t unit, int at, Lanes<T>* lanes) {
   Vector<T> sums[ROWS][UNITS][SUMS] = {};
   add<2>(x, c.I, static_cast<const T*>(c.w_ih) + unit * c.I, c.H * c.I, sums);
   add<3>(h, c.H, static_cast<const T*>(c.w_hh) + unit * c.H, c.H * c.H, sums);
@@ -66,7 +67,9 @@ ALWAYS_INLINE void block(const GruCall& c, int64_t row, int64_t unit) {
       for (auto& of_sum : of_row) std::fill(of_sum + units, of_sum + W, Vector<T>{});
   Vector<T> b_r{}, b_z{}, b_in{}, b_hn{};
   if (c.b_ih) {
-    const auto bias = [&](const void* b, int gate) { return load_first(static_cast<const T*>(b) + gate * c.H + unit, units); };
+    const auto bias = [&](const void* b, int gate) {
+      return load_first(static_cast<const T*>(b) + gate * c.H + unit, units);
+    };
     b_r = bias(c.b_ih, 0) + bias(c.b_hh, 0), b_z = bias(c.b_ih, 1) + bias(c.b_hh, 1);
     b_in = bias(c.b_ih, 2), b_hn = bias(c.b_hh, 2);
   }

@@ -46,7 +46,8 @@ class alignas(64) Barrier {
 // Calls body(thread, threads) once for each thread of a team of at most so many.
 template <typename Body>
 void parallel(int64_t threads, const Body& body) {
-  run_team(threads, [](const void* of, int64_t thread, int64_t n) { (*static_cast<const Body*>(of))(thread, n); }, &body);
+  run_team(
+      threads, [](const void* of, int64_t thread, int64_t n) { (*static_cast<const Body*>(of))(thread, n); }, &body);
 }
 
 }  // namespace

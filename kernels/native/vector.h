@@ -150,8 +150,8 @@ ALWAYS_INLINE Vector<T> sums_of_lanes(Vector<T> (&rows)[LANES<T>]) {
   return rows[0];
 }
 
-// a b + c, rounded once. Written out, and never left to the compiler (-ffp-contract=off), whose choice could differ from
-// tile to tile: a row must have the same bits in each.
+// a b + c, rounded once. Written out, and never left to the compiler (-ffp-contract=off), whose choice could differ
+// from tile to tile: a row must have the same bits in each.
 template <typename T>
 ALWAYS_INLINE Vector<T> fma(Vector<T> a, Vector<T> b, Vector<T> c) {
 #if defined(__AVX512F__)
@@ -167,7 +167,8 @@ ALWAYS_INLINE Vector<T> fma(Vector<T> a, Vector<T> b, Vector<T> c) {
     return (Vector<T>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
   }
 #else
-  for (int i = 0; i < LANES<T>; i++) c[i] = sizeof(T) == 4 ? __builtin_fmaf(a[i], b[i], c[i]) : __builtin_fma(a[i], b[i], c[i]);
+  for (int i = 0; i < LANES<T>; i++)
+    c[i] = sizeof(T) == 4 ? __builtin_fmaf(a[i], b[i], c[i]) : __builtin_fma(a[i], b[i], c[i]);
   return c;
 #endif
 }
@@ -186,8 +187,8 @@ ALWAYS_INLINE V smaller(V a, V b) {
   return a > b ? b : a;
 }
 
-// exp(x) of x <= 0 as power * small * (1 + expm1), so that exp(x) and exp(x) - 1 both keep their last bits. `small` is 1
-// but where exp(x) is denormal.
+// exp(x) of x <= 0 as power * small * (1 + expm1), so that exp(x) and exp(x) - 1 both keep their last bits. `small` is
+// 1 but where exp(x) is denormal.
 template <typename T>
 struct Exp {
   Vector<T> expm1, power, small;
@@ -213,7 +214,8 @@ ALWAYS_INLINE Exp<float> exp(Vector<float> x) {
   const Vector<float> n = fma<float>(x, 1.44269504088896341f, ROUNDER<float>) - ROUNDER<float>;
   const Vector<float> r = fma<float>(n, broadcast(2.12194440e-4f), fma<float>(n, -0.693359375f, x));
   Vector<float> p = fma<float>(r, 1.9875691500e-4f, 1.3981999507e-3f);
-  for (const float term : {8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f}) p = fma<float>(p, r, broadcast(term));
+  for (const float term : {8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+    p = fma<float>(p, r, broadcast(term));
   p = fma<float>(p, r * r, r);
   if constexpr (!DENORMAL) return {p, power_of_two<float>(n), broadcast(1.f)};
   const Vector<float> half = fma<float>(n, 0.5f, ROUNDER<float>) - ROUNDER<float>;
@@ -224,7 +226,8 @@ ALWAYS_INLINE Exp<double> exp(Vector<double> x) {
   const Vector<double> n = fma<double>(x, 1.4426950408889634074, ROUNDER<double>) - ROUNDER<double>;
   const Vector<double> r = fma<double>(n, -1.42860682030941723212e-6, fma<double>(n, -0.693145751953125, x));
   Vector<double> p = fma<double>(r, 1. / 6227020800., 1. / 479001600.);
-  for (const double term : {39916800., 3628800., 362880., 40320., 5040., 720., 120., 24., 6., 2.}) p = fma<double>(p, r, broadcast(1. / term));
+  for (const double term : {39916800., 3628800., 362880., 40320., 5040., 720., 120., 24., 6., 2.})
+    p = fma<double>(p, r, broadcast(1. / term));
   p = fma<double>(p, r * r, r);
   if constexpr (!DENORMAL) return {p, power_of_two<double>(n), broadcast(1.)};
   const Vector<double> half = fma<double>(n, 0.5, ROUNDER<double>) - ROUNDER<double>;
@@ -246,8 +249,8 @@ ALWAYS_INLINE Vector<T> sigmoid(Vector<T> x, Vector<T>& rest) {
   return x < T(0) ? near_0 : near_1;
 }
 
-// tanh(x) and its derivative, both accurate to the last bits, near 0 and where |tanh(x)| is nearly 1: by e = exp(-2|x|),
-// tanh(x) = (1 - e) / (1 + e) with the sign of x, and 1 - tanh(x)^2 = 4 e / (1 + e)^2.
+// tanh(x) and its derivative, both accurate to the last bits, near 0 and where |tanh(x)| is nearly 1: by e =
+// exp(-2|x|), tanh(x) = (1 - e) / (1 + e) with the sign of x, and 1 - tanh(x)^2 = 4 e / (1 + e)^2.
 template <typename T>
 struct Tanh {
   Vector<T> value, e, one_plus_e;

@@ -111,8 +111,13 @@ class Layer {
  public:
   // `turn` varies what may be left out, and alignment.
   Layer(const Case& c, bool after, int64_t directions, bool is_packed, int64_t turn)
-      : c_(c), D_(directions), offset_(turn % 2), x_b_(c.I + turn % 3), x_t_(c.B * x_b_),
-        x_((c.T - 1) * x_t_ + (c.B - 1) * x_b_ + c.I, offset_), dy_(c.T * c.B * D_ * c.H, offset_) {
+      : c_(c),
+        D_(directions),
+        offset_(turn % 2),
+        x_b_(c.I + turn % 3),
+        x_t_(c.B * x_b_),
+        x_((c.T - 1) * x_t_ + (c.B - 1) * x_b_ + c.I, offset_),
+        dy_(c.T * c.B * D_ * c.H, offset_) {
     x_.draw(1, 2), dy_.draw(2, 2);
     for (int64_t d = 0; d < D_; d++) {
       if (is_packed) packed_.emplace_back(c, d == 1);
@@ -140,7 +145,8 @@ class Layer {
   // All results, in one row. `kept` is the part of the rows that forward keeps for backward, of 2.
   std::vector<T> run(int64_t threads, int64_t kept, bool packs_weights) {
     const int64_t H = c_.H, rows = c_.T * c_.B, kept_rows = rows * kept / 2, kept_r = 5 * ((H + 15) / 16 * 16);
-    const T fresh = packed_.empty() ? std::numeric_limits<T>::quiet_NaN() : T(0);  // of what is not written where rows are padded
+    const T fresh =
+        packed_.empty() ? std::numeric_limits<T>::quiet_NaN() : T(0);  // of what is not written where rows are padded
     std::vector<Numbers<T>> results, others;
     const auto made = [&](int64_t n) { return results.emplace_back(n, offset_).fill(fresh); };
     T* const y = made(rows * D_ * H);
@@ -151,7 +157,8 @@ class Layer {
       const int64_t R = call.segments;
       call.threads = threads;
       call.y = y + d * H, call.y_t = c_.B * D_ * H, call.y_b = D_ * H;
-      call.kept = kept ? others.emplace_back(kept_rows * kept_r, 0).data() : nullptr, call.kept_rows = kept_rows, call.kept_r = kept_r;
+      call.kept = kept ? others.emplace_back(kept_rows * kept_r, 0).data() : nullptr, call.kept_rows = kept_rows,
+      call.kept_r = kept_r;
       call.h_n = made(R * H), call.h_n_r = H;
       if (has_dx_) call.dx = made(rows * c_.I), call.dx_t = c_.B * c_.I, call.dx_b = c_.I;
       call.dh0 = made(R * H), call.dw_ih = made(3 * H * c_.I), call.dw_hh = made(3 * H * H);
@@ -199,10 +206,11 @@ void check_layer(const Case& c, bool after, int64_t directions, bool is_packed, 
   for (int64_t threads = 1; threads <= 5; threads++) {
     granted = threads == 5 ? 3 : 4;  // of 5, the runtime gives 3
     const int64_t kept = (threads + turn) % 3;
-    const std::string what = std::to_string(sizeof(T) * 8) + " bits, T B I H = " + std::to_string(c.T) + " " + std::to_string(c.B) + " " +
-                             std::to_string(c.I) + " " + std::to_string(c.H) + (after ? ", reset after" : ", reset before") + ", " +
-                             std::to_string(directions) + (is_packed ? " directions, packed, " : " directions, ") +
-                             std::to_string(threads) + " threads, " + std::to_string(kept) + "/2 kept";
+    const std::string what = std::to_string(sizeof(T) * 8) + " bits, T B I H = " + std::to_string(c.T) + " " +
+                             std::to_string(c.B) + " " + std::to_string(c.I) + " " + std::to_string(c.H) +
+                             (after ? ", reset after" : ", reset before") + ", " + std::to_string(directions) +
+                             (is_packed ? " directions, packed, " : " directions, ") + std::to_string(threads) +
+                             " threads, " + std::to_string(kept) + "/2 kept";
     expect_same(layer.run(threads, kept, threads == 2), want, what);
   }
 }
@@ -228,18 +236,21 @@ void check_step(int64_t B, int64_t I, int64_t H) {
     }
     y.add_to(results[alone]), h_n.add_to(results[alone]);
   }
-  expect_same(results[0], results[1], "a step of " + std::to_string(B) + " rows, I H = " + std::to_string(I) + " " + std::to_string(H));
+  expect_same(results[0], results[1],
+              "a step of " + std::to_string(B) + " rows, I H = " + std::to_string(I) + " " + std::to_string(H));
 }
 
 template <typename T>
 void check_all(bool few) {
   std::vector<Case> cases = {
-      {2, 1, 1, 1},    {6, 5, 11, 19},  // less than a vector, and not a multiple of one
-      {3, 1, 21, 391},                  // units divided among threads
-      {9, 67, 13, 30},                  // rows divided, in several chunks
+      {2, 1, 1, 1},
+      {6, 5, 11, 19},   // less than a vector, and not a multiple of one
+      {3, 1, 21, 391},  // units divided among threads
+      {9, 67, 13, 30},  // rows divided, in several chunks
   };
   if (!few)
-    cases.insert(cases.end(), {{5, 3, 16, 16}, {4, 2, 8, 64}, {7, 9, 40, 33}, {2, 250, 5, 40}, {70, 6, 3, 50}, {12, 2, 100, 200}});
+    cases.insert(cases.end(),
+                 {{5, 3, 16, 16}, {4, 2, 8, 64}, {7, 9, 40, 33}, {2, 250, 5, 40}, {70, 6, 3, 50}, {12, 2, 100, 200}});
   int64_t turn = 0;
   for (const Case& c : cases)
     for (const bool after : {true, false})
