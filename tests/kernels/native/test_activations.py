@@ -80,6 +80,7 @@ def test_values_of_every_500th_float(function):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @each_function
 def test_values_of_every_float_where_they_change(function):
     first, last = torch.tensor(CHANGING[function]).view(torch.int32).tolist()
