@@ -46,7 +46,7 @@ def _forward(*arguments: Any, out_val: Any = None) -> int:
 
 
 def _backward(*arguments: Any, out_val: Any = None) -> int:
-    _dy, _dh_n, _y, x, h0, _h_reset, w_ih, w_hh, _b_ih, _b_hh, real, *_, need_dx = arguments
+    _dy, _dh_n, _y, _kept, x, h0, _h_reset, w_ih, w_hh, _b_ih, _b_hh, real, *_, need_dx = arguments
     steps, first = _steps(x, real)
     chained = steps if h0.requires_grad else steps - first  # steps that pass a gradient on to the state before
     return 2 * (steps * (1 + need_dx) * w_ih.numel() + (steps + chained) * w_hh.numel())

@@ -91,16 +91,6 @@ assert os.waitpid(child, 0)[1] == 0
 torch.set_num_threads(4)
 run()
 """,
-    "the end of a program during calls": """
-torch.set_num_threads(2)
-begun = threading.Event()
-def forever():
-    while True:
-        run()
-        begun.set()
-threading.Thread(target=forever, daemon=True).start()
-begun.wait()
-""",
 }
 
 
