@@ -9,10 +9,6 @@ namespace {
 constexpr int SUMS = 4;                       // r, z, gx_n, gh_n
 constexpr int AT_ONCE = ACCUMULATORS / SUMS;  // rows times units of a tile
 
-// What the sums of W units of one row need before their lanes are added.
-template <typename T>
-using Lanes = Vector<T>[SUMS][LANES<T>];
-
 // sums[i][u] += a_i . w_u, gate by gate: r and z to the first two sums, n to the one named by N.
 template <int N, typename T, int ROWS, int UNITS>
 ALWAYS_INLINE void add(const T* const (&a)[ROWS], int64_t K, const T* w, int64_t gate,
@@ -36,36 +32,41 @@ ALWAYS_INLINE void add(const T* const (&a)[ROWS], int64_t K, const T* w, int64_t
   if (k < K) add_at(k, [&](const T* p) { return load_first(p, K - k); });
 }
 
+// The pre-activations of ROWS rows and UNITS units, written to out[row][sum][unit], rows `SUMS * W` apart.
 template <typename T, int ROWS, int UNITS>
-__attribute__((noinline)) void tile(const GruCall& c, const T* const (&x)[ROWS], const T* const (&h)[ROWS],
-                                    int64_t unit, int at, Lanes<T>* lanes) {
-  Vector<T> sums[ROWS][UNITS][SUMS] = {};
-  add<2>(x, c.I, static_cast<const T*>(c.w_ih) + unit * c.I, c.H * c.I, sums);
-  add<3>(h, c.H, static_cast<const T*>(c.w_hh) + unit * c.H, c.H * c.H, sums);
-  for (int i = 0; i < ROWS; i++)
-    for (int u = 0; u < UNITS; u++)
-      for (int s = 0; s < SUMS; s++) lanes[i][s][at + u] = sums[i][u][s];
-}
-
-// As many units as a vector has lanes, from `unit` on, for ROWS rows from `row` on.
-template <typename T, int ROWS>
-ALWAYS_INLINE void block(const GruCall& c, int64_t row, int64_t unit) {
-  constexpr int W = LANES<T>, UNITS = AT_ONCE / ROWS;
+__attribute__((noinline)) void tile(const GruCall& c, int64_t row, int64_t unit, T* out) {
+  constexpr int W = LANES<T>, ALL = ROWS * UNITS * SUMS;
   const T *x[ROWS], *h[ROWS];
   for (int i = 0; i < ROWS; i++) {
     x[i] = static_cast<const T*>(c.x) + (row + i) * c.x_b;
     h[i] = static_cast<const T*>(c.h0) + (row + i) * c.h0_r;
   }
-  const int units = int(std::min<int64_t>(W, c.H - unit));
-  Lanes<T> lanes[ROWS];
-  int u = 0;
-  for (; u + UNITS <= units; u += UNITS) tile<T, ROWS, UNITS>(c, x, h, unit + u, u, lanes);
-  if constexpr (UNITS > 1)
-    for (; u < units; u++) tile<T, ROWS, 1>(c, x, h, unit + u, u, lanes);
-  if (units < W)
-    for (auto& of_row : lanes)
-      for (auto& of_sum : of_row) std::fill(of_sum + units, of_sum + W, Vector<T>{});
-  Vector<T> b_r{}, b_z{}, b_in{}, b_hn{};
+  Vector<T> sums[ROWS][UNITS][SUMS];
+  for (int i = 0; i < ROWS; i++)
+    for (int u = 0; u < UNITS; u++)
+      for (int s = 0; s < SUMS; s++) sums[i][u][s] = Vector<T>{};
+  add<2>(x, c.I, static_cast<const T*>(c.w_ih) + unit * c.I, c.H * c.I, sums);
+  add<3>(h, c.H, static_cast<const T*>(c.w_hh) + unit * c.H, c.H * c.H, sums);
+  T of_all[(ALL + W - 1) / W * W];
+  for (int first = 0; first < ALL; first += W) {
+    Vector<T> some[W];
+    for (int j = 0; j < W; j++) {
+      const int at = first + j;
+      some[j] = at < ALL ? sums[at / (UNITS * SUMS)][at / SUMS % UNITS][at % SUMS] : Vector<T>{};
+    }
+    store(of_all + first, sums_of_lanes<T>(some));
+  }
+  for (int i = 0; i < ROWS; i++)
+    for (int u = 0; u < UNITS; u++)
+      for (int s = 0; s < SUMS; s++) out[(i * SUMS + s) * W + u] = of_all[(i * UNITS + u) * SUMS + s];
+}
+
+// The new states of one row and as many units as a vector has lanes, from the pre-activations without biases.
+template <typename T>
+ALWAYS_INLINE void gates(const GruCall& c, int64_t row, int64_t unit, const T* sums) {
+  constexpr int W = LANES<T>;
+  const int64_t units = std::min<int64_t>(W, c.H - unit);
+  Vector<T> b_r{}, b_z{}, b_in{}, b_hn{}, not_r, not_z;
   if (c.b_ih) {
     const auto bias = [&](const void* b, int gate) {
       return load_first(static_cast<const T*>(b) + gate * c.H + unit, units);
@@ -73,27 +74,44 @@ ALWAYS_INLINE void block(const GruCall& c, int64_t row, int64_t unit) {
     b_r = bias(c.b_ih, 0) + bias(c.b_hh, 0), b_z = bias(c.b_ih, 1) + bias(c.b_hh, 1);
     b_in = bias(c.b_ih, 2), b_hn = bias(c.b_hh, 2);
   }
-  for (int i = 0; i < ROWS; i++) {
-    Vector<T> not_r, not_z;
-    const Vector<T> r = sigmoid<T>(sums_of_lanes<T>(lanes[i][0]) + b_r, not_r);
-    const Vector<T> z = sigmoid<T>(sums_of_lanes<T>(lanes[i][1]) + b_z, not_z);
-    const Vector<T> gx_n = sums_of_lanes<T>(lanes[i][2]) + b_in, gh_n = sums_of_lanes<T>(lanes[i][3]) + b_hn;
-    const Vector<T> n = tanh<T>(fma<T>(r, gh_n, gx_n)).value;
-    const Vector<T> now = fma<T>(z, load_first(h[i] + unit, units), not_z * n);
-    store_first(static_cast<T*>(c.y) + (row + i) * c.y_b + unit, now, units);
-    if (c.h_n) store_first(static_cast<T*>(c.h_n) + (row + i) * c.h_n_r + unit, now, units);
-  }
+  const Vector<T> r = sigmoid<T>(load(sums) + b_r, not_r), z = sigmoid<T>(load(sums + W) + b_z, not_z);
+  const Vector<T> n = tanh<T>(fma<T>(r, load(sums + 3 * W) + b_hn, load(sums + 2 * W) + b_in)).value;
+  const Vector<T> h = load_first(static_cast<const T*>(c.h0) + row * c.h0_r + unit, units);
+  const Vector<T> now = fma<T>(z, h, not_z * n);
+  store_first(static_cast<T*>(c.y) + row * c.y_b + unit, now, units);
+  if (c.h_n) store_first(static_cast<T*>(c.h_n) + row * c.h_n_r + unit, now, units);
 }
 
+// Units go in groups whose weights stay in the L1 cache for all rows of a block.
 template <typename T>
 void step(const GruCall& c) {
-  for (int64_t unit = 0; unit < c.H; unit += LANES<T>)  // the weights of a block stay in the cache for all rows
-    for (int64_t row = 0; row < c.B;) {
-      const int64_t left = c.B - row;
-      const int64_t count = left >= 2 * AT_ONCE || left == AT_ONCE ? AT_ONCE : left > AT_ONCE ? (left + 1) / 2 : left;
-      with_number<AT_ONCE>(count, [&](auto ROWS) { block<T, ROWS>(c, row, unit); });
-      row += count;
+  constexpr int W = LANES<T>;
+  constexpr int64_t ROWS = 24;
+  const int64_t bytes = 3 * (c.I + c.H) * int64_t{sizeof(T)};  // of a unit's weights
+  const int64_t group = std::max<int64_t>(1, std::min<int64_t>(W, (16 << 10) / std::max<int64_t>(1, bytes)));
+  T sums[ROWS][SUMS][W] = {};
+  for (int64_t first = 0; first < c.B; first += ROWS) {
+    const int64_t end = std::min(c.B, first + ROWS);
+    for (int64_t block = 0; block < c.H; block += W) {
+      const int64_t units = std::min<int64_t>(W, c.H - block);
+      for (int64_t u = 0; u < units; u += group)
+        for (int64_t row = first; row < end;) {
+          const int64_t left = end - row;
+          const int64_t count = left >= 2 * AT_ONCE || left == AT_ONCE ? AT_ONCE
+                                : left > AT_ONCE                       ? (left + 1) / 2
+                                                                       : left;
+          with_number<AT_ONCE>(count, [&](auto M) {
+            constexpr int UNITS = AT_ONCE / decltype(M)::value;
+            const int64_t last = std::min(units, u + group);
+            int64_t at = u;
+            for (; at + UNITS <= last; at += UNITS) tile<T, M, UNITS>(c, row, block + at, &sums[row - first][0][at]);
+            for (; at < last; at++) tile<T, M, 1>(c, row, block + at, &sums[row - first][0][at]);
+          });
+          row += count;
+        }
+      for (int64_t row = first; row < end; row++) gates(c, row, block, &sums[row - first][0][0]);
     }
+  }
 }
 
 }  // namespace

@@ -23,6 +23,7 @@ def on_device(*arguments):
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
 
 
+@pytest.mark.exhaustive
 def test_a_dry_run_of_a_gpu_day(tmp_path):
     (tmp_path / "environment.json").mkdir()  # so that this part fails, and shows that the others still run
     result = on_device(tmp_path, "dry-run")

@@ -26,7 +26,16 @@ SPLIT = {  # a case, a dtype, and whether weights are streamed
 }
 
 
-@pytest.mark.parametrize("case, dtype, streamed", SPLIT.values(), ids=SPLIT)
+IN_MINUTES = "streamed, wide, wider tiles"
+
+
+@pytest.mark.parametrize(
+    "case, dtype, streamed",
+    [
+        pytest.param(*each, id=name, marks=[pytest.mark.exhaustive] * (name == IN_MINUTES))
+        for name, each in SPLIT.items()
+    ],
+)
 def test_equals_nn_gru(case, dtype, streamed):
     for recurrence in ("forward", "backward"):
         chosen = launch.plan(recurrence, case.B, case.H, 1, plan.kind(dtype, "ieee"), H100)
