@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 os.environ.pop("TRITON_INTERPRET", None)  # before anything imports triton
@@ -41,10 +39,9 @@ def main() -> None:
     wanted = {str(item): item for item in work.items(options)}
     missing = [item for name, item in wanted.items() if name not in lines]
     build.library()
-    spawn = multiprocessing.get_context("spawn")
-    with options.out.open("a") as file, ProcessPoolExecutor(options.jobs, mp_context=spawn) as pool:
-        for future in as_completed([pool.submit(work.done, item) for item in missing]):
-            line = {**future.result(), "sources": digest}
+    with options.out.open("a") as file:
+        for result in work.all_done(missing, options.jobs):
+            line = {**result, "sources": digest}
             lines[line["name"]] = line
             file.write(json.dumps(line) + "\n")
             file.flush()

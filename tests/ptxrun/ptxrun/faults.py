@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from contract import Case
 
+from . import cases
 from .cases import Run
 from .layer import execute
 
@@ -35,7 +36,7 @@ KINDS = {
     "copies not waited for": Kind(r"cp\.async\.wait_group\s+\d;", "", "loop"),
     "one more copy in flight": Kind(r"cp\.async\.wait_group\s+2;", "cp.async.wait_group 3;", "loop"),
     "a store's predicate inverted": Kind(r"@(%p\d+) st\.global", r"@!\1 st.global"),
-    "a store's predicate dropped": Kind(r"@%p\d+ st\.global", "st.global"),
+    "stores' predicates dropped": Kind(r"@%p\d+ st\.global", "st.global", "all lines"),
     "loads' predicates dropped": Kind(r"@%p\d+ ld\.global", "ld.global", "all lines"),
     "copies' sizes not masked": Kind(r"(cp\.async.*), %r\d+;", r"\1, 16;", "all lines"),
     "a store 4 bytes off": Kind(r"(st\.global[^\[]*)\[ (%rd\d+) \+ 0 \]", r"\1[ \2 + 4 ]"),
@@ -63,7 +64,7 @@ RUNS = [
 
 # For the normal suite, in one place of each kernel.
 FEW = {
-    Run("bf16", Case(3, 18, 3, 32, flags="gaps resets state"), chunk=2): (
+    cases.FEW[0]: (
         "a barrier dropped",
         "copies not waited for",
         "a store to shared memory dropped",
@@ -71,19 +72,8 @@ FEW = {
         "a store's predicate inverted",
         "a matrix transposed",
     ),
-    Run("bf16", Case(2, 5, 3, 160), exchange="data"): (
-        "data not awaited",
-        "filling mistaken",
-        "data read weakly",
-        "data stored weakly",
-    ),
-    Run("fp16", Case(2, 5, 3, 160), exchange="counter"): (
-        "count not awaited",
-        "one more awaited",
-        "no acquire",
-        "no release",
-        "no signal",
-    ),
+    cases.FEW[3]: ("data not awaited", "filling mistaken", "data read weakly", "data stored weakly"),
+    cases.FEW[4]: ("count not awaited", "one more awaited", "no acquire", "no release", "no signal"),
 }
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
 import torch
@@ -55,3 +58,13 @@ def done(item: Item) -> dict[str, Any]:
     seconds = round(time.time() - begin, 1)
     names = {"name": str(item), "what": item.what, "kind": item.kind, "dtype": item.run.dtype}
     return {**names, **result, "seconds": seconds}
+
+
+def all_done(items: list[Item], jobs: int) -> Iterator[dict[str, Any]]:
+    """What came of each, in the order in which they end."""
+    if jobs == 1:
+        yield from map(done, items)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(done, item) for item in items]):
+            yield future.result()
