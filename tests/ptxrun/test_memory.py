@@ -145,6 +145,8 @@ FAULTS = {  # what is said, and a body that has the fault
         f"{KEEP} bar.sync 0; ld.shared.b32 %r1, [%r8]; st.shared.b32 [%r9], %r1;",
     ),
     "no barrier in a warp": ("in a warp: read after write", f"{KEEP} ld.shared.b32 %r1, [%r7];"),
+    "written by two warps": ("shared race: write after write", "and.b32 %r6, %r9, -129; st.shared.b32 [%r6], %r0;"),
+    "written by two lanes": ("in a warp: write after write", "and.b32 %r6, %r9, -5; st.shared.b32 [%r6], %r0;"),
     "written by two programs": ("race: write after write", "mov.u32 %r1, %ctaid.x; st.global.b32 [%d3], %r1;"),
     "read by one, written by another": ("race: ", "ld.global.b32 %r1, [%d1]; st.global.b32 [%d3], %r0;"),
     "a deadlock": (

@@ -30,14 +30,15 @@ class Item(NamedTuple):
 def items(options: argparse.Namespace) -> list[Item]:
     """What is wanted."""
     runs = cases.FEW if options.few else cases.all_runs()
-    planted = faults.FEW if options.few else {run: tuple(faults.KINDS) for run in faults.RUNS}
+    planted = faults.FEW if options.few else faults.ALL
     places = 1 if options.few else options.places
     everything = {
         "layers": [Item("layers", run, seed) for run in runs for seed in range(options.seeds)],
         "faults": [Item("faults", run, places, kind) for run, kinds in planted.items() for kind in kinds],
         "plans": [Item("plans", run) for run in runs],
     }
-    return [item for what in options.what for item in everything[what] if options.only in str(item)]
+    wanted = [item for what in options.what for item in everything[what] if options.only in str(item)]
+    return sorted(wanted, key=lambda item: item.run.case.H)  # the quick ones first
 
 
 def done(item: Item) -> dict[str, Any]:
