@@ -6,7 +6,7 @@ SAMPLE := --dropout 0.2 --learning-rate 2e-3 --epochs 5  # few words, each of wh
 FAST := tests/kernels tests/grucore tests/pytorch tests/support --ignore tests/grucore/convert
 THREADS := $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help imdb demo test test-fast test-gpu sanitize bench check clean
+.PHONY: help imdb demo test test-fast test-gpu test-ptx sanitize bench check clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -35,6 +35,9 @@ test-gpu: .venv/installed-test  ## the tests that need a GPU; fails without one
 
 sanitize: .venv/installed-test  ## the native kernels under sanitizers and valgrind: some minutes
 	$(BIN)/python tests/kernels/native/sanitize.py
+
+test-ptx: .venv/installed-test  ## execute every plan's PTX without a GPU, hours: what is done is not done again; ARGS="layers --only bf16"
+	PYTHONPATH=.:tests/support:tests/ptxrun OMP_NUM_THREADS=1 $(BIN)/python -m ptxrun --jobs $(THREADS) $(ARGS)
 
 bench: OUT := runs/bench-$(shell date +%Y%m%d-%H%M%S)
 bench: .venv/installed-bench  ## time grucore, torch.nn.GRU and others side by side on the CPU, 10 minutes; OUT=, SUITE=grid
