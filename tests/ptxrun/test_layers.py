@@ -1,4 +1,4 @@
-"""Layers executed without a GPU: a few here, every row of plans.json by `make test-ptx`."""
+"""Layers executed without a GPU: a few here, by `pytest -m exhaustive`; every row of plans.json by `make test-ptx`."""
 
 import json
 
