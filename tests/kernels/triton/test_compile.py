@@ -22,7 +22,7 @@ def run_without_interpreter(*arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", [80, 90, 100])
+@pytest.mark.parametrize("arch", [80, 90, pytest.param(100, marks=pytest.mark.exhaustive)])
 def test_every_plan_is_within_its_budget(arch, tmp_path):
     """No spills, shared memory as the table says, and on sm_90 the loop within the budget, with the Triton it names."""
     result = run_without_interpreter(
@@ -36,7 +36,11 @@ def test_every_plan_is_within_its_budget(arch, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hidden_size", [64, 256, 1100], ids=["whole", "split", "streamed"])
+@pytest.mark.parametrize(
+    "hidden_size",
+    [64, 256, pytest.param(1100, marks=pytest.mark.exhaustive)],
+    ids=["whole", "split", "streamed"],
+)
 def test_nothing_is_compiled_again_for_another_batch_or_length(hidden_size):
     """Over 20 random sizes."""
     result = run_without_interpreter(FOLDER / "count_variants.py", hidden_size, 20)
