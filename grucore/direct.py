@@ -109,7 +109,7 @@ def parameter_names(layers: int, directions: int, bias: bool) -> list[tuple[str,
 
 
 def _is_plain_layer(layer: Any) -> bool:
-    """Whether nothing watches the call, and the layer has the equations alone."""
+    """Whether nothing watches the call, and the layer has nothing but the equations."""
     if torch.compiler.is_compiling() or LIBRARY is None or not compat.is_unwatched():
         return False
     return not (

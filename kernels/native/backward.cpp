@@ -74,7 +74,7 @@ struct Backward {
   struct Pointers {
     const T **x, **h, **dy;
     T **dx, **factors;
-    const T **own_x, **own_h;  // of its own rows alone
+    const T **own_x, **own_h;  // only those of its own rows
     T** own_factors;
     int64_t* next;  // elements between a row's factors
 

@@ -33,7 +33,7 @@ struct GruCall {
   void* kept;  // (kept_rows, kept_r): what backward would compute again, of the first steps whose rows it holds
   int64_t kept_rows, kept_r;
 
-  // Of gru_backward alone.
+  // Only for gru_backward.
   const void* dy;  // (T, B, H), or null
   int64_t dy_t, dy_b;
   const void* dh_n;  // (R, H): of each segment's last state; or null

@@ -33,8 +33,9 @@ HELD: dict[int, _Held] = {}  # by the address of w_ih
 @contextmanager
 def hold(groups: Sequence[Sequence[Tensor]]) -> Iterator[None]:
     """Holds the packed form of each group (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh) while it is open."""
-    addresses = [group[0].data_ptr() for group in groups if not any(w.is_inference() for w in group)]
-    for address, group in zip(addresses, groups, strict=False):
+    groups = [group for group in groups if not any(w.is_inference() for w in group)]  # those have no version
+    addresses = [group[0].data_ptr() for group in groups]
+    for address, group in zip(addresses, groups, strict=True):
         HELD.setdefault(address, _Held(group)).holders += 1
     try:
         yield
