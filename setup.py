@@ -32,7 +32,7 @@ FLAGS = [
 
 
 class BuildNative(build_ext):
-    """Compiles every file for each instruction set; ctypes loads the result."""
+    """Compiles the kernels for each instruction set; ctypes loads the result."""
 
     def get_ext_filename(self, name):
         """The path without the tag of a Python version, which the library does not depend on."""
@@ -46,7 +46,7 @@ class BuildNative(build_ext):
         folder.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)  # of an earlier build: without a compiler there is none
-        jobs = [("library", "library", [])]
+        jobs = [(file, file, []) for file in ("library", "segments")]
         jobs += [
             (file, f"{file}-{s}", [f"-DINSTRUCTION_SET={s}", *SETS[s]])
             for file in ("forward", "backward", "step")

@@ -22,14 +22,15 @@ from grucore.checks import check_recordable
 from grucore.kernels import Form, State, Steps
 from grucore.kernels.native import call as native
 from grucore.kernels.native.library import LIBRARY
+from grucore.steps import steps_of
 
 _PLAIN = {Tensor, Parameter}
 _DTYPES = {torch.float32, torch.float64}
 _ALL_STEPS, _FORMS = Steps(), {after: Form(after) for after in (True, False)}
 
 
-def forward(layer: Any, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor] | None:
-    """What `GRU.forward` returns for input (T, B, I) or (B, T, I) without lengths, mask and resets."""
+def forward(layer: Any, input: Tensor, hx: Tensor | None, lengths: Any = None) -> tuple[Tensor, Tensor] | None:
+    """What `GRU.forward` returns for input (T, B, I) or (B, T, I) without mask and resets."""
     if not _is_plain_layer(layer) or type(input) is not Tensor or input.dim() != 3 or layer.learn_initial_state:
         return None
     K, D, H = layer.num_layers, 2 if layer.bidirectional else 1, layer.hidden_size
@@ -40,25 +41,16 @@ def forward(layer: Any, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tenso
         return None
     wants_gradient = _wants_gradient(input, hx, groups)
     h0, form = input.new_zeros(K * D, B, H) if hx is None else hx, _FORMS[layer.reset_after]
+    steps = _ALL_STEPS if lengths is None else steps_of(T, B, input.device, lengths)
     if K == 1:
-        x, h_n = _layer(x, h0, groups, form, wants_gradient)
+        x, h_n = native_layer(x, State(h0), groups, steps, form, wants_gradient)
     else:
         states = []
         for k in range(0, K * D, D):
-            x, h = _layer(x, h0[k : k + D], groups[k : k + D], form, wants_gradient)
+            x, h = native_layer(x, State(h0[k : k + D]), groups[k : k + D], steps, form, wants_gradient)
             states.append(h)
         h_n = torch.cat(states)
     return x.transpose(0, 1) if layer.batch_first else x, h_n
-
-
-def _layer(x: Tensor, h0: Tensor, groups: Any, form: Form, wants_gradient: bool) -> tuple[Tensor, Tensor]:
-    if wants_gradient:
-        return native_layer(x, State(h0), groups, _ALL_STEPS, form, True)
-    T, B, _ = x.shape
-    D, _, H = h0.shape
-    y, h_n = x.new_empty(T, B, D * H), x.new_empty(D, B, H)
-    native.run("gru_forward", x, h0, groups, form.reset_after, y, h_n)
-    return y, h_n
 
 
 def step(layer: Any, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor] | None:

@@ -251,7 +251,7 @@ class GRU(LayerWithOptions):
             >>> torch.allclose(gru(x, reset=reset)[0][3:], gru(x[3:])[0], atol=1e-6)
             True
         """
-        if lengths is mask is reset is reset_state is None and (result := direct.forward(self, input, hx)) is not None:  # type: ignore[arg-type]
+        if mask is reset is reset_state is None and (result := direct.forward(self, input, hx, lengths)) is not None:  # type: ignore[arg-type]
             return result
         x, hx, call, layout = self._arranged(input, hx, Call(lengths, mask, reset, reset_state))  # type: ignore[arg-type]
         y, h_n, _, _ = functional.run(x, *self._state_and_stack(x, hx), call)

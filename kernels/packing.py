@@ -11,23 +11,28 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy
 import torch
 from torch import Tensor
 
 from . import State, Steps
 
 
+class Ends(NamedTuple):
+    """Where R segments begin and end in a batch of B rows, in the direction of travel."""
+
+    row: Tensor  # (R,) the batch row of each segment
+    after_reset: Tensor  # (R,) bool, whether the segment begins after a reset
+    ended: Tensor  # (E,) batch rows with at least one real step
+    last_segment: Tensor  # (E,) the segment in which each of those rows ends
+
+
 class Packing(NamedTuple):
-    """R segments of N real steps in all, out of a (T, B) batch. Flat positions are t * B + b."""
+    """R segments of N real steps in all, out of a (T, B) batch, longest first. Flat positions are t * B + b."""
 
     position: Tensor  # (N,) flat position of each packed step
     sizes: list[int]  # segments running at each packed step, not growing
-    row: Tensor  # (R,) the batch row of each segment, longest segment first
-    after_reset: Tensor  # (R,) bool, whether the segment begins after a reset
-    ended: Tensor  # (E,) batch rows with at least one real step
-    last_segment: Tensor  # (E,) the segment in which each of those rows ends, in the direction of travel
-    last_step: Tensor  # (E,) the packed step at which it ends
+    ends: Ends
+    last_step: Tensor  # (E,) the packed step at which each row ends
 
 
 def pack(flags: Steps, reverse: bool) -> Packing | None:
@@ -36,8 +41,6 @@ def pack(flags: Steps, reverse: bool) -> Packing | None:
     given = real if real is not None else start
     if given is None:
         return None
-    if start is None and (packing := _of_lengths(given.numpy(), reverse)) is not None:
-        return packing
     steps, batch = given.shape
     real = torch.ones_like(given) if real is None else real
     cut_count = torch.zeros_like(given, dtype=torch.long) if start is None else start.long().cumsum(0)
@@ -71,53 +74,28 @@ def pack(flags: Steps, reverse: bool) -> Packing | None:
     return Packing(
         position=position,
         sizes=running.tolist(),
-        row=row[first][order],
-        after_reset=(cut != entry[row])[first][order],
-        ended=row[ends],
-        last_segment=place[segment[ends]],
+        ends=Ends(
+            row=row[first][order],
+            after_reset=(cut != entry[row])[first][order],
+            ended=row[ends],
+            last_segment=place[segment[ends]],
+        ),
         last_step=packed[ends],
     )
 
 
-def _of_lengths(real: numpy.ndarray, reverse: bool) -> Packing | None:
-    """The packing of rows whose padding is all at their ends, None where some is elsewhere."""
-    B = real.shape[1]
-    if (real[1:] & ~real[:-1]).any():
-        return None
-    lengths = real.sum(0)
-    order = numpy.argsort(-lengths, kind="stable")
-    ended = order[: numpy.count_nonzero(lengths)]  # the rows with at least one step, longest first
-    sizes = real.sum(1)
-    sizes = sizes[: numpy.count_nonzero(sizes)]
-    step = numpy.arange(len(sizes))[:, None]
-    if reverse:
-        step = lengths[ended] - 1 - step
-    runs = numpy.arange(len(ended)) < sizes[:, None]
-    segments = torch.arange(len(ended), device="cpu")
-    first = numpy.cumsum(sizes) - sizes  # the packed step at which each step's block begins
-    return Packing(
-        position=torch.from_numpy((step * B + ended)[runs]),
-        sizes=sizes.tolist(),
-        row=torch.from_numpy(ended),
-        after_reset=torch.zeros(len(ended), dtype=torch.bool, device="cpu"),
-        ended=torch.from_numpy(ended),
-        last_segment=segments,
-        last_step=torch.from_numpy(first[lengths[ended] - 1] + numpy.arange(len(ended))),
-    )
-
-
-def first_states(state: State, packing: Packing, d: int) -> Tensor:
+def first_states(state: State, ends: Ends, d: int) -> Tensor:
     """What each segment of a direction begins from, (R, H)."""
-    h0 = state.h0[d, packing.row]
+    h0 = state.h0[d, ends.row]
     if state.h_reset is None:
         return h0
-    return torch.where(packing.after_reset.unsqueeze(1), state.h_reset[d, packing.row], h0)
+    return torch.where(ends.after_reset.unsqueeze(1), state.h_reset[d, ends.row], h0)
 
 
-def gradients_of_last_states(dh_n: Tensor, packing: Packing) -> Tensor:
+def gradients_of_last_states(dh_n: Tensor, ends: Ends) -> Tensor:
     """What dh_n (B, H) of a direction says of each segment's last state, (R, H)."""
-    d_last = dh_n.new_zeros(len(packing.row), dh_n.shape[1])
-    d_last[packing.last_segment] = dh_n[packing.ended]
+    d_last = dh_n.new_zeros(len(ends.row), dh_n.shape[1])
+    d_last[ends.last_segment] = dh_n[ends.ended]
     return d_last
 
 
@@ -125,14 +103,14 @@ def gradients_of_first_states(
     d_first: Tensor,  # (R, H), of what each segment begins from
     dh_n: Tensor | None,  # (B, H): a row that is all padding ends where it began
     state: State,
-    packing: Packing,
+    ends: Ends,
 ) -> tuple[Tensor, Tensor | None]:
     """The gradients of h0 and h_reset, each (B, H), the latter None without one."""
     B, H = state.h0.shape[1:]
-    dh0 = d_first.new_zeros(B, H) if dh_n is None else dh_n.index_fill(0, packing.ended, 0)
+    dh0 = d_first.new_zeros(B, H) if dh_n is None else dh_n.index_fill(0, ends.ended, 0)
     if state.h_reset is None:
-        return dh0.index_add_(0, packing.row, d_first), None
-    after_reset = packing.after_reset.unsqueeze(1)
-    dh0.index_add_(0, packing.row, d_first.masked_fill(after_reset, 0))
-    dh_reset = torch.zeros_like(dh0).index_add_(0, packing.row, d_first.masked_fill(~after_reset, 0))
+        return dh0.index_add_(0, ends.row, d_first), None
+    after_reset = ends.after_reset.unsqueeze(1)
+    dh0.index_add_(0, ends.row, d_first.masked_fill(after_reset, 0))
+    dh_reset = torch.zeros_like(dh0).index_add_(0, ends.row, d_first.masked_fill(~after_reset, 0))
     return dh0, dh_reset

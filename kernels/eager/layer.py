@@ -29,10 +29,14 @@ def gru_forward(x: Tensor, state: State, weights: Weights, steps: Steps, form: F
             if length:
                 h_n[d] = y[:batch] if d == 1 else y[len(y) - batch :]
         else:
-            packed_x, h0, schedule = x_rows[packing.position], first_states(state, packing, d), Schedule(packing.sizes)
+            packed_x, h0, schedule = (
+                x_rows[packing.position],
+                first_states(state, packing.ends, d),
+                Schedule(packing.sizes),
+            )
             packed_y = bptt.gru_forward(packed_x, h0, weights.of(d), schedule, form.reset_after)
             y = x.new_zeros(length * batch, hidden_size).index_copy_(0, packing.position, packed_y)
-            h_n[d].index_copy_(0, packing.ended, packed_y[packing.last_step])
+            h_n[d].index_copy_(0, packing.ends.ended, packed_y[packing.last_step])
         parts.append(y)
     y = parts[0] if directions == 1 else torch.cat(parts, 1)
     return y.view(length, batch, directions * hidden_size), h_n
@@ -88,12 +92,12 @@ def _backward_packed(
     need_dx: bool,
 ) -> Gradients:
     """The gradients of direction d, without D, from the steps that are not padding."""
-    d_last = None if dh_n is None else gradients_of_last_states(dh_n, packing)
+    d_last = None if dh_n is None else gradients_of_last_states(dh_n, packing.ends)
     packed_dy = None if dy is None else dy[packing.position]
-    packed_x, packed_y, h0 = x[packing.position], y[packing.position], first_states(state, packing, d)
+    packed_x, packed_y, h0 = x[packing.position], y[packing.position], first_states(state, packing.ends, d)
     grads = bptt.gru_backward(
         packed_dy, d_last, packed_x, h0, packed_y, weights, Schedule(packing.sizes), form.reset_after, need_dx
     )
-    dh0, dh_reset = gradients_of_first_states(grads.h0, dh_n, state, packing)
+    dh0, dh_reset = gradients_of_first_states(grads.h0, dh_n, state, packing.ends)
     dx = None if grads.x is None else x.new_zeros(x.shape).index_copy_(0, packing.position, grads.x)
     return grads._replace(x=dx, h0=dh0, h_reset=dh_reset)

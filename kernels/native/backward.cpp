@@ -96,7 +96,7 @@ struct Backward {
       for (int64_t i = 0; i < share.count(c.segments); i++) {
         const int64_t row = share.first + i * share.stride;
         std::fill_n(dh + row * dh_row, dh_row, T(0));
-        if (c.dh_n) std::copy_n(static_cast<const T*>(c.dh_n) + row * c.dh_n_r, c.H, dh + row * dh_row);
+        if (c.dh_n) std::copy_n(static_cast<const T*>(c.dh_n) + sequence.state(row) * c.dh_n_r, c.H, dh + row * dh_row);
       }
     meeting.all.wait(threads);
 
@@ -121,7 +121,7 @@ struct Backward {
     }
     for (int64_t i = 0; share.part == 0 && i < share.count(c.segments); i++) {
       const int64_t row = share.first + i * share.stride;
-      std::copy_n(dh + row * dh_row, c.H, static_cast<T*>(c.dh0) + row * c.H);
+      std::copy_n(dh + row * dh_row, c.H, static_cast<T*>(c.dh0) + sequence.state(row) * c.H);
     }
     finish_biases(thread, threads);
   }
@@ -164,7 +164,7 @@ struct Backward {
       for (int64_t i = 0; i < size; i++, row++) {
         at.next[row] = k < kept_steps ? size * W : slot_size;
         at.x[row] = sequence.at(x, c.x_t, c.x_b, k, offset, i);
-        at.h[row] = k ? sequence.at(y, c.y_t, c.y_b, k - 1, offset - before, i) : h0 + i * c.h0_r;
+        at.h[row] = k ? sequence.at(y, c.y_t, c.y_b, k - 1, offset - before, i) : h0 + sequence.state(i) * c.h0_r;
         if (dy) at.dy[row] = sequence.at(dy, c.dy_t, c.dy_b, k, offset, i);
         if (c.dx) at.dx[row] = sequence.at(static_cast<T*>(c.dx), c.dx_t, c.dx_b, k, offset, i);
         at.factors[row] = k < kept_steps ? static_cast<T*>(c.kept) + offset * c.kept_r + i * W : factors + row * W;

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..packing import Packing
 from .library import LIBRARY
 from .packed import HELD, packed
+from .segments import Segments
 
-_PACK = struct.Struct("=43q").pack
-_PACKED_FIELD = 21
+_PACK = struct.Struct("=44q").pack
+_PACKED_FIELD = 22
 _NO_GRADIENTS = (0,) * 13
 _NOWHERE = (0, 0, 0)  # a tensor that is not given, with two strides
 
@@ -23,9 +23,9 @@ class Backward(NamedTuple):
     """What only backward takes: gradients that are given, dense, and those that it fills."""
 
     dy: Tensor | None  # (T, B, D*H)
-    d_last: Tensor | None  # (D, R, H), of each segment's last state
+    d_last: Tensor | None  # (D, B or R, H), of each row's or segment's last state
     dx: Tensor | None  # (D, T, B, I)
-    d_first: Tensor  # (D, R, H), of what each segment begins from
+    d_first: Tensor  # (D, B or R, H), of what each begins from
     d_w_ih: Tensor
     d_w_hh: Tensor
     d_b_ih: Tensor
@@ -50,13 +50,13 @@ def _address(t: Tensor, d: int) -> int:
 def run(
     function: str,
     x: Tensor,  # (T, B, I)
-    first: Sequence[Tensor] | Tensor,  # (R, H) of each direction: what each segment begins from
+    first: Sequence[Tensor] | Tensor,  # of each direction, what each row (B, H) or segment (R, H) begins from
     weights: Sequence[Sequence[Tensor | None]],  # of each direction
     reset_after: bool,
     y: Tensor,  # (T, B, D*H)
-    last: Tensor | None = None,  # (D, R, H), filled
+    last: Tensor | None = None,  # (D, B or R, H), filled
     kept: Tensor | None = None,  # (D, rows, size), filled or read
-    packings: Sequence[Packing] | None = None,
+    segments: Sequence[Segments] | None = None,
     backward: Backward | None = None,
 ) -> None:
     """Calls gru_forward or gru_backward; all tensors are held until it returns.
@@ -77,13 +77,9 @@ def run(
     for d in range(D):
         group, h0 = [None if w is None else contiguous(w) for w in weights[d]], dense(first[d])
         held += group, h0
-        walk: tuple[int, ...] = (d, 0, 0, T, B)
-        if packings is not None:
-            sizes = torch.tensor(packings[d].sizes, device="cpu")
-            held.append(sizes)
-            walk = (d, packings[d].position.data_ptr(), sizes.data_ptr(), len(sizes), len(h0))
         fields = [
-            *(size == 8, reset_after, threads, T, B, I, H, *walk),
+            *(size == 8, reset_after, threads, T, B, I, H, d),
+            *((0, 0, 0, T, B) if segments is None else segments[d].fields),
             *(x.data_ptr(), x_t, x_b, h0.data_ptr(), h0.stride(0), *_addresses(group), 0),
             *(y.data_ptr() + d * H * size, y_t, y_b),
             *((0, 0) if last is None else (_address(last, d), last.stride(1))),
@@ -102,9 +98,25 @@ def step(x: Tensor, h: Tensor, weights: Sequence[Tensor | None], y: Tensor) -> N
     group = [None if w is None else contiguous(w) for w in weights]
     B, I = x.shape  # noqa: E741
     H = h.shape[1]
-    size, threads, walk = x.element_size(), torch.get_num_threads(), (0, 0, 0, 1, B)
-    fields = [size == 8, 1, threads, 1, B, I, H, *walk, x.data_ptr(), 0, x.stride(0), h.data_ptr(), h.stride(0)]
-    fields += [*_addresses(group), 0, y.data_ptr(), 0, H, 0, 0, 0, 0, 0, *_NO_GRADIENTS]
+    fields = [x.element_size() == 8, 1, torch.get_num_threads(), 1, B, I, H, 0, 0, 0, 0, 1, B]
+    fields += [
+        x.data_ptr(),
+        0,
+        x.stride(0),
+        h.data_ptr(),
+        h.stride(0),
+        *_addresses(group),
+        0,
+        y.data_ptr(),
+        0,
+        H,
+        0,
+        0,
+        0,
+        0,
+        0,
+        *_NO_GRADIENTS,
+    ]
     held: list[object] = []
     call = _packed_if_held(fields, group, held)
     if LIBRARY.gru_forward(call, 1) if held else LIBRARY.gru_step(call):

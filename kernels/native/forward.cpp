@@ -43,7 +43,8 @@ struct Forward {
     const int64_t rh_row = cell.panels * cell.W;
 
     const T* const h0 = c.h0 ? static_cast<const T*>(c.h0) : zeros;
-    for (int64_t i = 0; i < share.count(c.segments); i++) h[i] = h0 + (share.first + i * share.stride) * c.h0_r;
+    for (int64_t i = 0; i < share.count(c.segments); i++)
+      h[i] = h0 + sequence.state(share.first + i * share.stride) * c.h0_r;
     int64_t offset = 0;  // rows before the step
     for (int64_t k = 0; k < c.steps;) {
       int64_t rows = 0, last = k;
@@ -73,7 +74,7 @@ struct Forward {
     }
     if (c.h_n && share.part == 0)
       for (int64_t i = 0; i < share.count(c.segments); i++)
-        std::copy_n(h[i], c.H, static_cast<T*>(c.h_n) + (share.first + i * share.stride) * c.h_n_r);
+        std::copy_n(h[i], c.H, static_cast<T*>(c.h_n) + sequence.state(share.first + i * share.stride) * c.h_n_r);
   }
 };
 

@@ -2,24 +2,26 @@
 #pragma once
 #include <cstdint>
 
-constexpr int64_t GRU_ABI = 2;  // to be raised with every change of GruCall or of what a function does
+constexpr int64_t GRU_ABI = 3;  // to be raised with every change of GruCall or of what a function does
 
 // One direction of one layer. All fields have 8 bytes, so that Python fills them as int64. T steps, B rows, I features,
 // H hidden units. Memory is of float, or of double where float64 says so. Strides count elements; the last dimension is
 // dense, and so is all that has no stride. Weights have gates in the order r, z, n.
 //
 // Without `position` all B rows run T steps. With it the sequence is packed: at its step k the first sizes[k] of R
-// segments run, and the next sizes[k] positions, each t * B + b, say which (t, b) of x, y, dy and dx they are.
+// segments run, and the next sizes[k] positions, each t * B + b, say which (t, b) of x, y, dy and dx they are. With
+// `row` there is one segment to a row at most, and states are those of the B rows; without it, of the R segments.
 struct GruCall {
   int64_t float64, reset_after, threads;  // threads: at most
   int64_t T, B, I, H;
   int64_t reverse;          // whether rows run from the last step; with `position` its order says it
   const int64_t* position;  // (sum of sizes,), or null
   const int64_t* sizes;     // (steps,), not growing; or null
+  const int64_t* row;       // (R,): the row of each segment; or null
   int64_t steps, segments;  // T and B without `position`
   const void* x;            // (T, B, I)
   int64_t x_t, x_b;
-  const void* h0;  // (R, H): what each segment begins from, R is B without `position`; null: zeros
+  const void* h0;  // (R, H) or (B, H): what each segment begins from; null: zeros
   int64_t h0_r;
   const void* w_ih;    // (3H, I)
   const void* w_hh;    // (3H, H)
@@ -28,7 +30,7 @@ struct GruCall {
   const void* packed;  // what gru_pack made of the weights, which then may be null; or null
   void* y;             // (T, B, H): the state after each step
   int64_t y_t, y_b;
-  void* h_n;  // (R, H): the last state of each segment; or null
+  void* h_n;  // as h0: the last state of each segment; or null
   int64_t h_n_r;
   void* kept;  // (kept_rows, kept_r): what backward would compute again, of the first steps whose rows it holds
   int64_t kept_rows, kept_r;
@@ -36,11 +38,23 @@ struct GruCall {
   // Only for gru_backward.
   const void* dy;  // (T, B, H), or null
   int64_t dy_t, dy_b;
-  const void* dh_n;  // (R, H): of each segment's last state; or null
+  const void* dh_n;  // as h0: of each segment's last state; or null
   int64_t dh_n_r;
   void* dx;  // (T, B, I), or null; only steps that run are written
   int64_t dx_t, dx_b;
-  void *dh0, *dw_ih, *dw_hh, *db_ih, *db_hh;  // (R, H) and as the weights
+  void *dh0, *dw_ih, *dw_hh, *db_ih, *db_hh;  // as h0, without a stride, and as the weights
+};
+
+// What gru_segments makes of lengths, masks and resets.
+struct GruSegments {
+  const bool *real, *start;  // (T, B): which steps are not padding, and before which a row is cut; either may be null
+  int64_t T, B, reverse;
+  int64_t most;       // R at most: B, and one more for each True of `start`
+  int64_t* sizes;     // (T,): how many segments run at each packed step, 0 after the last
+  int64_t* last;      // (B,): the segment in which each row ends, -1 for a row without steps
+  int64_t* row;       // (R,): of each segment, the longest first
+  int64_t* position;  // (T * B,) at most
+  bool* after_reset;  // (R,): whether the segment begins after a reset; null without `start`
 };
 
 // Each is compiled once for each instruction set, as NAME_avx2 and so on; library.cpp exports the one that the
@@ -63,5 +77,6 @@ int64_t gru_packed_bytes(const GruCall* call);
 void gru_pack(const GruCall* call, void* packed);      // aligned to 64 bytes
 int64_t gru_forward(const GruCall* calls, int64_t n);  // the n directions of a layer, 1 or 2
 int64_t gru_backward(const GruCall* calls, int64_t n);
-int64_t gru_step(const GruCall* call);  // T = 1, reset_after, no `position`; reads the weights as they lie
+int64_t gru_step(const GruCall* call);               // T = 1, reset_after, no `position`; reads the weights as they lie
+int64_t gru_segments(const GruSegments* arguments);  // the packed steps, or -1 where there is not enough memory
 }

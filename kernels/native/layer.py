@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from .. import Form, Gradients, State, Steps, Weights
-from ..packing import Packing, first_states, gradients_of_first_states, gradients_of_last_states, pack
+from ..packing import first_states, gradients_of_first_states, gradients_of_last_states
 from .call import Backward, dense, run, step
+from .segments import Segments
 
 KEPT_BYTES = 32 << 20  # what a layer keeps for backward beyond x and y, at most
 _FACTORS = 5  # numbers that backward needs of a unit in a step; see cell.h
@@ -50,14 +51,18 @@ def forward_by_direction(
             return y, state.h0.clone(memory_format=torch.contiguous_format)
         run("gru_forward", x, state.h0, weights, form.reset_after, y, h_n, kept)
         return y, h_n
-    packings = _packings(steps, D)
+    segments = [Segments(steps, d == 1) for d in range(D)]
     y, h_n = x.new_zeros(T, B, D * H), state.h0.clone(memory_format=torch.contiguous_format)
-    if packings[0].sizes:
-        first = [first_states(state, packing, d) for d, packing in enumerate(packings)]
-        last = x.new_empty(D, max(len(each) for each in first), H)
-        run("gru_forward", x, first, weights, form.reset_after, y, last, kept, packings)
-        for d, packing in enumerate(packings):
-            h_n[d].index_copy_(0, packing.ended, last[d, packing.last_segment])
+    if H == 0 or not len(segments[0]):
+        return y, h_n
+    if steps.start is None:
+        run("gru_forward", x, state.h0, weights, form.reset_after, y, h_n, kept, segments)
+        return y, h_n
+    first = [first_states(state, each.ends, d) for d, each in enumerate(segments)]
+    last = x.new_empty(D, max(map(len, segments)), H)
+    run("gru_forward", x, first, weights, form.reset_after, y, last, kept, segments)
+    for d, each in enumerate(segments):
+        h_n[d].index_copy_(0, each.ends.ended, last[d, each.ends.last_segment])
     return y, h_n
 
 
@@ -98,32 +103,35 @@ def backward_by_direction(
         return Gradients(*_converted(result, x.dtype))
     T, B, I = x.shape  # noqa: E741
     D, _, H = state.h0.shape
-    packings = None if steps.real is None and steps.start is None else _packings(steps, D)
+    segments = None
     first: Sequence[Tensor] | Tensor = state.h0
     last, rows, has_steps = dh_n, B, T > 0 and B > 0
-    if packings is not None:
-        first = [first_states(state, packing, d) for d, packing in enumerate(packings)]
-        rows, has_steps = max(len(each) for each in first), bool(packings[0].sizes)
+    if steps.real is not None or steps.start is not None:
+        segments = [Segments(steps, d == 1) for d in range(D)]
+        has_steps = len(segments[0]) > 0
+    is_cut = segments is not None and steps.start is not None
+    if segments is not None and is_cut:
+        first, rows = [first_states(state, each.ends, d) for d, each in enumerate(segments)], max(map(len, segments))
         if dh_n is not None:
-            last = torch.stack([gradients_of_last_states(dh_n[d], packing) for d, packing in enumerate(packings)])
+            last = torch.stack([gradients_of_last_states(dh_n[d], each.ends) for d, each in enumerate(segments)])
     has_steps = has_steps and H > 0
     new = x.new_empty if has_steps else x.new_zeros
-    dx = (new if packings is None else x.new_zeros)(D, T, B, I) if need_dx else None
+    dx = (new if segments is None else x.new_zeros)(D, T, B, I) if need_dx else None
     d_first = new(D, rows, H)
     d_weights = new(D, 3 * H, I), new(D, 3 * H, H), new(D, 3 * H), new(D, 3 * H)
+    if (segments is not None and not is_cut) or not has_steps:  # a row without steps ends where it began
+        d_first.zero_() if last is None else d_first.copy_(last)
     if has_steps:
         dy, last = (None if t is None else dense(t) for t in (dy, last))
         gradients = Backward(dy, last, dx, d_first, *d_weights)
-        run("gru_backward", x, first, weights, form.reset_after, y, None, kept, packings, gradients)
-    elif last is not None:
-        d_first.copy_(last)
+        run("gru_backward", x, first, weights, form.reset_after, y, None, kept, segments, gradients)
     if dx is not None:
         dx = dx[0] if D == 1 else dx[0].add_(dx[1])
     dh0, dh_reset = d_first, None if state.h_reset is None else torch.zeros_like(d_first)
-    if packings is not None:
+    if segments is not None and is_cut:
         parts = [
-            gradients_of_first_states(d_first[d, : len(first[d])], None if dh_n is None else dh_n[d], state, packing)
-            for d, packing in enumerate(packings)
+            gradients_of_first_states(d_first[d, : len(each)], None if dh_n is None else dh_n[d], state, each.ends)
+            for d, each in enumerate(segments)
         ]
         dh0 = torch.stack([part for part, _ in parts])
         dh_reset = None if state.h_reset is None else torch.stack([part for _, part in parts])  # type: ignore[misc]
@@ -137,10 +145,6 @@ def gru_step(x: Tensor, h: Tensor, weights: Weights) -> Tensor:
     y = x.new_empty(h.shape)
     step(x, h, weights, y)
     return y
-
-
-def _packings(steps: Steps, D: int) -> list[Packing]:
-    return [pack(steps, reverse=d == 1) for d in range(D)]  # type: ignore[misc]
 
 
 def _converted(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Any]:

@@ -6,7 +6,7 @@ import ctypes
 import os
 from pathlib import Path
 
-ABI = 2  # that of gru.h
+ABI = 3  # that of gru.h
 PATH = Path(__file__).parent / "libgrucore.so"
 
 
@@ -21,16 +21,16 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
         )
     try:
         library = ctypes.CDLL(os.fspath(PATH))
-        abi = library.gru_abi()
+        if (abi := library.gru_abi()) != ABI:
+            return None, f"the native kernels are of another version (ABI {abi}, expected {ABI}): install grucore again"
+        library.gru_instruction_set.restype = ctypes.c_char_p
+        for function in (library.gru_forward, library.gru_backward):
+            function.argtypes, function.restype = (ctypes.c_char_p, ctypes.c_int64), ctypes.c_int64
+        for function in (library.gru_step, library.gru_packed_bytes, library.gru_segments):
+            function.argtypes, function.restype = (ctypes.c_char_p,), ctypes.c_int64
+        library.gru_pack.argtypes = ctypes.c_char_p, ctypes.c_void_p
     except (OSError, AttributeError) as error:
         return None, f"the native kernels cannot be loaded: {error}"
-    if abi != ABI:
-        return None, f"the native kernels are of another version (ABI {abi}, expected {ABI}): install grucore again"
-    library.gru_instruction_set.restype = ctypes.c_char_p
-    library.gru_packed_bytes.restype = library.gru_forward.restype = library.gru_backward.restype = ctypes.c_int64
-    library.gru_forward.argtypes = library.gru_backward.argtypes = ctypes.c_char_p, ctypes.c_int64
-    library.gru_step.argtypes = library.gru_packed_bytes.argtypes = (ctypes.c_char_p,)
-    library.gru_pack.argtypes = ctypes.c_char_p, ctypes.c_void_p
     if (name := library.gru_instruction_set()) is None:
         return None, "the native kernels need AVX2 and FMA, which this processor lacks"
     return library, name.decode()

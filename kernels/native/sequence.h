@@ -18,6 +18,9 @@ struct Sequence {
   // How many rows run at step k.
   int64_t size(int64_t k) const { return call.position ? call.sizes[k] : call.B; }
 
+  // Where a segment's state lies in an array of them.
+  int64_t state(int64_t segment) const { return call.row ? call.row[segment] : segment; }
+
   int64_t total() const {
     return call.position ? std::accumulate(call.sizes, call.sizes + call.steps, int64_t{0}) : call.T * call.B;
   }

@@ -36,6 +36,7 @@ CALLS = {  # a layer's options, a call, and the implementation of "auto"
     "batch first": ({"batch_first": True}, lambda f: f(X, mask=torch.ones(5, 2).bool()), KERNELS),
     "unbatched": ({}, lambda f: f(X[:, 0], lengths=3), KERNELS),
     "packed": ({}, lambda f: f(pack_sequence([X[:, 0]])), KERNELS),
+    "lengths": ({}, lambda f: f(X, lengths=[5, 3]), KERNELS),
     "resets": ({}, lambda f: f(X, reset=RESET, reset_state=torch.zeros(1, 2, 4)), KERNELS),
     "vmap": ({}, lambda f: vmap(lambda x: (f(x), x)[1], in_dims=1)(X[:, :, None]), "reference"),
     "zoneout": ({"zoneout": 0.1}, lambda f: f(X), "regularised"),
@@ -49,7 +50,7 @@ def test_the_explanation_is_what_the_same_call_runs(given, call, name, monkeypat
     modules = (
         ("eager", functional.ops, "layer"),
         ("native", functional.autograd, "native_layer"),
-        ("native", direct, "_layer"),
+        ("native", direct, "native_layer"),
         ("reference", functional.reference, "gru_layer"),
         ("regularised", functional.regularised, "gru_layer"),
     )

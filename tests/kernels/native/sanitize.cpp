@@ -78,31 +78,41 @@ struct Case {
   int64_t T, B, I, H;
 };
 
-// Rows cut into segments, some of them empty, in the order in which a packed call walks through them.
-struct Packed {
-  std::vector<int64_t> position, sizes;
-  int64_t segments;
-
-  Packed(const Case& c, bool reverse) {
-    struct Segment {
-      int64_t row, begin, length;
-    };
-    std::vector<Segment> all;
-    for (int64_t b = 0; b < c.B; b++) {
-      const int64_t length = c.T - b * 5 % (c.T + 1), cut = length / 3;
-      for (const Segment& s : {Segment{b, 0, cut}, Segment{b, cut, length - cut}})
-        if (s.length) all.push_back(s);
-    }
-    std::stable_sort(all.begin(), all.end(), [](const Segment& a, const Segment& b) { return a.length > b.length; });
-    segments = int64_t(all.size());
-    for (int64_t k = 0; k < all[0].length; k++) {
-      sizes.push_back(std::count_if(all.begin(), all.end(), [k](const Segment& s) { return s.length > k; }));
-      for (int64_t i = 0; i < sizes[k]; i++) {
-        const int64_t t = all[i].begin + (reverse ? all[i].length - 1 - k : k);
-        position.push_back(t * c.B + all[i].row);
+// Rows of different lengths, some empty, cut by resets or not, as what a call walks through.
+class Packed {
+ public:
+  Packed(const Case& c, bool reverse, bool cuts)
+      : real_(new bool[c.T * c.B]), start_(new bool[cuts ? c.T * c.B : 0]), after_reset_(new bool[cuts ? 2 * c.B : 0]) {
+    for (int64_t t = 0; t < c.T; t++)
+      for (int64_t b = 0; b < c.B; b++) {
+        const int64_t length = c.T - b * 5 % (c.T + 1);
+        real_[t * c.B + b] = t < length;
+        if (cuts) start_[t * c.B + b] = t == length / 3;
       }
-    }
+    const int64_t most = cuts ? 2 * c.B : c.B;
+    sizes.resize(c.T), last_.resize(c.B), row.resize(most), position.resize(c.T * c.B);
+    const GruSegments arguments{real_.get(),
+                                cuts ? start_.get() : nullptr,
+                                c.T,
+                                c.B,
+                                reverse,
+                                most,
+                                sizes.data(),
+                                last_.data(),
+                                row.data(),
+                                position.data(),
+                                cuts ? after_reset_.get() : nullptr};
+    steps = gru_segments(&arguments);
+    if (steps < 0) std::abort();
+    segments = steps ? sizes[0] : 0;
   }
+
+  std::vector<int64_t> sizes, row, position;
+  int64_t steps, segments;
+
+ private:
+  std::unique_ptr<bool[]> real_, start_, after_reset_;
+  std::vector<int64_t> last_;
 };
 
 // One layer: what is given to it, and its results under some number of threads and of kept rows.
@@ -120,8 +130,9 @@ class Layer {
         dy_(c.T * c.B * D_ * c.H, offset_) {
     x_.draw(1, 2), dy_.draw(2, 2);
     for (int64_t d = 0; d < D_; d++) {
-      if (is_packed) packed_.emplace_back(c, d == 1);
-      const int64_t R = is_packed ? packed_[d].segments : c.B, H = c.H;
+      const bool cuts = turn % 3 != 0;
+      if (is_packed) packed_.emplace_back(c, d == 1, cuts);
+      const int64_t R = is_packed ? packed_[d].segments : c.B, states = is_packed && cuts ? R : c.B, H = c.H;
       const double scale = 2 / std::sqrt(double(H));
       const auto drawn = [&](int64_t n, double by) { return given_.emplace_back(n, offset_).draw(given_.size(), by); };
       GruCall call{};
@@ -129,14 +140,15 @@ class Layer {
       call.T = c.T, call.B = c.B, call.I = c.I, call.H = H, call.reverse = d, call.steps = c.T, call.segments = R;
       if (is_packed) {
         call.position = packed_[d].position.data(), call.sizes = packed_[d].sizes.data();
-        call.steps = int64_t(packed_[d].sizes.size());
+        call.steps = packed_[d].steps, call.row = cuts ? nullptr : packed_[d].row.data();
       }
+      states_.push_back(states);
       call.x = x_.data(), call.x_t = x_t_, call.x_b = x_b_;
-      if (turn % 4 != 1) call.h0 = drawn(R * H, 2), call.h0_r = H;
+      if (turn % 4 != 1) call.h0 = drawn(states * H, 2), call.h0_r = H;
       call.w_ih = drawn(3 * H * c.I, scale), call.w_hh = drawn(3 * H * H, scale);
       if (turn % 5 != 2) call.b_ih = drawn(3 * H, 2), call.b_hh = drawn(3 * H, 2);
       if (turn % 7 != 3) call.dy = dy_.data() + d * H, call.dy_t = c.B * D_ * H, call.dy_b = D_ * H;
-      if (turn % 7 != 4) call.dh_n = drawn(R * H, 2), call.dh_n_r = H;
+      if (turn % 7 != 4) call.dh_n = drawn(states * H, 2), call.dh_n_r = H;
       has_dx_ = turn % 6 != 5;
       calls_.push_back(call);
     }
@@ -154,14 +166,13 @@ class Layer {
     std::vector<std::unique_ptr<void, decltype(&std::free)>> packed;
     for (int64_t d = 0; d < D_; d++) {
       GruCall& call = calls[d];
-      const int64_t R = call.segments;
       call.threads = threads;
       call.y = y + d * H, call.y_t = c_.B * D_ * H, call.y_b = D_ * H;
       call.kept = kept ? others.emplace_back(kept_rows * kept_r, 0).data() : nullptr, call.kept_rows = kept_rows,
       call.kept_r = kept_r;
-      call.h_n = made(R * H), call.h_n_r = H;
+      call.h_n = made(states_[d] * H), call.h_n_r = H;
       if (has_dx_) call.dx = made(rows * c_.I), call.dx_t = c_.B * c_.I, call.dx_b = c_.I;
-      call.dh0 = made(R * H), call.dw_ih = made(3 * H * c_.I), call.dw_hh = made(3 * H * H);
+      call.dh0 = made(states_[d] * H), call.dw_ih = made(3 * H * c_.I), call.dw_hh = made(3 * H * H);
       call.db_ih = made(3 * H), call.db_hh = made(3 * H);
       forward.push_back(call);
       if (packs_weights) {
@@ -183,6 +194,7 @@ class Layer {
   bool has_dx_;
   Numbers<T> x_, dy_;
   std::vector<Packed> packed_;
+  std::vector<int64_t> states_;  // how many there are of each direction
   std::vector<Numbers<T>> given_;
   std::vector<GruCall> calls_;
 };

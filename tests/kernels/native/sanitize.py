@@ -44,7 +44,7 @@ def objects(folder: Path, flags: tuple[str, ...]) -> list[str]:
 
     jobs = [(name, [f"-DINSTRUCTION_SET={SET}"]) for name in ("backward", "forward", "step")]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(compiled, [*jobs, ("library", names)]))
+        return list(pool.map(compiled, [*jobs, ("library", names), ("segments", [])]))
 
 
 def run_program(folder: Path, flags: list[str], sizes: str, under: tuple[str, ...] = ()) -> None:

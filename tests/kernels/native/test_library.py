@@ -9,7 +9,7 @@ import pytest
 
 from grucore.kernels.native import library
 
-FUNCTIONS = ("gru_packed_bytes", "gru_pack", "gru_forward", "gru_backward", "gru_step")
+FUNCTIONS = ("gru_packed_bytes", "gru_pack", "gru_forward", "gru_backward", "gru_step", "gru_segments")
 SOURCES = {
     "another ABI": (
         f"long gru_abi() {{ return {library.ABI - 1}; }}",
