@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 
+from grucore import first_use
 from grucore.errors import InputError
 from grucore.kernels import Form
 from grucore.kernels.native.library import UNAVAILABLE as NO_NATIVE
@@ -53,6 +54,7 @@ class Request(NamedTuple):
     dtype: torch.dtype
     hidden_size: int
     form: Form
+    sizes: tuple[int, int, int] = (1, 1, 1)  # T, B, D
     regularised: tuple[str, ...] = ()  # the options that act, by name
     has_steps: bool = False  # lengths, a mask or resets are given
     wants_gates: bool = False  # as `GRU.trace` does
@@ -92,6 +94,8 @@ def choose(backend: str, request: Request) -> Choice:
     device, first_obstacle = request.device.type, None
     for name in (*_FASTEST.get(device, ()), "eager", "reference"):
         obstacle = _obstacle(name, request)
+        if obstacle is None and name == "triton":
+            obstacle = _seen_on_first_use(request)
         if obstacle is None:
             return Choice(name, first_obstacle or f"the implementation for {device} tensors")
         first_obstacle = first_obstacle or obstacle
@@ -131,6 +135,21 @@ def _obstacle(backend: str, request: Request) -> str | None:
     if request.has_steps and request.device.type != "cpu":
         return f"{what} to read lengths, masks and resets on the host, which would wait for {request.device}"
     return None
+
+
+def _seen_on_first_use(request: Request) -> str | None:
+    T, B, D = request.sizes
+    return first_use.obstacle(
+        request.device,
+        request.dtype,
+        request.form,
+        request.hidden_size,
+        B,
+        D,
+        is_step=T == D == 1 and not request.has_steps,
+        has_steps=request.has_steps,
+        wants_gradient=request.wants_gradient,
+    )
 
 
 def _obstacle_to_native(request: Request) -> str | None:

@@ -51,7 +51,7 @@ def arguments(kernel: Any, dtype: str) -> dict[str, str]:
     """Returns the kernel's run-time arguments and their types."""
     element = "fp32" if dtype == "tf32" else dtype
     fixed = {"h_ptr": "*fp32", "dh_ptr": "*fp32", "dh_reset_ptr": "*fp32", "flags_ptr": "*u8", "span_ptr": "*i32"}
-    fixed |= {"slots_ptr": "*u32" if element == "fp32" else "*u16", "counters_ptr": "*i32"}
+    fixed |= {"slots_ptr": "*u32" if element == "fp32" else "*u16", "counters_ptr": "*i32", "failed_ptr": "*i32"}
     names = [name for name in kernel.arg_names if not name.isupper() or name in ("B", "C")]
     return {name: fixed.get(name, f"*{element}") if name.endswith("_ptr") else "i32" for name in names}
 
@@ -66,7 +66,7 @@ def compiled(kernel: Any, dtype: str, row: dict[str, int], flags: bool, arch: in
     constants = {name: constants[name] for name in constants if name in kernel.arg_names}
     types = arguments(kernel, dtype)
     if not row["exchange"]:  # the launcher passes None
-        constants |= {name: None for name in ("slots_ptr", "counters_ptr") if types.pop(name, None)}
+        constants |= {name: None for name in ("slots_ptr", "counters_ptr", "failed_ptr") if types.pop(name, None)}
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(signature) if signature[name].startswith("*")}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)

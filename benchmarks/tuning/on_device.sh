@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # A GPU day, uninstalled and without network, each call in under 9 minutes:
 #   bash benchmarks/tuning/on_device.sh OUT            test, tune, time; with DATA=PATH (IMDB as parquet) an epoch too
+#   bash benchmarks/tuning/on_device.sh OUT checks     sanitizers, neighbours, two processes, graphs
 #   bash benchmarks/tuning/on_device.sh OUT full I/N   the I-th of N parts of the full grid, cut off after 500 s
 #   bash benchmarks/tuning/on_device.sh OUT dry-run    tries the script itself without a GPU, on the smallest sizes
 # Each part has its own time limit and log under OUT; what one part leaves is kept when another fails.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-usage="usage: bash benchmarks/tuning/on_device.sh OUT [full I/N | dry-run]"
+usage="usage: bash benchmarks/tuning/on_device.sh OUT [checks | full I/N | dry-run]"
 OUT=${1:?$usage}
 MODE=${2:-quick}
 PYTHON=${PYTHON:-python3}
+STRESS=tests/kernels/triton/stress.py
 export PYTHONPATH=.
 case $MODE in
-    quick | dry-run) ;;
+    quick | checks | dry-run) ;;
     full) PART=${3:?$usage} ;;
     *) echo "$usage; got '$MODE'" >&2 && exit 2 ;;
 esac
@@ -46,6 +48,14 @@ case $MODE in
                 --epochs 1 --out "$OUT/speed"
         fi
         ;;
+    checks)
+        for tool in memcheck racecheck initcheck synccheck; do
+            part "$tool" 70 compute-sanitizer --tool "$tool" --error-exitcode 1 "$PYTHON" "$STRESS" layers
+        done
+        part exchange 70 "$PYTHON" "$STRESS" exchange
+        part processes 60 "$PYTHON" "$STRESS" processes --launches 4000
+        part graph 40 "$PYTHON" "$STRESS" graph
+        ;;
     full)
         part "speed-${PART/\//-of-}" 500 "$PYTHON" -m benchmarks.measuring.run --device cuda --suite full \
             --part "$PART" --out "$OUT/speed"
@@ -53,6 +63,7 @@ case $MODE in
     dry-run)
         export TRITON_INTERPRET=1
         part tests 60 "$PYTHON" -m pytest -q tests/kernels/triton/test_step.py -k empty
+        part checks 60 "$PYTHON" "$STRESS" layers --device cpu --launches 1
         part tune 60 "$PYTHON" -m benchmarks.tuning.tune --dry-run --out "$OUT/tune"
         part speed 60 "$PYTHON" -m benchmarks.measuring.run --device cpu --suite smoke --rounds 2 \
             --providers grucore-eager torch --out "$OUT/speed"

@@ -18,7 +18,7 @@ import triton.language as tl
 
 from .activations import operand, rounded
 from .derivatives import update_gate
-from .exchange import LINE, await_group, receive, signal, store
+from .exchange import LINE, await_group, nan_without, receive, report, signal, store
 from .flags import BEGAN, has
 from .forward import load_three, only_if, weight
 
@@ -32,7 +32,7 @@ def _begin_again(dh, dh_reset, flag, d):
     return dh, dh_reset
 
 
-@triton.jit(do_not_specialize=["C", "B", "first_tile", "first_step_0", "first_step_1", "first", "last"])
+@triton.jit(do_not_specialize=["C", "B", "first_tile", "first_step_0", "first_step_1", "first", "last", "patience"])
 def _gru_backward_kernel(
     dy_ptr,  # (D, C, B, H), read if HAS_DY; dh takes its place
     a_ptr,  # (D, C, B, 4, H): a_r, a_z, a_n r, z
@@ -42,6 +42,7 @@ def _gru_backward_kernel(
     dh_reset_ptr,  # (D, B, H) float32: the gradient of h_reset is added; used if HAS_FLAGS
     slots_ptr,  # (C + 1, D, B, 3, H) integers as wide as the dtype: slot 0 zeros; used if EXCHANGE
     counters_ptr,  # (tiles, D, LINE) int32, 0 before the chunk; used where EXCHANGE is "counter"
+    failed_ptr,  # (1,) int32 in the host's memory: set where a program waited in vain; used if EXCHANGE
     C,
     B,
     first_tile,
@@ -49,6 +50,7 @@ def _gru_backward_kernel(
     first_step_1,  # and in the second
     first,  # counted from the chunk's last step
     last,
+    patience,  # polls of a program
     D: tl.constexpr,
     H: tl.constexpr,
     J: tl.constexpr,
@@ -119,19 +121,21 @@ def _gru_backward_kernel(
             next_keep = tl.load(a_ptrs + 3 * H, mask=ahead, other=0.0)
             if HAS_DY:
                 dy = tl.load(dy_ptrs, mask=mask, other=0.0)
-            await_group(counter_ptr, i, SPLITS, EXCHANGE)
+            patience = await_group(counter_ptr, i, patience, SPLITS, EXCHANGE)
+            if EXCHANGE == "counter":
+                dh += nan_without(patience)
             if STREAMED:  # what was left of the step taken before
                 for c in tl.range(3 * CHUNKS, num_stages=STAGES):
                     gate, k = c // CHUNKS, (c % CHUNKS) * BLOCK_K + offs_k
                     offset = gate * H + (c % CHUNKS) * BLOCK_K
-                    dg = receive(in_ptrs + offset, mask & (k < H)[None, :], dtype, EXCHANGE, UPCAST)
+                    dg, patience = receive(in_ptrs + offset, mask & (k < H)[None, :], patience, dtype, EXCHANGE, UPCAST)
                     tile_w = weight(w_ptr + gate * H * H, k, offs_j, H, False, UPCAST)
                     dh = tl.dot(dg, tile_w, acc=dh, input_precision=PRECISION)
             else:
                 for c in tl.static_range(3 * CHUNKS):
                     offset = (c // CHUNKS) * H + (c % CHUNKS) * BLOCK_K
                     mask_k = ((c % CHUNKS) * BLOCK_K + offs_k < H)[None, :]
-                    dg = receive(in_ptrs + offset, mask & mask_k, dtype, EXCHANGE, UPCAST)
+                    dg, patience = receive(in_ptrs + offset, mask & mask_k, patience, dtype, EXCHANGE, UPCAST)
                     dh = tl.dot(dg, w[c], acc=dh, input_precision=PRECISION)
             if HAS_FLAGS:
                 flag = tl.load(flag_ptrs, mask=only_if(i > 0, mask_b), other=0)
@@ -171,3 +175,5 @@ def _gru_backward_kernel(
     tl.store(dh_ptr + offs_state, dh, mask=mask)
     if HAS_FLAGS:
         tl.store(dh_reset_ptr + offs_state, dh_reset, mask=mask)
+    if GROUP:
+        report(failed_ptr, patience)

@@ -15,6 +15,9 @@ have (acquire). One more trip, but nothing to fill or compare, and loads that th
 
 Either way the programs of a group must all be running; or a launch runs one step, as in Triton's interpreter, which
 runs programs one after another.
+
+No launch hangs: `patience` counts the polls that a program has left. At 0 it takes what there is as NaN, which comes
+into all later steps of its rows, waits no more, and in the end `report`s it to the host, whose next call raises.
 """
 
 import triton
@@ -38,44 +41,64 @@ STORE_BFLOAT16: tl.constexpr = _store_word("cvt.rn.bf16x2.f32 word, $3, $2;")
 
 
 @triton.jit
-def await_group(counter_ptr, step, PROGRAMS: tl.constexpr, EXCHANGE: tl.constexpr):
-    """Returns when all programs of the group have signalled each of `step` steps, where a counter says so."""
+def await_group(counter_ptr, step, patience, PROGRAMS: tl.constexpr, EXCHANGE: tl.constexpr):
+    """Returns when all programs of the group have signalled each of `step` steps, where a counter says so, or without
+    patience; and what is left of it, which then differs between threads.
+    """
     if EXCHANGE == "counter":
         target = step * PROGRAMS
         if INTERPRETED:
-            while tl.atomic_add(counter_ptr, 0, sem="acquire", scope="gpu") < target:
-                pass
+            while (tl.atomic_add(counter_ptr, 0, sem="acquire", scope="gpu") < target) & (patience > 0):
+                patience -= 1
         else:  # every thread acquires for itself, which needs no barrier; Triton's own atomics take two a poll
-            tl.inline_asm_elementwise(
+            patience = tl.inline_asm_elementwise(
                 """
                 {
-                    .reg .pred waiting;
+                    .reg .pred waiting, patient;
+                    .reg .b32 count;
+                    mov.b32 $0, $3;
                 again:
-                    ld.acquire.gpu.global.s32 $0, [$1];
-                    setp.lt.s32 waiting, $0, $2;
+                    ld.acquire.gpu.global.s32 count, [$1];
+                    setp.lt.s32 waiting, count, $2;
+                    setp.gt.s32 patient, $0, 0;
+                    and.pred waiting, waiting, patient;
+                    @waiting add.s32 $0, $0, -1;
                     @waiting bra again;
                 }
                 """,
-                "=&r,l,r",
-                [counter_ptr.to(tl.int64), target],
+                "=&r,l,r,r",
+                [counter_ptr.to(tl.int64), target, patience],
                 dtype=tl.int32,
                 is_pure=False,
                 pack=1,
             )
+    return patience
 
 
 @triton.jit
-def receive(ptrs, mask, dtype: tl.constexpr, EXCHANGE: tl.constexpr, UPCAST: tl.constexpr):
-    """What the group left behind ptrs (unsigned integers as wide as dtype), as an operand of a product."""
+def receive(ptrs, mask, patience, dtype: tl.constexpr, EXCHANGE: tl.constexpr, UPCAST: tl.constexpr):
+    """What the group left behind ptrs (unsigned integers as wide as dtype), as an operand of a product; and patience.
+
+    Where that ends, the filling is left, a NaN.
+    """
     if EXCHANGE == "counter":
         bits = tl.load(ptrs, mask=mask, other=0, cache_modifier=".cg")
     else:
         filling: tl.constexpr = 2**ptrs.dtype.element_ty.primitive_bitwidth - 1
         bits = tl.load(ptrs, mask=mask, other=0, volatile=True)
-        while tl.max(bits) == filling:
+        while (tl.max(bits) == filling) & (patience > 0):
             bits = tl.load(ptrs, mask=mask, other=0, volatile=True)
+            patience -= 1
     value = bits.to(dtype, bitcast=True)
-    return value.to(tl.float32) if UPCAST else value
+    if UPCAST:
+        value = value.to(tl.float32)
+    return value, patience
+
+
+@triton.jit
+def nan_without(patience):
+    """Is added to a step's sums: 0, or NaN where a count was given up, after which memory holds anything."""
+    return tl.where(patience > 0, 0.0, float("nan"))
 
 
 @triton.jit
@@ -104,3 +127,28 @@ def signal(counter_ptr, EXCHANGE: tl.constexpr):
     if EXCHANGE == "counter":
         tl.debug_barrier()
         tl.atomic_add(counter_ptr, 1, sem="release", scope="gpu")
+
+
+@triton.jit
+def report(failed_ptr, patience):
+    """Tells the host, by a flag in its memory, of a thread whose patience has ended."""
+    if INTERPRETED:
+        tl.store(failed_ptr, 1, mask=patience <= 0)
+    else:
+        tl.inline_asm_elementwise(
+            """
+            {
+                .reg .pred lost;
+                .reg .b32 word;
+                mov.b32 word, 1;
+                setp.le.s32 lost, $2, 0;
+                @lost st.relaxed.sys.global.b32 [$1], word;
+                mov.b32 $0, 0;
+            }
+            """,
+            "=r,l,r",
+            [failed_ptr.to(tl.int64), patience],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )

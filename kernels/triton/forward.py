@@ -32,7 +32,7 @@ import triton
 import triton.language as tl
 
 from .activations import new_state, operand, rounded, sigmoid, tanh
-from .exchange import LINE, await_group, receive, signal, store
+from .exchange import LINE, await_group, nan_without, receive, report, signal, store
 from .flags import RESTARTS, has, is_real
 
 
@@ -61,7 +61,7 @@ def load_three(ptrs, mask, H: tl.constexpr):
     )
 
 
-@triton.jit(do_not_specialize=["C", "B", "first_tile", "first_step_0", "first_step_1", "first", "last"])
+@triton.jit(do_not_specialize=["C", "B", "first_tile", "first_step_0", "first_step_1", "first", "last", "patience"])
 def _gru_forward_kernel(
     gx_ptr,  # (D, C, B, 3, H)
     h_ptr,  # (D, B, H) float32: the state before step `first`, then that after step `last` - 1
@@ -73,6 +73,7 @@ def _gru_forward_kernel(
     y_ptr,  # (T, B, D, H), 0 before where a step is not real
     slots_ptr,  # (C + 1, D, B, H) integers as wide as the dtype: slot 0 the state before the chunk; used if EXCHANGE
     counters_ptr,  # (tiles, D, LINE) int32, 0 before the chunk; used where EXCHANGE is "counter"
+    failed_ptr,  # (1,) int32 in the host's memory: set where a program waited in vain; used if EXCHANGE
     C,
     B,
     first_tile,
@@ -80,6 +81,7 @@ def _gru_forward_kernel(
     first_step_1,  # and in the second
     first,  # of the tile's steps in this chunk
     last,
+    patience,  # polls of a program
     D: tl.constexpr,
     H: tl.constexpr,
     J: tl.constexpr,
@@ -152,16 +154,20 @@ def _gru_forward_kernel(
             next_r, next_z, next_n = load_three(gx_ptrs, only_if(i + 1 < last, mask), H)
             if HAS_FLAGS:
                 flag = tl.load(flag_ptrs, mask=mask_b, other=0)
-            await_group(counter_ptr, i, SPLITS, EXCHANGE)
+            patience = await_group(counter_ptr, i, patience, SPLITS, EXCHANGE)
         else:
             gx_r, gx_z, gx_n = load_three(gx_ptrs, mask, H)
             acc_r, acc_z, gx_n = gx_r.to(tl.float32), gx_z.to(tl.float32), gx_n.to(tl.float32)
             gx_ptrs += 3 * step
         acc_n = tl.zeros([BLOCK_B, J], tl.float32)
+        if EXCHANGE == "counter":
+            acc_n += nan_without(patience)
         if STREAMED:
             for c in tl.range(CHUNKS, num_stages=STAGES):
                 k = c * BLOCK_K + offs_k
-                h_k = receive(in_ptrs + c * BLOCK_K, mask & (k < H)[None, :], dtype, EXCHANGE, UPCAST)
+                h_k, patience = receive(
+                    in_ptrs + c * BLOCK_K, mask & (k < H)[None, :], patience, dtype, EXCHANGE, UPCAST
+                )
                 w = weight(w_ptr, k, offs_j, H, not BY_COLUMN, UPCAST)
                 acc_r = tl.dot(h_k, w, acc=acc_r, input_precision=PRECISION)
                 w = weight(w_ptr + H * H, k, offs_j, H, not BY_COLUMN, UPCAST)
@@ -172,7 +178,7 @@ def _gru_forward_kernel(
             for c in tl.static_range(CHUNKS):
                 if GROUP:
                     mask_k = (c * BLOCK_K + offs_k < H)[None, :]
-                    h_k = receive(in_ptrs + c * BLOCK_K, mask & mask_k, dtype, EXCHANGE, UPCAST)
+                    h_k, patience = receive(in_ptrs + c * BLOCK_K, mask & mask_k, patience, dtype, EXCHANGE, UPCAST)
                 else:
                     h_k = operand(h, dtype, UPCAST)
                 acc_r = tl.dot(h_k, w_r[c], acc=acc_r, input_precision=PRECISION)
@@ -204,3 +210,5 @@ def _gru_forward_kernel(
         tl.store(y_ptrs, rounded(h_new, y_ptr.dtype.element_ty, UPCAST), mask=wanted)
         y_ptrs += D * step
     tl.store(h_ptr + offs_state, h, mask=mask)
+    if GROUP:
+        report(failed_ptr, patience)

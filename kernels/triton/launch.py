@@ -16,7 +16,28 @@ from .exchange import INTERPRETED, LINE
 from .flags import step_flags
 from .plan import device, kind, plan
 
+PATIENCE = 2**23  # polls of a program in a launch beyond 256 a step: seconds, since each goes through the L2 cache
 CHUNK_BYTES = 2**25  # of one value a unit and step; a chunk of T = 512 steps at B = 64, H = 512 in bfloat16
+
+
+_FAILED: dict[torch.device, Tensor] = {}
+
+
+def failed_on(device: torch.device) -> Tensor:
+    """The flag that a launch sets when a program has waited in vain: in the host's memory, which the device writes."""
+    if device not in _FAILED:
+        _FAILED[device] = torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=device.type == "cuda")
+    return _FAILED[device]
+
+
+def raise_if_failed(device: torch.device) -> None:
+    """Raises a RuntimeError, once, where a launch that has ended gave up waiting; waits for none."""
+    if device in _FAILED and _FAILED[device].item():
+        _FAILED[device].zero_()
+        raise RuntimeError(
+            f"an earlier call of the fused kernels on {device} waited for a program that did not come, and gave up: its "
+            "results are NaN. backend='eager' does without; please report the GPU, the sizes and what else ran on it"
+        )
 
 
 class Chunk(NamedTuple):
@@ -38,6 +59,7 @@ class Launch:
         form: Form,
         recurrence: str,  # "forward" or "backward"
     ):
+        raise_if_failed(x.device)
         self.steps, self.batch, self.input_size = x.shape
         self.directions, _, self.hidden_size = state.h0.shape
         arithmetic = kind(x.dtype, form.precision)
@@ -117,8 +139,10 @@ class Launch:
     def launch(self, kernel: Any, chunk: Chunk, *tensors: Tensor | None, slots: Tensor | None, **options: Any) -> None:
         """Runs a recurrence over a chunk, with slots where the programs of a group exchange them."""
         group = self.directions * triton.cdiv(self.H, self.plan.block_j or self.plan.block_k)  # programs of a tile
-        counters, tiles, spans = None, self.tiles, [(0, chunk.steps)]  # tiles that run at once
+        counters = failed = None
+        tiles, spans = self.tiles, [(0, chunk.steps)]  # tiles that run at once
         if slots is not None:
+            failed = failed_on(self.x.device)
             counters = slots.new_zeros(self.tiles, self.directions, LINE.value, dtype=torch.int32)
             together = 0 if INTERPRETED else device(self.x.device).processors // group
             if not INTERPRETED:
@@ -135,12 +159,14 @@ class Launch:
                     *tensors,
                     slots,
                     counters,
+                    failed,
                     chunk.steps,
                     self.batch,
                     first_tile,
                     *chunk.first,
                     first,
                     last,
+                    PATIENCE + 256 * chunk.steps,
                     **self.sizes,
                     **options,
                 )

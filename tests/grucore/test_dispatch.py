@@ -85,6 +85,7 @@ def request_of(device, dtype, hidden_size=100_000, **others):
 def test_choice_of_backend(case, monkeypatch):
     backend, device, dtype, others, limits, name, reason = case
     monkeypatch.setattr(dispatch.plan, "device", lambda _: limits)
+    monkeypatch.setattr(dispatch.first_use, "obstacle", lambda *_, **__: None)
     choice = dispatch.choose(backend, request_of(device, dtype, **others))
     assert choice.name == name and re.search(reason, choice.reason)
 

@@ -16,18 +16,18 @@ from grucore.kernels.triton.exchange import receive, store
 
 
 @triton.jit
-def pass_on(slots_ptr, B, DTYPE: tl.constexpr, EXCHANGE: tl.constexpr):
+def pass_on(slots_ptr, B, patience, DTYPE: tl.constexpr, EXCHANGE: tl.constexpr):
     rows, columns = tl.arange(0, 16)[:, None], tl.arange(0, 64)[None, :]
     mask = rows < B
     ptrs = slots_ptr + rows * 64 + columns
-    value = receive(ptrs, mask, DTYPE, EXCHANGE, False).to(tl.float32)
-    store(ptrs + B * 64, value, mask, DTYPE, EXCHANGE, False)
+    value, _ = receive(ptrs, mask, patience, DTYPE, EXCHANGE, False)
+    store(ptrs + B * 64, value.to(tl.float32), mask, DTYPE, EXCHANGE, False)
 
 
 dtype = {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32}[sys.argv[1]]
 accesses = []
 for exchange in ("data", "counter"):
-    signature = {"slots_ptr": f"*u{dtype.primitive_bitwidth}", "B": "i32"} | dict.fromkeys(
+    signature = {"slots_ptr": f"*u{dtype.primitive_bitwidth}", "B": "i32", "patience": "i32"} | dict.fromkeys(
         ("DTYPE", "EXCHANGE"), "constexpr"
     )
     constants = {"DTYPE": dtype, "EXCHANGE": exchange}

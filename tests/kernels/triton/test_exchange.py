@@ -186,7 +186,7 @@ FAULTS = {  # a protocol, a file, what it says, what a mistake would make of it,
         "stuck",
     ),
     "no count": ("counter", "exchange", "tl.atomic_add(counter_ptr, 1", "tl.atomic_add(counter_ptr, 0", "stuck"),
-    "data that is not awaited": ("data", "exchange", "while tl.max(bits)", "if tl.max(bits)", "filling"),
+    "data that is not awaited": ("data", "exchange", "while (tl.max(bits)", "if (tl.max(bits)", "filling"),
     "slots that are used again": ("data", "launch", "(chunk.steps + 1, *", "(2, *", "stale"),
 }
 

@@ -115,6 +115,7 @@ void Table::add_memories() {
   add_memory("st.global", STORE_GLOBAL);
   add_memory("st.volatile.global", STORE_GLOBAL, RELAXED);
   add_memory("st.relaxed.gpu.global", STORE_GLOBAL, RELAXED);
+  add_memory("st.relaxed.sys.global", STORE_GLOBAL, RELAXED);
   add_memory("ld.shared", LOAD_SHARED);
   add_memory("st.shared", STORE_SHARED);
   add("ld.acquire.gpu.global", LOAD_GLOBAL, {"s32"}, ACQUIRE);

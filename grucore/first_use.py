@@ -1,0 +1,116 @@
+"""The first use of a fused kernel on a GPU of a generation that nobody has measured: checked before it is trusted.
+
+Once per process, device and launch plan, a tiny layer of the same plan runs, backward too if training, and is held against
+the equations in float32. It takes the kernels that the call itself is about to run, compiled for it anyway, and waits
+for the device once. Naming backend="triton" goes without.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from grucore import compat
+from grucore.kernels import Form, State, Steps, Weights, reference
+from grucore.kernels.triton import plan
+
+MEASURED: frozenset[int] = frozenset()  # capabilities (90 for 9.0) whose measured rows are in benchmarks/results
+# RMS errors far above those that tests allow and rounding makes (5e-3, 7e-4, 8e-4, 5e-7), far below a fault's.
+LIMITS = {"bfloat16": 5e-2, "float16": 1e-2, "tf32": 1e-2, "ieee": 1e-4}
+
+
+class Case(NamedTuple):
+    """What a launch is compiled for."""
+
+    device: torch.device
+    dtype: torch.dtype
+    precision: str
+    hidden_size: int
+    directions: int
+    is_step: bool  # T = D = 1, which has a kernel of its own
+    has_steps: bool
+    wants_gradient: bool
+    plans: tuple[plan.Plan, ...]
+
+
+def obstacle(
+    device: torch.device, dtype: torch.dtype, form: Form, hidden_size: int, batch: int, directions: int, **flags: bool
+) -> str | None:
+    """What speaks against the fused kernels for calls like this one, None where nothing does.
+
+    Nothing is checked, or said, where a check would be recorded: under torch.compile, modes, and in a CUDA graph.
+    """
+    if device.type != "cuda" or torch.compiler.is_compiling() or compat.in_dispatch_mode():
+        return None
+    limits = plan.device(device)
+    if limits.capability in MEASURED or torch.cuda.is_current_stream_capturing():
+        return None
+    kind = plan.kind(dtype, form.precision)
+    names = ["step" if flags["is_step"] else "forward"] + ["backward"] * flags["wants_gradient"]
+    plans = tuple(plan.plan(name, batch, hidden_size, directions, kind, limits) for name in names)
+    return checked(Case(device, dtype, form.precision, hidden_size, directions, plans=plans, **flags))
+
+
+@functools.cache
+def checked(case: Case) -> str | None:
+    """`difference`, once, with a warning that says what to report."""
+    said = difference(case)
+    if said is not None:
+        warnings.warn(
+            f"the fused kernels do not compute what they should on this GPU, and backend='auto' goes without: {said}. "
+            f"Please report it with {case}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return said
+
+
+def difference(case: Case) -> str | None:
+    """How the kernels differ from the equations in a tiny case, None where they do not."""
+    kind = plan.kind(case.dtype, case.precision)
+    limit = LIMITS[str(case.dtype).removeprefix("torch.") if kind == "half" else kind]
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(case.device.type, enabled=False):
+        try:
+            errors = _errors(case)
+        except Exception as error:  # whatever it is, the call can go on without these kernels
+            return f"{type(error).__name__}: {error}"
+    wrong = [f"{name} by {error:.1e}" for name, error in errors.items() if not error <= limit]
+    return f"errors of {', '.join(wrong)} (at most {limit:.0e})" if wrong else None
+
+
+def _errors(case: Case) -> dict[str, float]:
+    """RMS errors relative to the results' own, by name."""
+    from grucore.kernels.triton import layer  # which imports Triton
+
+    T, B, I = 1 if case.is_step else 3, min(2 * case.plans[0].block_b, 33), 8  # noqa: E741
+    H, D = case.hidden_size, case.directions
+    generator = torch.Generator("cpu").manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device="cpu").to(case.device, case.dtype)
+
+    real = torch.arange(T, device=case.device)[:, None] >= torch.arange(B, device=case.device) % 2
+    steps = Steps(real) if case.has_steps else Steps()
+    x, h0, dy, dh_n = drawn(T, B, I), drawn(D, B, H), drawn(T, B, D * H), drawn(D, B, H)
+    scale = (1 / H) ** 0.5
+    weights = Weights(drawn(D, 3 * H, I), drawn(D, 3 * H, H) * scale, drawn(D, 3 * H), drawn(D, 3 * H))
+    form = Form(precision=case.precision)
+    y, h_n = layer.gru_forward(x, State(h0), weights, steps, form)
+    got: dict[str, Any] = {"y": y, "h_n": h_n}
+
+    leaves = [t.to(torch.float32, copy=True).requires_grad_() for t in (x, h0, *weights)]
+    with torch.enable_grad():
+        y_want, h_n_want, _ = reference.gru_layer(leaves[0], State(leaves[1]), Weights(*leaves[2:]), steps, form)
+        want: dict[str, Any] = {"y": y_want, "h_n": h_n_want}
+        if case.wants_gradient:
+            made = layer.gru_backward(dy, dh_n, y, x, State(h0), weights, steps, form, True)
+            names = ("x", "h0", "w_ih", "w_hh", "b_ih", "b_hh")
+            got |= {f"d{name}": getattr(made, name) for name in names}
+            ends, d_ends = (y_want, h_n_want), (dy.float(), dh_n.float())
+            want |= {f"d{name}": g for name, g in zip(names, torch.autograd.grad(ends, leaves, d_ends), strict=True)}
+    errors = [(got[name].float() - want[name]).norm() / want[name].norm() for name in want]
+    return dict(zip(want, torch.stack(errors).tolist(), strict=True))

@@ -1,0 +1,102 @@
+"""What "auto" checks on a GPU that nobody has measured; the kernels run natively there, in the interpreter elsewhere."""
+
+import warnings
+
+import pytest
+import torch
+from contract import DEVICE
+
+from grucore import dispatch, first_use
+from grucore.kernels import Form
+from grucore.kernels.triton import layer, plan
+
+pytestmark = pytest.mark.gpu if DEVICE == "cuda" else []
+
+
+def case_of(dtype=torch.float32, hidden_size=20, directions=1, is_step=False, has_steps=False, wants_gradient=True):
+    kind = plan.kind(dtype, "ieee")
+    names = ["step" if is_step else "forward", "backward"]
+    plans = tuple(plan.plan(name, 4, hidden_size, directions, kind, plan.H100) for name in names)
+    device = torch.device(DEVICE)
+    return first_use.Case(device, dtype, "ieee", hidden_size, directions, is_step, has_steps, wants_gradient, plans)
+
+
+CASES = {
+    "float32": case_of(),
+    "a step": case_of(is_step=True),
+    "flags, two directions": case_of(torch.float16, directions=2, has_steps=True),
+    "inference": case_of(torch.bfloat16, hidden_size=33, wants_gradient=False),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_right_kernels_pass(case):
+    assert first_use.difference(case) is None
+
+
+def test_a_wrong_gradient_is_named(monkeypatch):
+    """W_hh's alone, a tenth too large."""
+    right = layer.gru_backward
+
+    def wrong(*args):
+        made = right(*args)
+        return made._replace(w_hh=1.1 * made.w_hh)
+
+    monkeypatch.setattr(layer, "gru_backward", wrong)
+    assert first_use.difference(case_of()) == "errors of dw_hh by 1.0e-01 (at most 1e-04)"
+
+
+def test_what_the_kernels_raise_and_nan_are_differences(monkeypatch):
+    monkeypatch.setattr(layer, "gru_forward", lambda *_: 1 / 0)
+    assert first_use.difference(case_of()) == "ZeroDivisionError: division by zero"
+    right = layer.gru_backward
+    monkeypatch.undo()
+    monkeypatch.setattr(layer, "gru_backward", lambda *args: right(*args)._replace(x=torch.tensor(float("nan"))))
+    assert "dx by nan" in first_use.difference(case_of())
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """An H100, as far as the choice of a backend asks."""
+    monkeypatch.setattr(plan, "device", lambda _: plan.H100)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    first_use.checked.cache_clear()
+    yield monkeypatch
+    first_use.checked.cache_clear()
+
+
+def choose(backend="auto", **sizes):
+    return dispatch.choose(backend, dispatch.Request(torch.device("cuda"), torch.float32, 20, Form(), **sizes))
+
+
+def test_auto_goes_without_kernels_that_are_wrong_and_says_so_once(gpu):
+    asked = []
+    gpu.setattr(first_use, "difference", lambda case: (asked.append(case), "errors of y by 2.0e+00")[1])
+    with pytest.warns(RuntimeWarning, match="errors of y by 2.0e.00. Please report it with Case"):
+        choice = choose()
+    assert choice == ("eager", "errors of y by 2.0e+00")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert choose().name == "eager"  # the same plan: not checked again
+        assert len(asked) == 1
+        assert choose("triton").name == "triton"  # asked for by name
+        assert len(asked) == 1
+
+
+def test_auto_takes_kernels_that_are_right(gpu):
+    asked = []
+    gpu.setattr(first_use, "difference", asked.append)
+    for sizes in [(5, 4, 1), (7, 3, 1), (1, 4, 1), (5, 4, 2)]:
+        assert choose(sizes=sizes) == ("triton", "the implementation for cuda tensors")
+    assert [(case.is_step, case.directions) for case in asked] == [(False, 1), (True, 1), (False, 2)]
+
+
+def test_nothing_is_checked_where_it_would_be_recorded_or_was_measured(gpu):
+    gpu.setattr(first_use, "difference", lambda case: 1 / 0)
+    with gpu.context() as changed:
+        changed.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        assert choose().name == "triton"
+    with torch.utils.flop_counter.FlopCounterMode(display=False):
+        assert choose().name == "triton"
+    gpu.setattr(first_use, "MEASURED", {90})
+    assert choose().name == "triton"
