@@ -1,4 +1,4 @@
-"""The forecasts: what the mask hides has no effect, nothing of the future is read, and the losses and plots are right."""
+"""The forecasts: what the mask hides has no effect, nothing of the future is read, and the loss and plot are right."""
 
 import one_file
 import pytest

@@ -40,11 +40,11 @@ def test_equals_nn_gru_on_split_episodes(experience):
 
 
 def test_corridors():
-    corridors, steps = example.Corridors(), torch.zeros(B)
+    corridors, steps, cue = example.Corridors(), torch.zeros(B), torch.zeros(B, dtype=torch.bool)
     for _ in range(100):
         x, first = corridors.look()
         assert torch.equal(x[:, 0] != 0, first)
-        cue = torch.where(first, x[:, 0] > 0, cue) if steps.any() else x[:, 0] > 0
+        cue = torch.where(first, x[:, 0] > 0, cue)
         steps = torch.where(first, 0, steps + 1)
         turn = torch.randint(2, (B,))
         reward, over = corridors.act(turn)
