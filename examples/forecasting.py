@@ -23,7 +23,7 @@ YEAR, PAST, HIDDEN = 52, 156, 64  # weeks, weeks, units
 QUANTILES = torch.tensor([0.1, 0.5, 0.9])
 DATA = co2.load_pandas().data.co2
 VALUES = torch.tensor(DATA.to_numpy(), dtype=torch.float32)  # (2284,), parts per million, NaN where missing
-PHASE = torch.tensor(DATA.index.dayofyear.to_numpy() / 365.25 * 2 * np.pi, dtype=torch.float32)
+PHASE = torch.tensor(DATA.index.day_of_year.to_numpy() / 365.25 * 2 * np.pi, dtype=torch.float32)
 SPLIT = int((DATA.index.year < 1994).sum())
 
 

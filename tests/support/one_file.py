@@ -1,12 +1,15 @@
 """Loads and runs the examples that are one file each."""
 
+import contextlib
 import importlib.util
+import io
+import runpy
 import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
-from imdb import ROOT, environment
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def path_of(name: str) -> Path:
@@ -22,6 +25,11 @@ def load(name: str) -> ModuleType:
 
 
 def run(name: str, *arguments: object) -> subprocess.CompletedProcess:
-    """Runs the example as a person does, and returns what it printed."""
-    command = [sys.executable, str(path_of(name)), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=240)
+    """Runs the example as a program, in this process, which saves seconds of imports, and returns what it printed."""
+    command, out, errors, code = [str(path_of(name)), *map(str, arguments)], io.StringIO(), io.StringIO(), 0
+    with mock.patch("sys.argv", command), contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        try:
+            runpy.run_path(command[0], run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+    return subprocess.CompletedProcess(command, code, out.getvalue(), errors.getvalue())
