@@ -6,7 +6,7 @@ SAMPLE := --dropout 0.2 --learning-rate 2e-3 --epochs 5  # few words, each of wh
 FAST := tests/kernels tests/grucore tests/pytorch tests/support --ignore tests/grucore/convert
 THREADS := $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help imdb demo test test-fast test-gpu test-ptx sanitize bench check clean
+.PHONY: help examples imdb demo test test-fast test-gpu test-ptx sanitize bench check clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -15,6 +15,13 @@ help:  ## this list
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[$*]'
 	touch $@
+
+examples: OUT := runs/forecast-$(shell date +%Y%m%d-%H%M%S).png
+examples: .venv/installed-examples  ## the three examples of one file each, a minute or two each; OUT=a new file for the forecast
+	mkdir -p runs
+	$(BIN)/python examples/policy.py
+	$(BIN)/python examples/forecasting.py --output $(OUT)
+	$(BIN)/python examples/language_model.py
 
 imdb: .venv/installed-imdb  ## train the IMDB example; DATA=sample (synthetic, no network), hub, or a folder
 	$(BIN)/python examples/imdb/train.py --preset book-masked --data $(DATA) \

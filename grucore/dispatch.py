@@ -44,6 +44,7 @@ NO_TRITON = _no_triton(version("triton") if find_spec("triton") else None)
 
 
 _NATIVE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_NATIVE_OPTIONS = ("recurrent_dropout", "zoneout")
 _FASTEST = {"cpu": ("native",), "cuda": ("triton",)}
 
 
@@ -120,8 +121,8 @@ def choose_step(backend: str, request: Request, in_place: bool) -> Choice:
 def _obstacle(backend: str, request: Request) -> str | None:
     """Why a backend cannot serve a request, None where it can."""
     what = "the equations have" if backend == "reference" else f"the {backend} kernels have"
-    if request.regularised:
-        return f"{what} no {' and '.join(request.regularised)}"
+    if missing := [name for name in request.regularised if backend != "native" or name not in _NATIVE_OPTIONS]:
+        return f"{what} no {' and '.join(missing)}"
     if backend == "reference":
         return None
     if request.wants_gates:
@@ -157,6 +158,9 @@ def _obstacle_to_native(request: Request) -> str | None:
         return f"the native kernels are for the CPU, and the tensors are on {request.device}"
     if NO_NATIVE:
         return NO_NATIVE
+    if request.regularised and not request.is_plain:
+        what = " and ".join(request.regularised)
+        return f"a call with {what} that is compiled, traced or watched is left to PyTorch"
     if request.dtype not in _NATIVE_DTYPES:
         return f"the native kernels take float16, bfloat16, float32 and float64, and the dtype is {request.dtype}"
     return None

@@ -128,7 +128,8 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
         groups, layer_gates = weights[these], None
         state = State(h0[these], None if call.reset_state is None else call.reset_state[these].to(x.dtype))
         if choice.name == "native" and request.is_plain:
-            x, h = autograd.native_layer(x, state, groups, steps, request.form, request.wants_gradient)
+            acts = variant if request.regularised else None
+            x, h = autograd.native_layer(x, state, groups, steps, request.form, request.wants_gradient, acts)
         elif choice.name == "onnx":
             x, h = onnx_trace.layer(x, state.h0, _weights(groups), call.lengths, hx is not None, options)
         elif choice.name == "reference":
@@ -282,7 +283,8 @@ def step(
         and not (request.is_transformed or torch.jit.is_tracing() or compat.in_onnx_export())
     )
     choice = dispatch.choose_step(options.backend, request, in_place)
-    if choice.name == "native" and request.is_plain and form.reset_after and input.dim() == 2:
+    is_bare = form.reset_after and input.dim() == 2 and not request.regularised
+    if choice.name == "native" and request.is_plain and is_bare:
         return autograd.native_step(input, hx, weights, request.wants_gradient)
     if choice.name == "eager" and in_place:
         return gru_step(input, hx, Weights(*weights))

@@ -7,12 +7,14 @@ Wellons, 2018, https://nullprogram.com/blog/2018/07/31/), chained over those num
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 
-def _mixed(x: Tensor) -> Tensor:
-    """A bijection of 32-bit numbers, held in int64; each bit of x changes about half of the result's."""
+def _mixed(x: Any) -> Any:
+    """A bijection of 32-bit numbers, as int or held in int64; each bit of x changes about half of the result's."""
     x = x & 0xFFFFFFFF
     x = x ^ (x >> 16)
     x = (x * 0x7FEB352D) & 0xFFFFFFFF
@@ -26,6 +28,16 @@ def new_seed(device: torch.device) -> Tensor:
     return torch.randint(2**31, (), device=device)
 
 
+def seed_of(seed: Any, stream: int) -> Any:
+    """What the masks of a stream begin from."""
+    return _mixed(_mixed(seed) + stream)
+
+
+def threshold(p: float) -> int:
+    """Numbers of 32 bits below it are a False of `keep_mask`."""
+    return round(p * 2**32)
+
+
 def keep_mask(seed: Tensor, stream: int, step: int, shape: tuple[int, int], p: float) -> Tensor:
     """(B, H) bool, each element True with probability 1 - p.
 
@@ -37,7 +49,7 @@ def keep_mask(seed: Tensor, stream: int, step: int, shape: tuple[int, int], p: f
         p: the probability of False.
     """
     rows, units = (torch.arange(n, device=seed.device) for n in shape)
-    at = _mixed(_mixed(_mixed(seed) + stream) + step)
+    at = _mixed(seed_of(seed, stream) + step)
     at = _mixed(at.unsqueeze(-1) + rows)  # (B,)
     at = _mixed(at.unsqueeze(-1) + units)  # (B, H)
-    return at >= round(p * 2**32)
+    return at >= threshold(p)

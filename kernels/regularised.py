@@ -62,6 +62,16 @@ def acting(variant: Variant) -> tuple[str, ...]:
     return tuple(names)
 
 
+def is_noisy(variant: Variant) -> bool:
+    """Whether masks are drawn."""
+    return variant.training and (variant.recurrent_dropout > 0 or variant.zoneout > 0)
+
+
+def dropout_of_state(seed: Tensor, p: float, h: Tensor, direction: int) -> Tensor:
+    """What h (B, H) is multiplied by in the products of a direction."""
+    return keep_mask(seed, 2 * direction, 0, (h.shape[0], h.shape[1]), p).to(h.dtype) / max(1 - p, 1e-7)
+
+
 class Gains(NamedTuple):
     """What layer normalisation multiplies by."""
 
@@ -77,14 +87,16 @@ def gru_layer(
     steps: Steps,
     form: Form,
     variant: Variant,
+    seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Gates]:
     """One layer: y (T, B, D*H), h_n (D, B, H) and the gates, each (D, T, B, H), 0 at padding.
 
-    The other arguments are those of the contract in `kernels/__init__.py`. Each call draws its own masks.
+    The other arguments are those of the contract in `kernels/__init__.py`. Each call draws its own masks, unless it is
+    given a seed.
     """
     x = without_padding(x, steps)
-    noisy = variant.training and (variant.recurrent_dropout > 0 or variant.zoneout > 0)
-    seed = new_seed(x.device) if noisy else None
+    if seed is None and is_noisy(variant):
+        seed = new_seed(x.device)
 
     def step_of(d: int) -> _Step:
         gains_d = (None, None) if gains is None else (gains.of_x[d], gains.of_h[d])
@@ -112,9 +124,8 @@ class _Step:
         self.gx = _product(x, w_ih, b_ih, gain_x)  # (T, B, 3H)
         self.reset_after, self.variant, self.seed, self.direction = form.reset_after, variant, seed, direction
         self.keep: Tensor | float = 1.0  # of the state, in the products
-        p = variant.recurrent_dropout
-        if seed is not None and p > 0:
-            self.keep = keep_mask(seed, 2 * direction, 0, (h0.shape[0], h0.shape[1]), p).to(x.dtype) / max(1 - p, 1e-7)
+        if seed is not None and variant.recurrent_dropout > 0:
+            self.keep = dropout_of_state(seed, variant.recurrent_dropout, h0, direction)
 
     def __call__(self, t: int, h: Tensor) -> tuple[Tensor, Gates]:
         gates = self.gates(t, h * self.keep)

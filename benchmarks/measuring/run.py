@@ -36,7 +36,7 @@ WITH_LENGTHS = ["torch-padded"]  # which without lengths is nn.GRU again
 ONCE = {  # what is at home elsewhere, or takes long to compile: in the first cell of each mode but memory
     "cpu": ["openvino", "torch-compile", "flashrnn", "torchrl", "xma", "haste"],
     "cuda": ["xma", "haste"],
-    "grid": ["torch-compile"],
+    "grid": ["torch-compile", "keras"],
     "grid-short": [],
 }
 

@@ -6,6 +6,8 @@
 //     reset before   dg_n = dgx_n = a_n dh;  drh = W_hn^T dg_n;  dg_r = h r (1 - r) drh,  dg_z = a_z dh
 //                    dh'  = z dh + r drh + W_hr^T dg_r + W_hz^T dg_z
 //
+// Recurrent dropout multiplies all of dh' but z dh.
+//
 // The slots of dg are n, r, z and gx_n, so that the state's side reads the first three and the input's the last three.
 // A chunk's dg lies as [panel][slot][row][lane]: what a product reads is side by side in memory. A chunk's dx and its
 // part of each weight's gradient are products over all its rows; the parts are added chunk by chunk, in an order that
@@ -28,9 +30,11 @@ struct Backward {
   Columns of_h, of_x;
   int64_t dh_row;     // elements of a row of dh
   int64_t slot_size;  // elements of a slot of dg, and of one factor of a panel
-  T *zeros, *w_hh_t, *w_ih_t, *dg, *dh, *drh, *sums, *factors, *rh, *own;
+  T *zeros, *w_hh_t, *w_ih_t, *dg, *dh, *through, *sums, *factors, *rh, *own;
+  T* dropped;  // the states before the steps of a chunk, as they enter products
   int64_t own_size;
   T** pointers;
+  uint32_t* zones;
 
   Backward(const GruCall& c, int64_t threads, Arena& arena)
       : call(c),
@@ -49,13 +53,15 @@ struct Backward {
     w_ih_t = arena.take<T>(c.dx ? np * cell.PANEL * of_x.vectors * W : 0);
     dg = arena.take<T>(np * SLOTS * slot_size);
     dh = arena.take<T>(c.segments * dh_row);
-    drh = arena.take<T>(c.reset_after ? 0 : c.segments * dh_row);
+    through = arena.take<T>(c.reset_after && !c.keep ? 0 : c.segments * dh_row);
+    dropped = arena.take<T>(c.keep ? chunk * c.H : 0);
     sums = arena.take<T>(np * SLOTS * W);
     factors = arena.take<T>(is_kept ? 0 : np * FACTORS * slot_size);
     rh = arena.take<T>(c.reset_after ? 0 : threads * chunk * np * W);  // for each group of threads that share rows
     own_size = chunk * std::max(is_kept ? 0 : np * cell.PANEL, int64_t{2 * 3 * W});
     own = arena.take<T>(threads * own_size);
-    pointers = arena.take<T*>(threads * chunk * 9);
+    pointers = arena.take<T*>(threads * chunk * 11);
+    zones = arena.take<uint32_t>(c.zoneout == 1 ? threads * chunk : 0);
   }
 
   static int64_t steps_kept(const GruCall& c) {
@@ -74,14 +80,16 @@ struct Backward {
   struct Pointers {
     const T **x, **h, **dy;
     T **dx, **factors;
-    const T **own_x, **own_h;  // only those of its own rows
+    const T** state;                        // h without dropout
+    const T **own_x, **own_h, **own_state;  // only those of its own rows
     T** own_factors;
     int64_t* next;  // elements between a row's factors
 
     Pointers(T** memory, int64_t chunk) {
       const T** const reads = const_cast<const T**>(memory);
       x = reads, h = x + chunk, dy = h + chunk, own_x = dy + chunk, own_h = own_x + chunk;
-      dx = memory + 5 * chunk, factors = dx + chunk, own_factors = factors + chunk;
+      state = own_h + chunk, own_state = state + chunk;
+      dx = memory + 7 * chunk, factors = dx + chunk, own_factors = factors + chunk;
       next = reinterpret_cast<int64_t*>(own_factors + chunk);
     }
   };
@@ -89,7 +97,7 @@ struct Backward {
   void run(int64_t thread, int64_t threads, Meeting& meeting) const {
     const GruCall& c = call;
     const Share share(c.segments, thread, threads);
-    const Pointers at(pointers + thread * chunk * 9, chunk);
+    const Pointers at(pointers + thread * chunk * 11, chunk);
     T* const mine = own + thread * own_size;
     begin(thread, threads);
     if (share.part == 0)
@@ -106,7 +114,9 @@ struct Backward {
       while (k > 0 && (k == end || end_offset - offset + sequence.size(k - 1) <= CHUNK_ROWS))
         offset -= sequence.size(--k);
       point(at, k, end, offset);
-      if (end > kept_steps) compute_factors(at, share, meeting, mine, k, end);
+      if (c.keep) drop(at, share, meeting, k, end);
+      if (end > kept_steps)
+        compute_factors(at, share, meeting, mine, k, end, offset, c.zoneout == 1 ? zones + thread * chunk : nullptr);
       for (int64_t step = end, row = end_offset - offset; step > k;) {
         row -= sequence.size(--step);
         step_back(at, share, meeting, row, sequence.size(step), step < kept_steps);
@@ -164,7 +174,8 @@ struct Backward {
       for (int64_t i = 0; i < size; i++, row++) {
         at.next[row] = k < kept_steps ? size * W : slot_size;
         at.x[row] = sequence.at(x, c.x_t, c.x_b, k, offset, i);
-        at.h[row] = k ? sequence.at(y, c.y_t, c.y_b, k - 1, offset - before, i) : h0 + sequence.state(i) * c.h0_r;
+        at.state[row] = k ? sequence.at(y, c.y_t, c.y_b, k - 1, offset - before, i) : h0 + sequence.state(i) * c.h0_r;
+        at.h[row] = c.keep ? dropped + row * c.H : at.state[row];
         if (dy) at.dy[row] = sequence.at(dy, c.dy_t, c.dy_b, k, offset, i);
         if (c.dx) at.dx[row] = sequence.at(static_cast<T*>(c.dx), c.dx_t, c.dx_b, k, offset, i);
         at.factors[row] = k < kept_steps ? static_cast<T*>(c.kept) + offset * c.kept_r + i * W : factors + row * W;
@@ -173,15 +184,35 @@ struct Backward {
     }
   }
 
-  // The factors of the chunk's steps that are not kept, for the thread's rows and units.
-  void compute_factors(const Pointers& at, const Share& share, Meeting& meeting, T* gx, int64_t k, int64_t end) const {
-    int64_t count = 0;
+  const T* keep_of(int64_t segment) const {
+    return static_cast<const T*>(call.keep) + sequence.state(segment) * call.H;
+  }
+
+  // The states as they enter products, of the thread's rows and units; the others' are there when all have met.
+  void drop(const Pointers& at, const Share& share, Meeting& meeting, int64_t k, int64_t end) const {
     for (int64_t row = 0; k < end; row += sequence.size(k++))
+      for (int64_t i = share.first; i < sequence.size(k); i += share.stride) {
+        const T *const keep = keep_of(i), *const h = at.state[row + i];
+        T* const to = dropped + (row + i) * call.H;
+        for (int64_t unit = share.begin(call.H); unit < share.end(call.H); unit++) to[unit] = keep[unit] * h[unit];
+      }
+    meeting.rows[share.first].wait(share.parts);
+  }
+
+  // The factors of the chunk's steps that are not kept, for the thread's rows and units; `zone` is memory for what
+  // their masks begin from.
+  void compute_factors(const Pointers& at, const Share& share, Meeting& meeting, T* gx, int64_t k, int64_t end,
+                       int64_t offset, uint32_t* zone) const {
+    int64_t count = 0;
+    for (int64_t row = 0; k < end; row += sequence.size(k), offset += sequence.size(k++))
       for (int64_t i = share.first; k >= kept_steps && i < sequence.size(k); i += share.stride, count++) {
         at.own_x[count] = at.x[row + i], at.own_h[count] = at.h[row + i], at.own_factors[count] = at.factors[row + i];
+        at.own_state[count] = at.state[row + i];
+        if (zone) zone[count] = zone_of(call, sequence.position(k, offset, i));
       }
     T* const own_rh = rh + share.first * chunk * cell.panels * W;
-    const Rows<T> rows{count, at.own_x, at.own_h, nullptr, at.own_factors, slot_size, gx, own_rh, cell.panels * W};
+    Rows<T> rows{count, at.own_x, at.own_h, nullptr, at.own_factors, slot_size, gx, own_rh, cell.panels * W};
+    rows.state = at.own_state, rows.zone = zone;
     const Units units = units_of(share);
     cell.input(rows, units.panel, units.panel_end);
     cell.step(rows, units.panel, units.panel_end, [&] { meeting.rows[share.first].wait(share.parts); });
@@ -194,7 +225,20 @@ struct Backward {
     const auto meet = [&] { meeting.rows[share.first].wait(share.parts); };
     row += share.first;
     const int64_t stride = share.stride * dh_row;
-    T *const dh_k = dh + share.first * dh_row, *const drh_k = drh + share.first * dh_row;
+    T *const dh_k = dh + share.first * dh_row, *const through_k = through + share.first * dh_row;
+    const auto clear_through = [&] {
+      for (int64_t i = 0; i < count; i++)
+        std::fill(through_k + i * stride + panel * W, through_k + i * stride + last * W, T(0));
+    };
+    const auto add_dropped = [&] {  // of the thread's own units, which no other reads
+      for (int64_t i = 0; i < count; i++) {
+        const T* const keep = keep_of(share.first + i * share.stride);
+        for (int64_t j = panel; j < last; j++) {
+          T* const d = dh_k + i * stride + j * W;
+          store(d, fma<T>(load_first(keep + j * W, call.H - j * W), load(through_k + i * stride + j * W), load(d)));
+        }
+      }
+    };
     for (int64_t j = panel; j < last; j++)
       for (int64_t i = 0; i < count; i++) {
         const T* const f = at.factors[row + i * share.stride] + j * FACTORS * next;
@@ -210,20 +254,30 @@ struct Backward {
         }
       }
     meet();
-    if (call.reset_after) return add_state_side(row, share.stride, N_SLOT, 3, count, begin, end, dh_k, stride);
-    for (int64_t i = 0; i < count; i++) std::fill(drh_k + i * stride + panel * W, drh_k + i * stride + last * W, T(0));
-    add_state_side(row, share.stride, N_SLOT, 1, count, begin, end, drh_k, stride);
+    if (call.reset_after) {
+      if (!call.keep) return add_state_side(row, share.stride, N_SLOT, 3, count, begin, end, dh_k, stride);
+      clear_through();
+      add_state_side(row, share.stride, N_SLOT, 3, count, begin, end, through_k, stride);
+      return add_dropped();
+    }
+    clear_through();
+    add_state_side(row, share.stride, N_SLOT, 1, count, begin, end, through_k, stride);
     for (int64_t j = panel; j < last; j++)
       for (int64_t i = 0; i < count; i++) {
         const T* const f = at.factors[row + i * share.stride] + j * FACTORS * next;
         T *const to = dg_of(j, 0, row + i * share.stride), *const d = dh_k + i * stride + j * W;
-        const Vector<T> d_rh = load(drh_k + i * stride + j * W), gradient = load(d);
+        const Vector<T> d_rh = load(through_k + i * stride + j * W), gradient = load(d);
         store(to + R_SLOT * slot_size, load(f + next) * d_rh),
             store(to + Z_SLOT * slot_size, load(f + 2 * next) * gradient);
-        store(d, fma<T>(load(f + 3 * next), d_rh, load(f + 4 * next) * gradient));
+        if (call.keep) {
+          store(d, load(f + 4 * next) * gradient), store(through_k + i * stride + j * W, load(f + 3 * next) * d_rh);
+        } else {
+          store(d, fma<T>(load(f + 3 * next), d_rh, load(f + 4 * next) * gradient));
+        }
       }
     meet();
-    add_state_side(row, share.stride, R_SLOT, 2, count, begin, end, dh_k, stride);
+    add_state_side(row, share.stride, R_SLOT, 2, count, begin, end, call.keep ? through_k : dh_k, stride);
+    if (call.keep) add_dropped();
   }
 
   T* dg_of(int64_t panel, int64_t slot, int64_t row) const { return dg + (panel * SLOTS + slot) * slot_size + row * W; }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,10 +13,26 @@ from .library import LIBRARY
 from .packed import HELD, packed
 from .segments import Segments
 
-_PACK = struct.Struct("=44q").pack
+_PACK = struct.Struct("=32qd16q").pack
 _PACKED_FIELD = 22
 _NO_GRADIENTS = (0,) * 13
+_NO_NOISE = (0, 0, 0, 0, 1.0)
 _NOWHERE = (0, 0, 0)  # a tensor that is not given, with two strides
+
+
+class Noise(NamedTuple):
+    """Recurrent dropout and zoneout; see gru.h."""
+
+    keep: Sequence[Tensor] | None  # of each direction, dense, as what the call's segments begin from
+    zoneout: int
+    zone_seeds: Sequence[int]  # of each direction
+    zone_threshold: int
+    zone_keep: float
+
+    def fields(self, d: int) -> tuple[float, ...]:
+        """Those of direction d."""
+        keep = 0 if self.keep is None else self.keep[d].data_ptr()
+        return keep, self.zoneout, self.zone_seeds[d], self.zone_threshold, self.zone_keep
 
 
 class Backward(NamedTuple):
@@ -58,6 +74,7 @@ def run(
     kept: Tensor | None = None,  # (D, rows, size), filled or read
     segments: Sequence[Segments] | None = None,
     backward: Backward | None = None,
+    noise: Noise | None = None,
 ) -> None:
     """Calls gru_forward or gru_backward; all tensors are held until it returns.
 
@@ -83,6 +100,7 @@ def run(
             *(x.data_ptr(), x_t, x_b, h0.data_ptr(), h0.stride(0), *_addresses(group), 0),
             *(y.data_ptr() + d * H * size, y_t, y_b),
             *((0, 0) if last is None else (_address(last, d), last.stride(1))),
+            *(_NO_NOISE if noise is None else noise.fields(d)),
             *(_NOWHERE if kept is None else (_address(kept, d), *kept.shape[1:])),
             *(_NO_GRADIENTS if backward is None else backward.fields(d, H)),
         ]
@@ -112,6 +130,7 @@ def step(x: Tensor, h: Tensor, weights: Sequence[Tensor | None], y: Tensor) -> N
         H,
         0,
         0,
+        *_NO_NOISE,
         0,
         0,
         0,
@@ -129,7 +148,7 @@ def _addresses(group: Sequence[Tensor | None]) -> list[int]:
     return addresses if len(addresses) == 4 else [*addresses, 0, 0]
 
 
-def _packed_if_held(fields: list[int], group: Sequence[Tensor | None], held: list[object]) -> bytes:
+def _packed_if_held(fields: list[Any], group: Sequence[Tensor | None], held: list[object]) -> bytes:
     """The call, on packed weights if they are held; those are added to what must live until it returns."""
     call = _PACK(*fields)
     if not HELD or (buffer := packed(group, call, LIBRARY, bool(fields[1]))) is None:  # type: ignore[arg-type]

@@ -12,8 +12,12 @@
 //
 //     reset after    a_n r,  a_r,          a_z,  a_n,  z     with a_n = (1 - z) (1 - n^2),  a_z = (h - n) z (1 - z),
 //     reset before   a_n,    h r (1 - r),  a_z,  r,    z          a_r = a_n gh_n r (1 - r)
+//
+// Recurrent dropout multiplies the state where it enters products, and so the h of h r (1 - r). Zoneout takes the part
+// k of the new state, 1 - z becomes k (1 - z), and z what is left to 1.
 #pragma once
 #include "gru.h"
+#include "noise.h"
 #include "products.h"
 #include "sequence.h"
 
@@ -26,13 +30,17 @@ template <typename T>
 struct Rows {
   int64_t count;
   const T* const* x;  // of each row, I features
-  const T* const* h;  // the state before the step
+  const T* const* h;  // the state before the step, as it enters products
   T* const* y;        // the state after it; null: not wanted
   T* const* factors;  // where a row's first vector goes, the others `factor_stride` apart; null: not wanted
   int64_t factor_stride;
   T* gx;  // (count, panels) panels of [gate][lane]
   T* rh;  // (count, rh_stride): r * h, of the form that has the reset gate before the product
-  int64_t rh_stride;
+  int64_t rh_stride = 0;
+  const T* const* state = nullptr;  // the state before the step; where there is dropout it is not h
+  const uint32_t* zone = nullptr;   // what the masks of zoneout begin from; null: there are none
+  const T* const* keep = nullptr;   // of each row, what y is multiplied by in the next step's products; null: nothing
+  T* const* dropped = nullptr;      // where that goes
 };
 
 template <typename T>
@@ -40,12 +48,21 @@ struct Cell {
   static constexpr int W = LANES<T>, PANEL = 3 * W;
 
   int64_t I, H, panels;
-  bool reset_after;
+  bool reset_after, zones;
+  uint32_t zone_threshold;
+  T zone_keep;
   T *w_ih, *w_hh;  // [panel][k][gate][lane]
   T* bias;         // of the input's side, with those of the state's that are only added: [panel][gate][lane]
   T* b_hn;         // what is left of them: [panel][lane]
 
-  Cell(const GruCall& c, Arena& arena) : I(c.I), H(c.H), panels((c.H + W - 1) / W), reset_after(c.reset_after) {
+  Cell(const GruCall& c, Arena& arena)
+      : I(c.I),
+        H(c.H),
+        panels((c.H + W - 1) / W),
+        reset_after(c.reset_after),
+        zones(c.zoneout),
+        zone_threshold(uint32_t(c.zone_threshold)),
+        zone_keep(T(c.zone_keep)) {
     w_ih = arena.take<T>(panels * PANEL * I);
     w_hh = arena.take<T>(panels * PANEL * H);
     bias = arena.take<T>(panels * PANEL);
@@ -88,6 +105,19 @@ struct Cell {
   }
 
  private:
+  static void zone_out(Vector<T> k, Vector<T>& z, Vector<T>& not_z, Vector<T>& slope_z) {
+    not_z *= k, slope_z *= k;
+    z = T(1) - not_z;
+  }
+  // How much of the new state is taken.
+  Vector<T> taken(const Rows<T>& rows, int64_t i, int64_t panel) const {
+    return rows.zone ? takes_new<T>(rows.zone[i], panel * W, zone_threshold) : broadcast(zone_keep);
+  }
+  void write(const Rows<T>& rows, int64_t i, int64_t panel, Vector<T> y) const {
+    const int64_t unit = panel * W;
+    if (rows.y) store_first(rows.y[i] + unit, y, H - unit);
+    if (rows.keep) store_first(rows.dropped[i] + unit, load_first(rows.keep[i] + unit, H - unit) * y, H - unit);
+  }
   T* factors_of(const Rows<T>& rows, int64_t i, int64_t panel) const {
     return rows.factors[i] + panel * FACTORS * rows.factor_stride;
   }
@@ -129,17 +159,19 @@ struct Cell {
 #pragma GCC unroll 1
       for (int p = 0; p < PANELS; p++) {
         Vector<T> not_r, not_z;
-        const Vector<T> gh_n = load(u[i][p][2]), h_p = load_first(h[i] + (panel + p) * W, H - (panel + p) * W);
-        const Vector<T> r = sigmoid<T>(load(u[i][p][0]), not_r), z = sigmoid<T>(load(u[i][p][1]), not_z);
+        const Vector<T> gh_n = load(u[i][p][2]);
+        const Vector<T> h_p = load_first(rows.state[first + i] + (panel + p) * W, H - (panel + p) * W);
+        const Vector<T> r = sigmoid<T>(load(u[i][p][0]), not_r);
+        Vector<T> z = sigmoid<T>(load(u[i][p][1]), not_z), slope_z = z * not_z;
+        if (zones) zone_out(taken(rows, first + i, panel + p), z, not_z, slope_z);
         const Tanh<T> n = tanh<T>(fma<T>(r, gh_n, load(gx_of(rows, first + i, panel + p) + 2 * W)));
-        if (rows.y)
-          store_first(rows.y[first + i] + (panel + p) * W, fma<T>(z, h_p, not_z * n.value), H - (panel + p) * W);
+        write(rows, first + i, panel + p, fma<T>(z, h_p, not_z * n.value));
         if (rows.factors) {
           T* const f = factors_of(rows, first + i, panel + p);
           const int64_t next = rows.factor_stride;
           const Vector<T> a_n = not_z * n.slope();
           store(f, a_n * r), store(f + next, a_n * gh_n * (r * not_r));
-          store(f + 2 * next, (h_p - n.value) * (z * not_z)), store(f + 3 * next, a_n), store(f + 4 * next, z);
+          store(f + 2 * next, (h_p - n.value) * slope_z), store(f + 3 * next, a_n), store(f + 4 * next, z);
         }
       }
   }
@@ -166,14 +198,17 @@ struct Cell {
       for (int p = 0; p < PANELS; p++) {
         Vector<T> not_r, not_z;
         const Vector<T> h_p = load_first(h[i] + (panel + p) * W, H - (panel + p) * W);
-        const Vector<T> r = sigmoid<T>(load(u[i][p][0]), not_r), z = sigmoid<T>(load(u[i][p][1]), not_z);
+        const Vector<T> r = sigmoid<T>(load(u[i][p][0]), not_r);
+        Vector<T> z = sigmoid<T>(load(u[i][p][1]), not_z), slope_z = z * not_z;
+        if (zones) zone_out(taken(rows, first + i, panel + p), z, not_z, slope_z);
         T* const gx = gx_of(rows, first + i, panel + p);
         store(gx, not_z), store(gx + W, z);
         store(rows.rh + (first + i) * rows.rh_stride + (panel + p) * W, r * h_p);
         if (rows.factors) {
           T* const f = factors_of(rows, first + i, panel + p);
           const int64_t next = rows.factor_stride;
-          store(f + next, h_p * (r * not_r)), store(f + 3 * next, r), store(f + 4 * next, z);
+          store(f + next, h_p * (r * not_r)), store(f + 2 * next, slope_z), store(f + 3 * next, r);
+          store(f + 4 * next, z);
         }
       }
   }
@@ -197,12 +232,12 @@ struct Cell {
         const T* const gx = gx_of(rows, first + i, panel + p);
         const Tanh<T> n = tanh<T>(load(u[i][p]));
         const Vector<T> not_z = load(gx), z = load(gx + W);
-        const Vector<T> h_p = load_first(rows.h[first + i] + (panel + p) * W, H - (panel + p) * W);
-        if (rows.y)
-          store_first(rows.y[first + i] + (panel + p) * W, fma<T>(z, h_p, not_z * n.value), H - (panel + p) * W);
+        const Vector<T> h_p = load_first(rows.state[first + i] + (panel + p) * W, H - (panel + p) * W);
+        write(rows, first + i, panel + p, fma<T>(z, h_p, not_z * n.value));
         if (rows.factors) {
           T* const f = factors_of(rows, first + i, panel + p);
-          store(f, not_z * n.slope()), store(f + 2 * rows.factor_stride, (h_p - n.value) * (z * not_z));
+          T* const a_z = f + 2 * rows.factor_stride;  // holds the slope of z
+          store(f, not_z * n.slope()), store(a_z, (h_p - n.value) * load(a_z));
         }
       }
   }

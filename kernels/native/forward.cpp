@@ -11,14 +11,18 @@ struct Forward {
   bool is_packed;
   int64_t chunk;
   T *zeros, *rh, *own;
+  T* dropped;  // states as they enter the products of this step, and those of the next
   const T** pointers;
+  uint32_t* zones;
 
   Forward(const GruCall& c, int64_t threads, Arena& arena)
       : call(c), sequence{c}, cell(packed_or_own(c, arena)), is_packed(c.packed), chunk(sequence.chunk_rows()) {
     zeros = arena.take<T>(c.h0 ? 0 : c.H);
     rh = arena.take<T>(c.reset_after ? 0 : c.segments * cell.panels * cell.W);
     own = arena.take<T>(threads * chunk * cell.panels * cell.PANEL);
-    pointers = arena.take<const T*>(threads * chunk * 4);
+    dropped = arena.take<T>(c.keep ? 2 * c.segments * c.H : 0);
+    pointers = arena.take<const T*>(threads * chunk * 7);
+    zones = arena.take<uint32_t>(c.zoneout == 1 ? threads * chunk : 0);
   }
 
   static Cell<T> packed_or_own(const GruCall& c, Arena& arena) {
@@ -36,15 +40,27 @@ struct Forward {
     const Share share(c.segments, thread, threads);
     const int64_t begin = share.begin(cell.panels), end = share.end(cell.panels);
     const auto meet = [&] { meeting.rows[share.first].wait(share.parts); };
-    const T** const x = pointers + thread * chunk * 4;
-    const T** const h = x + chunk;
-    T **const y = const_cast<T**>(h + chunk), **const factors = y + chunk;
+    const T **const x = pointers + thread * chunk * 7, **const state = x + chunk;
+    T **const y = const_cast<T**>(state + chunk), **const factors = y + chunk;
+    T **h = factors + chunk, **next = h + chunk;
+    const T** const keep = const_cast<const T**>(factors + 3 * chunk);
+    uint32_t* const zone = c.zoneout == 1 ? zones + thread * chunk : nullptr;
     T* const gx = own + thread * chunk * cell.panels * cell.PANEL;
     const int64_t rh_row = cell.panels * cell.W;
 
     const T* const h0 = c.h0 ? static_cast<const T*>(c.h0) : zeros;
     for (int64_t i = 0; i < share.count(c.segments); i++)
-      h[i] = h0 + sequence.state(share.first + i * share.stride) * c.h0_r;
+      state[i] = h0 + sequence.state(share.first + i * share.stride) * c.h0_r;
+    if (c.keep) {
+      for (int64_t i = 0; i < share.count(c.segments); i++) {
+        const int64_t row = share.first + i * share.stride;
+        h[i] = dropped + row * c.H, next[i] = h[i] + c.segments * c.H;
+        keep[i] = static_cast<const T*>(c.keep) + sequence.state(row) * c.H;
+        for (int64_t unit = share.begin(c.H); unit < share.end(c.H); unit++)
+          h[i][unit] = keep[i][unit] * state[i][unit];
+      }
+      meet();
+    }
     int64_t offset = 0;  // rows before the step
     for (int64_t k = 0; k < c.steps;) {
       int64_t rows = 0, last = k;
@@ -56,6 +72,7 @@ struct Forward {
           x[rows] = sequence.at(static_cast<const T*>(c.x), c.x_t, c.x_b, last, offset, row);
           y[rows] = sequence.at(static_cast<T*>(c.y), c.y_t, c.y_b, last, offset, row);
           const bool is_kept = offset + size <= c.kept_rows;
+          if (zone) zone[rows] = zone_of(c, sequence.position(last, offset, row));
           factors[rows] = is_kept ? static_cast<T*>(c.kept) + offset * c.kept_r + row * cell.W : nullptr;
         }
         offset += size;
@@ -65,16 +82,20 @@ struct Forward {
         const int64_t size = sequence.size(k), count = share.count(size);
         T* const* const kept = count && factors[row] ? factors + row : nullptr;
         T *const gx_k = gx + row * cell.panels * cell.PANEL, *const rh_k = rh + share.first * rh_row;
-        cell.step({count, nullptr, h, y + row, kept, size * cell.W, gx_k, rh_k, share.stride * rh_row}, begin, end,
-                  meet);
-        std::copy_n(y + row, count, h);
+        Rows<T> rows_k{count, nullptr, c.keep ? h : state, y + row, kept, size * cell.W, gx_k, rh_k};
+        rows_k.rh_stride = share.stride * rh_row;
+        rows_k.state = state, rows_k.zone = zone ? zone + row : nullptr;
+        if (c.keep) rows_k.keep = keep, rows_k.dropped = next;
+        cell.step(rows_k, begin, end, meet);
+        std::copy_n(y + row, count, state);
+        std::swap(h, next);
         row += count;
         meet();
       }
     }
     if (c.h_n && share.part == 0)
       for (int64_t i = 0; i < share.count(c.segments); i++)
-        std::copy_n(h[i], c.H, static_cast<T*>(c.h_n) + sequence.state(share.first + i * share.stride) * c.h_n_r);
+        std::copy_n(state[i], c.H, static_cast<T*>(c.h_n) + sequence.state(share.first + i * share.stride) * c.h_n_r);
   }
 };
 

@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-constexpr int64_t GRU_ABI = 3;  // to be raised with every change of GruCall or of what a function does
+constexpr int64_t GRU_ABI = 4;  // to be raised with every change of GruCall or of what a function does
 
 // One direction of one layer. All fields have 8 bytes, so that Python fills them as int64. T steps, B rows, I features,
 // H hidden units. Memory is of float, or of double where float64 says so. Strides count elements; the last dimension is
@@ -32,6 +32,13 @@ struct GruCall {
   int64_t y_t, y_b;
   void* h_n;  // as h0: the last state of each segment; or null
   int64_t h_n_r;
+  // Recurrent dropout: what the state is multiplied by where it enters products, as h0 without a stride; or null.
+  const void* keep;
+  // Zoneout: 0 for none; 1 where a unit keeps its state by the masks of noise.py, which are functions of zone_seed (a
+  // seed mixed with its stream), step, row and unit, and False for a number below zone_threshold; 2 for zone_keep, what
+  // the expectation takes of the new state.
+  int64_t zoneout, zone_seed, zone_threshold;
+  double zone_keep;
   void* kept;  // (kept_rows, kept_r): what backward would compute again, of the first steps whose rows it holds
   int64_t kept_rows, kept_r;
 

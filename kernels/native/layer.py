@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from .. import Form, Gradients, State, Steps, Weights
+from ..noise import seed_of, threshold
 from ..packing import first_states, gradients_of_first_states, gradients_of_last_states
-from .call import Backward, dense, run, step
+from ..regularised import Variant, dropout_of_state
+from .call import Backward, Noise, dense, run, step
 from .segments import Segments
 
 KEPT_BYTES = 32 << 20  # what a layer keeps for backward beyond x and y, at most
@@ -36,12 +38,19 @@ def gru_forward(
 
 
 def forward_by_direction(
-    x: Tensor, state: State, weights: Sequence[Weights], steps: Steps, form: Form, kept: Tensor | None = None
+    x: Tensor,
+    state: State,
+    weights: Sequence[Weights],
+    steps: Steps,
+    form: Form,
+    kept: Tensor | None = None,
+    variant: Variant | None = None,
+    seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """y and h_n from the weights of each direction, without D."""
+    """y and h_n from the weights of each direction, without D; a variant's masks are those of the seed, () int64."""
     if (dtype := _DTYPES.get(x.dtype)) is not None:
         state, weights = State(*_converted(state, dtype)), [Weights(*_converted(each, dtype)) for each in weights]
-        y, h_n = forward_by_direction(x.to(dtype), state, weights, steps, form, kept)
+        y, h_n = forward_by_direction(x.to(dtype), state, weights, steps, form, kept, variant, seed)
         return y.to(x.dtype), h_n.to(x.dtype)
     T, B, _ = x.shape
     D, _, H = state.h0.shape
@@ -49,18 +58,20 @@ def forward_by_direction(
         y, h_n = x.new_empty(T, B, D * H), x.new_empty(D, B, H)
         if T == 0 or B == 0 or H == 0:
             return y, state.h0.clone(memory_format=torch.contiguous_format)
-        run("gru_forward", x, state.h0, weights, form.reset_after, y, h_n, kept)
+        noise = _noise(variant, seed, state)
+        run("gru_forward", x, state.h0, weights, form.reset_after, y, h_n, kept, noise=noise)
         return y, h_n
     segments = [Segments(steps, d == 1) for d in range(D)]
     y, h_n = x.new_zeros(T, B, D * H), state.h0.clone(memory_format=torch.contiguous_format)
     if H == 0 or not len(segments[0]):
         return y, h_n
+    noise = _noise(variant, seed, state, None if steps.start is None else segments)
     if steps.start is None:
-        run("gru_forward", x, state.h0, weights, form.reset_after, y, h_n, kept, segments)
+        run("gru_forward", x, state.h0, weights, form.reset_after, y, h_n, kept, segments, noise=noise)
         return y, h_n
     first = [first_states(state, each.ends, d) for d, each in enumerate(segments)]
     last = x.new_empty(D, max(map(len, segments)), H)
-    run("gru_forward", x, first, weights, form.reset_after, y, last, kept, segments)
+    run("gru_forward", x, first, weights, form.reset_after, y, last, kept, segments, noise=noise)
     for d, each in enumerate(segments):
         h_n[d].index_copy_(0, each.ends.ended, last[d, each.ends.last_segment])
     return y, h_n
@@ -94,12 +105,14 @@ def backward_by_direction(
     form: Form,
     need_dx: bool,
     kept: Tensor | None = None,
+    variant: Variant | None = None,
+    seed: Tensor | None = None,
 ) -> Gradients:
     """The gradients from the weights of each direction, without D."""
     if (dtype := _DTYPES.get(x.dtype)) is not None:
         dy, dh_n, y_, x_ = _converted((dy, dh_n, y, x), dtype)
         state, weights = State(*_converted(state, dtype)), [Weights(*_converted(each, dtype)) for each in weights]
-        result = backward_by_direction(dy, dh_n, y_, x_, state, weights, steps, form, need_dx, kept)
+        result = backward_by_direction(dy, dh_n, y_, x_, state, weights, steps, form, need_dx, kept, variant, seed)
         return Gradients(*_converted(result, x.dtype))
     T, B, I = x.shape  # noqa: E741
     D, _, H = state.h0.shape
@@ -124,7 +137,8 @@ def backward_by_direction(
     if has_steps:
         dy, last = (None if t is None else dense(t) for t in (dy, last))
         gradients = Backward(dy, last, dx, d_first, *d_weights)
-        run("gru_backward", x, first, weights, form.reset_after, y, None, kept, segments, gradients)
+        noise = _noise(variant, seed, state, segments if is_cut else None)
+        run("gru_backward", x, first, weights, form.reset_after, y, None, kept, segments, gradients, noise)
     if dx is not None:
         dx = dx[0] if D == 1 else dx[0].add_(dx[1])
     dh0, dh_reset = d_first, None if state.h_reset is None else torch.zeros_like(d_first)
@@ -145,6 +159,26 @@ def gru_step(x: Tensor, h: Tensor, weights: Weights) -> Tensor:
     y = x.new_empty(h.shape)
     step(x, h, weights, y)
     return y
+
+
+def _noise(
+    variant: Variant | None, seed: Tensor | None, state: State, segments: Sequence[Segments] | None = None
+) -> Noise | None:
+    """What a variant's options are to the kernels; `segments` where states are theirs, not the rows'."""
+    if variant is None or not (variant.zoneout or seed is not None):
+        return None
+    directions, keep, zoneout, seeds, least, part = range(len(state.h0)), None, 0, [0] * len(state.h0), 0, 1.0
+    if seed is not None and variant.recurrent_dropout:
+        keep = [dropout_of_state(seed, variant.recurrent_dropout, state.h0[d], d) for d in directions]
+        if segments is not None:
+            keep = [each[its.ends.row] for each, its in zip(keep, segments, strict=True)]
+    if variant.zoneout:
+        least = threshold(variant.zoneout)
+        if seed is None or least == 2**32:
+            zoneout, part = 2, 1 - variant.zoneout
+        else:
+            zoneout, seeds = 1, [seed_of(int(seed), 2 * d + 1) for d in directions]
+    return Noise(keep, zoneout, seeds, least, part)
 
 
 def _converted(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Any]:

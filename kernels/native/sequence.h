@@ -18,6 +18,11 @@ struct Sequence {
   // How many rows run at step k.
   int64_t size(int64_t k) const { return call.position ? call.sizes[k] : call.B; }
 
+  // The time step and the batch row of a row of step k; `offset` rows run before that step.
+  int64_t position(int64_t k, int64_t offset, int64_t row) const {
+    return call.position ? call.position[offset + row] : (call.reverse ? call.T - 1 - k : k) * call.B + row;
+  }
+
   // Where a segment's state lies in an array of them.
   int64_t state(int64_t segment) const { return call.row ? call.row[segment] : segment; }
 

@@ -39,7 +39,8 @@ CALLS = {  # a layer's options, a call, and the implementation of "auto"
     "lengths": ({}, lambda f: f(X, lengths=[5, 3]), KERNELS),
     "resets": ({}, lambda f: f(X, reset=RESET, reset_state=torch.zeros(1, 2, 4)), KERNELS),
     "vmap": ({}, lambda f: vmap(lambda x: (f(x), x)[1], in_dims=1)(X[:, :, None]), "reference"),
-    "zoneout": ({"zoneout": 0.1}, lambda f: f(X), "regularised"),
+    "zoneout": ({"zoneout": 0.1}, lambda f: f(X), "native" if KERNELS == "native" else "regularised"),
+    "normalised": ({"zoneout": 0.1, "layer_norm": True}, lambda f: f(X), "regularised"),
     "explicit": ({"backend": "reference"}, lambda f: f(X), "reference"),
 }
 

@@ -44,16 +44,12 @@ def written_out(layer, x, keep=None, zoneout_keep=None):
     return torch.stack(states)
 
 
-def masks_seen(monkeypatch):
-    """The masks of a forward pass, as they are made."""
-    seen, make = [], noise.keep_mask
-
-    def keep_mask(*arguments):
-        seen.append(make(*arguments))
-        return seen[-1]
-
-    monkeypatch.setattr("grucore.kernels.regularised.keep_mask", keep_mask)
-    return seen
+def masks(seed, layer, T, B):
+    """Of a layer in one direction, from what torch.manual_seed was given: the state's in products, and each step's."""
+    torch.manual_seed(seed)
+    drawn, shape = noise.new_seed(torch.device("cpu")), (B, layer.hidden_size)
+    keep = noise.keep_mask(drawn, 0, 0, shape, layer.recurrent_dropout)
+    return keep, [noise.keep_mask(drawn, 1, t, shape, layer.zoneout) for t in range(T)]
 
 
 VARIANTS = {
@@ -69,16 +65,16 @@ VARIANTS = {
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
-def test_equals_the_equations_written_out(options, training, monkeypatch):
-    seen = masks_seen(monkeypatch)
+def test_equals_the_equations_written_out(options, training):
     layer = GRU(3, 5, dtype=f64, **options).train(training)
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     x = torch.randn(6, 2, 3, dtype=f64, requires_grad=True)
+    keep, zoneout_keep = masks(0, layer, *x.shape[:2])
+    torch.manual_seed(0)
     y, _ = layer(x)
-    p = options.get("recurrent_dropout", 0)
-    keep = seen.pop(0).to(f64) / (1 - p) if p and training else None
-    want = written_out(layer, x, keep, seen)
+    p = layer.recurrent_dropout
+    want = written_out(layer, x, keep.to(f64) / (1 - p) if p and training else None, zoneout_keep)
     assert_near("output", y, want)
     dy, inputs = torch.randn_like(y), [x, *layer.parameters()]
     for got, want_grad in zip(torch.autograd.grad(y, inputs, dy), torch.autograd.grad(want, inputs, dy), strict=True):
@@ -135,10 +131,12 @@ def test_recomputation_draws_the_same_masks():
     assert torch.equal(*grads)
 
 
-def test_recurrent_dropout_is_one_mask_for_the_sequence(monkeypatch):
-    seen = masks_seen(monkeypatch)
-    GRU(3, 5, bidirectional=True, recurrent_dropout=0.5)(torch.randn(7, 2, 3))
-    assert len(seen) == 2 and not torch.equal(*seen), "one a direction, whatever T"
+def test_recurrent_dropout_is_one_mask_for_the_sequence():
+    """And another in the other direction: no weight that a dropped unit is multiplied by has a gradient."""
+    layer = GRU(3, 40, bidirectional=True, recurrent_dropout=0.5)
+    layer(torch.randn(7, 1, 3))[0].sum().backward()
+    unused = [w.grad.abs().sum(0) == 0 for w in (layer.weight_hh_l0, layer.weight_hh_l0_reverse)]
+    assert all(0 < each.sum() < 40 for each in unused) and not torch.equal(*unused)
 
 
 def test_zoneout_of_one_never_moves():
