@@ -1,8 +1,8 @@
 """The first use of a fused kernel on a GPU of a generation that nobody has measured: checked before it is trusted.
 
-Once per process, device and launch plan, a tiny layer of the same plan runs, backward too if training, and is held against
-the equations in float32. It takes the kernels that the call itself is about to run, compiled for it anyway, and waits
-for the device once. Naming backend="triton" goes without.
+Once per process, device and launch plan, a tiny layer of the same plan runs, backward too in training, and is held
+against the equations in float32. It takes the kernels that the call itself is about to run, compiled for it anyway, and
+waits for the device once. Naming backend="triton" goes without.
 """
 
 from __future__ import annotations

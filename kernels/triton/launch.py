@@ -35,8 +35,8 @@ def raise_if_failed(device: torch.device) -> None:
     if device in _FAILED and _FAILED[device].item():
         _FAILED[device].zero_()
         raise RuntimeError(
-            f"an earlier call of the fused kernels on {device} waited for a program that did not come, and gave up: its "
-            "results are NaN. backend='eager' does without; please report the GPU, the sizes and what else ran on it"
+            f"an earlier call of the fused kernels on {device} waited for a program that did not come, and gave up: "
+            "its results are NaN. backend='eager' does without. Please report the GPU, the sizes and what else ran"
         )
 
 

@@ -1,10 +1,11 @@
-"""What "auto" checks on a GPU that nobody has measured; the kernels run natively there, in the interpreter elsewhere."""
+"""What "auto" checks on a GPU that nobody has measured; in the interpreter where there is none."""
 
 import warnings
 
 import pytest
 import torch
 from contract import DEVICE
+from torch.utils.flop_counter import FlopCounterMode
 
 from grucore import dispatch, first_use
 from grucore.kernels import Form
@@ -96,7 +97,7 @@ def test_nothing_is_checked_where_it_would_be_recorded_or_was_measured(gpu):
     with gpu.context() as changed:
         changed.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
         assert choose().name == "triton"
-    with torch.utils.flop_counter.FlopCounterMode(display=False):
+    with FlopCounterMode(display=False):
         assert choose().name == "triton"
     gpu.setattr(first_use, "MEASURED", {90})
     assert choose().name == "triton"
