@@ -33,6 +33,7 @@ DEFAULTS = {
     "grid": ["grucore-auto", "torch", "products", "onnxruntime", "openvino"],
 }
 WITH_LENGTHS = ["torch-padded"]  # which without lengths is nn.GRU again
+STREAMING = ["grucore-packed"]
 ONCE = {  # what is at home elsewhere, or takes long to compile: in the first cell of each mode but memory
     "cpu": ["openvino", "torch-compile", "flashrnn", "torchrl", "xma", "haste"],
     "cuda": ["xma", "haste"],
@@ -52,7 +53,7 @@ def work(given: argparse.Namespace) -> list[tuple[str, Case, list[str]]]:
     for mode, case in [cell for cell in measured if given.dtype in (None, cell[1].dtype)][index - 1 :: parts]:
         once = ONCE[given.suite if on_grid else given.device] if mode not in (*seen, "memory") else []
         seen.add(mode)
-        names = defaults + WITH_LENGTHS * (case.lengths != "full") + once
+        names = defaults + WITH_LENGTHS * (case.lengths != "full") + STREAMING * (mode == "step" and on_grid) + once
         found.append((mode, case, given.providers or names))
     return found
 

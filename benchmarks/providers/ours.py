@@ -35,6 +35,14 @@ class GrucoreAuto(GrucoreEager):
     backend = "auto"
 
 
+class GrucorePacked(GrucoreAuto):
+    """Keeps the weights packed between calls, as the engines with frozen weights always do."""
+
+    def __init__(self, layer: nn.GRU):
+        super().__init__(layer)
+        self.layer.packed_weights().__enter__()
+
+
 class GrucoreTriton(GrucoreEager):
     """Runs the fused kernels."""
 
