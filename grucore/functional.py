@@ -288,7 +288,7 @@ def step(
         b_ih, b_hh = weights[2:] if len(weights) == 4 else (None, None)
         gx = linear(input, weights[0], b_ih)
         return reference.gru_update(reference.gru_gates(gx, hx, w_hh, b_hh, form.reset_after), hx)
-    x, h = input.reshape(1, -1, input.shape[-1]), hx.reshape(1, -1, hx.shape[-1])
+    x, h = (torch.atleast_2d(t).flatten(0, -2).unsqueeze(0) for t in (input, hx))  # B, I or H may be 0
     norms = None if layer_norms is None else [layer_norms]
     return run(x, h, Stack([weights], norms, options, training), Call()).h_n.view(hx.shape)
 

@@ -368,10 +368,10 @@ class GRU(LayerWithOptions):
                 raise InputError(f"step: Expected hidden size {expected}, got {list(hx.shape)}")
         if acting(variant_of(self, self.training)) or (hx is None and self.learn_initial_state):
             rows = input if input.dim() == 2 else input.unsqueeze(0)
-            hx = None if hx is None else hx.view(len(hx), *rows.shape[:1], -1)
+            hx = None if hx is None else hx.view(len(hx), len(rows), self.hidden_size)
             x = rows.unsqueeze(0)
             y, h_n, _, _ = functional.run(x, *self._state_and_stack(x, hx), Call())
-            return y.view(*input.shape[:-1], -1), h_n.view(expected)
+            return y.view(expected[1:]), h_n.view(expected)
         if hx is None:
             hx = input.new_zeros(expected)
         y, states = input, []

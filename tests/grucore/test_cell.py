@@ -78,6 +78,27 @@ def test_sizes_of_0(sizes, bias):
         torch.testing.assert_close(cell(x, h), theirs(x, h))
 
 
+OF_ONE_STEP = {"": {}, "eager": {"backend": "eager"}, "reset before": {"reset_after": False}, "zoneout": {"zoneout": 0.1}}
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
+@pytest.mark.parametrize("rows", [(), (0,), (2,)], ids=str)
+@pytest.mark.parametrize("options", OF_ONE_STEP.values(), ids=OF_ONE_STEP)
+def test_sizes_of_0_on_every_way(options, rows):
+    """With gradients, which take another way; the layer's own step has no sizes of 0 but B."""
+    for I, H in itertools.product((0, 3), (0, 4)):  # noqa: E741
+        cell = GRUCell(I, H, **options)
+        y = cell(torch.randn(*rows, I), torch.randn(*rows, H))
+        assert y.shape == (*rows, H)
+        y.sum().backward()
+        assert all(p.grad.shape == p.shape for p in cell.parameters())
+    layer = GRU(3, 4, num_layers=2, **options)
+    for hx in (None, torch.randn(2, *rows, 4)):
+        y, h = layer.step(torch.randn(*rows, 3), hx)
+        assert y.shape == (*rows, 4) and h.shape == (2, *rows, 4)
+        y.sum().backward()
+
+
 def test_sizes_of_other_libraries():
     cell = GRUCell(np.int64(3), np.int32(4))
     assert repr(cell) == "GRUCell(3, 4)" and cell(torch.randn(2, 3)).shape == (2, 4)
