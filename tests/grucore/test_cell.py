@@ -8,7 +8,7 @@ import torch
 from oracle import assert_near
 from torch import nn
 
-from grucore import GRU, GRUCell
+from grucore import GRU, GRUCell, InputError, gru_cell
 
 
 @pytest.mark.parametrize("num_layers", [1, 3])
@@ -78,7 +78,12 @@ def test_sizes_of_0(sizes, bias):
         torch.testing.assert_close(cell(x, h), theirs(x, h))
 
 
-OF_ONE_STEP = {"": {}, "eager": {"backend": "eager"}, "reset before": {"reset_after": False}, "zoneout": {"zoneout": 0.1}}
+OF_ONE_STEP = {
+    "": {},
+    "eager": {"backend": "eager"},
+    "reset before": {"reset_after": False},
+    "zoneout": {"zoneout": 0.1},
+}
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
@@ -97,6 +102,15 @@ def test_sizes_of_0_on_every_way(options, rows):
         y, h = layer.step(torch.randn(*rows, 3), hx)
         assert y.shape == (*rows, 4) and h.shape == (2, *rows, 4)
         y.sum().backward()
+
+
+@pytest.mark.parametrize("other", [torch.int64, torch.float64, torch.complex64], ids=str)
+def test_another_dtype_is_named(other):
+    x = torch.ones(2, 3).to(other)
+    weights = GRU(3, 4).all_weights[0]
+    for call in (lambda: GRUCell(3, 4)(x), lambda: GRU(3, 4).step(x), lambda: gru_cell(x, torch.zeros(2, 4), *weights)):
+        with pytest.raises(InputError, match=rf"input dtype \({other}\) does not match weight dtype \(torch.float32\)"):
+            call()
 
 
 def test_sizes_of_other_libraries():
