@@ -385,7 +385,7 @@ def test_autocast_leaves_what_it_leaves_of_linear_layers():
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x)[0].dtype is layer.step(x[0])[0].dtype is cell(x[0]).dtype is nn.Linear(3, 4).double()(x).dtype
         torch.testing.assert_close(layer(x)[0], layer.to_torch()(x)[0], rtol=0, atol=1e-14)
-        for module, given in ((layer, x.float()), (layer.float(), x), (layer, x.long()), (cell, x[0].float())):
+        for module, given in ((layer, x.float()), (GRU(3, 4), x), (GRU(3, 4), x.long()), (cell, x[0].float())):
             with pytest.raises(InputError, match="does not match weight dtype"):
                 module(given)
 
