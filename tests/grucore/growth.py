@@ -1,6 +1,6 @@
-"""What a process gains in calls whose shapes change: `python growth.py BACKEND KIND CALLS`.
+"""What a process gains in calls whose shapes change: `python growth.py BACKEND CALLS`.
 
-KIND is "inference", "training" or "step". One call in three has lengths, one in three a mask and resets. Prints MiB of
+Trains, infers and makes single steps. One call in three has lengths, one in three a mask and resets. Prints MiB of
 memory, threads, open files and child processes, those after the last call less those after a fifth of them.
 """
 
@@ -46,9 +46,8 @@ def call(layer: GRU, cell: GRUCell, kind: str, i: int, numbers: random.Random) -
         (y.sum() + h_n.sum()).backward()
 
 
-def main(backend: str, kind: str, calls: int) -> None:
-    """Calls and prints."""
-    torch.manual_seed(0)
+def gained(backend: str, kind: str, calls: int) -> dict[str, float]:
+    """What the calls of a kind leave behind."""
     layer, cell = GRU(32, 128, backend=backend), GRUCell(32, 128, backend=backend)
     numbers, begin = random.Random(0), held()
     with torch.set_grad_enabled(kind == "training"):
@@ -57,8 +56,9 @@ def main(backend: str, kind: str, calls: int) -> None:
                 begin = held()
             call(layer, cell, kind, i, numbers)
     end = held()
-    print(json.dumps({name: end[name] - begin[name] for name in end}))
+    return {name: end[name] - begin[name] for name in end}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    torch.manual_seed(0)
+    print(json.dumps({kind: gained(sys.argv[1], kind, int(sys.argv[2])) for kind in ("training", "inference", "step")}))

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).parent / "growth.py"
 BACKENDS = ["reference", "eager", *([] if UNAVAILABLE else ["native"])]
-LIMIT = 30  # MiB; where each new size was remembered, it was over 100
+LIMIT = 12  # MiB; measured 3.0, and 32 where each output was remembered
 
 
 def python(*arguments):
@@ -27,12 +27,11 @@ def python(*arguments):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("calls", [400, pytest.param(10_000, marks=pytest.mark.exhaustive)])
-@pytest.mark.parametrize("kind", ["inference", "training", "step"])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_nothing_grows(backend, kind, calls):
-    gained = python(SCRIPT, backend, kind, calls)
-    assert gained.pop("MiB") < LIMIT
-    assert gained == {"threads": 0, "files": 0, "processes": 0}
+def test_nothing_grows(backend, calls):
+    for kind, gained in python(SCRIPT, backend, calls).items():
+        assert gained.pop("MiB") < LIMIT, kind
+        assert gained == {"threads": 0, "files": 0, "processes": 0}, kind
 
 
 AFTER_AN_IMPORT = """

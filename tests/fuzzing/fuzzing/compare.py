@@ -93,7 +93,7 @@ def _differ_in(theirs: Tensor, ours: Tensor, tolerance: float, where: str) -> st
 def failure(program: list[str], backend: str) -> Failure | None:
     """The first statement that comes to something else with ours, unless it is one of `differences`."""
     theirs, ours = namespace(False, backend), namespace(True, backend)
-    text = "\n".join(program)
+    text = "\n".join(program).replace(".float()", "float32")
     dtypes = [name for name in TOLERANCES if name in text] + ["float32"] * ("dtype=" not in program[0])
     tolerance = max(TOLERANCES[name] for name in dtypes)
     for i, statement in enumerate(program):
