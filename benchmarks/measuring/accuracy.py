@@ -8,9 +8,8 @@
 and 1e-20, or 1e3 and 1e-3 in float16). "nan" and "inf": one number of one row is that; what is counted are the numbers
 of other rows that are not what they would be without.
 
-An error is RMS(got - want) / RMS(want), where want is torch.nn.GRU in float64 from the same rounded numbers; with an
-open gate, and where its own 1 - z or 1 - n n would round to 0, it is `tests/support/equations.py`'s order of the same
-equations: z and 1 - z from one argument.
+An error is RMS(got - want) / RMS(want), where want is torch.nn.GRU in float64 from the same rounded numbers; where even
+there its 1 - z or 1 - n n would round to 0, in "open" and "large", the same equations take both from exponentials.
 """
 
 from __future__ import annotations

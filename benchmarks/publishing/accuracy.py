@@ -43,11 +43,11 @@ def section(rows: Sequence[Row]) -> list[str]:
     """Makes the page's section: every implementation, as T grows and in each of the other cases."""
     if not rows:
         return []
-    lines = ["", "## Accuracy", ""]
-    lines += [
-        "RMS(got - want) / RMS(want), where want is float64 from the same rounded numbers. Gradients: the worst of"
-    ]
-    lines[-1] += f" {', '.join(GRADIENTS)}. {rows[0]['device']}, torch {rows[0]['torch']}."
+    explained = (
+        "RMS(got - want) / RMS(want), where want is float64 from the same rounded numbers. Gradients: the worst of "
+        f"{', '.join(GRADIENTS)}. {rows[0].device}, torch {rows[0].torch}. Made from `results/accuracy`."
+    )
+    lines = ["", "## Accuracy", "", explained]
     providers = list(dict.fromkeys(row.provider for row in rows))
     header = ["dtype", "error of", *(NAMES[p] for p in providers)]
     plain = [("plain", T, f"T = {T:,}") for T in sorted({int(row.T) for row in rows if row.case == "plain"})]

@@ -25,7 +25,7 @@ import torch
 from grucore import GRU, InputError
 from grucore.convert import from_keras, from_onnx, to_onnx
 
-SECONDS = 20  # that a reader may take
+SECONDS = 20  # of the processor that a reader may take
 
 
 def _weights(group: Any, I: int, H: int, names: tuple[str, ...]) -> None:  # noqa: E741
@@ -210,13 +210,13 @@ def _in_time() -> Iterator[None]:
     def stop(*_: object) -> None:
         raise TooLong
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def folder() -> Path:
