@@ -6,6 +6,7 @@ A reader that crashes takes the runner with it: the file it was given stays in t
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import signal
@@ -221,7 +222,7 @@ def _in_time() -> Iterator[None]:
 
 def folder() -> Path:
     """Where files lie."""
-    return Path(tempfile.gettempdir()) / "grucore-fuzzing"
+    return Path(tempfile.gettempdir()) / f"grucore-fuzzing-{os.getpid()}"
 
 
 def one(seed: int, paths: list[Path]) -> list[str]:
