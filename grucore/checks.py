@@ -69,7 +69,7 @@ def check_groups(weights: Sequence[Group], directions: int) -> None:
             raise InputError(f"weights must be (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh), got {len(group)} tensors")
         for name, w in zip(NAMES, group, strict=False):
             check_tensor(name, w)
-    if weights[0][1].dim() != 2:
+    if len(weights[0][1].shape) != 2:
         raise InputError(f"w_hh must have shape (3H, H), got {tuple(weights[0][1].shape)}")
 
 
