@@ -33,7 +33,7 @@ OPTIONS = {"ASAN_OPTIONS": "detect_leaks=0:max_malloc_fill_size=1000000000:mallo
 @functools.cache
 def objects(folder: Path, flags: tuple[str, ...]) -> list[str]:
     """The library's sources, compiled for one instruction set, which also takes the place of the other."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (other,) = SETS.keys() - {SET}
     names = [f"-Dgru_{name}_{other}=gru_{name}_{SET}" for name in FUNCTIONS]
     command = [*CXX, *FLAGS, *SETS[SET], *flags]
