@@ -6,7 +6,7 @@ SAMPLE := --dropout 0.2 --learning-rate 2e-3 --epochs 5  # few words, each of wh
 FAST := tests/kernels tests/grucore tests/pytorch tests/support --ignore tests/grucore/convert
 THREADS := $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help examples imdb demo test test-fast test-gpu test-ptx sanitize bench check clean
+.PHONY: help examples imdb demo test test-fast test-gpu test-ptx fuzz sanitize bench check clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -39,6 +39,9 @@ test-fast: .venv/installed-test  ## the library's quick tests, half a minute in 
 test-gpu: .venv/installed-test  ## the tests that need a GPU; fails without one
 	$(BIN)/python -c "import torch, sys; torch.cuda.is_available() or sys.exit('no GPU that PyTorch can use')"
 	$(BIN)/python -m pytest -m gpu
+
+fuzz: .venv/installed-test  ## random calls against torch.nn.GRU, random files, random options; MINUTES=1, ARGS="modules --seed 7"
+	PYTHONPATH=.:tests/support:tests/fuzzing OMP_NUM_THREADS=1 $(BIN)/python -m fuzzing --minutes $(or $(MINUTES),1) $(ARGS)
 
 sanitize: .venv/installed-test  ## the native kernels under sanitizers and valgrind: some minutes
 	$(BIN)/python tests/kernels/native/sanitize.py

@@ -11,6 +11,7 @@ from grucore import compat
 from grucore.errors import InputError, check_tensor, differ
 
 Group = Sequence[Tensor]  # w_ih (3H, I), w_hh (3H, H) and, unless there are no biases, b_ih and b_hh (3H,)
+NAMES = ("w_ih", "w_hh", "b_ih", "b_hh")
 
 
 def check_sequence(input: Tensor, hx: Tensor | None, weights: Sequence[Group], directions: int) -> tuple[int, int, int]:
@@ -23,28 +24,12 @@ def check_sequence(input: Tensor, hx: Tensor | None, weights: Sequence[Group], d
     check_tensor("input", input)
     if input.dim() != 3:
         raise InputError(f"input must have 3 dimensions (T, B, I), got {input.dim()}: {tuple(input.shape)}")
-    if not weights or len(weights) % directions:
-        raise InputError(f"weights must hold {directions} group(s) a layer, got {len(weights)} group(s)")
+    check_groups(weights, directions)
     steps, batch, input_size = input.shape
     hidden_size = weights[0][1].shape[-1]
     for i, group in enumerate(weights):
         check_weights(group, input_size if i < directions else directions * hidden_size, hidden_size)
-    dtype, device = weights[0][0].dtype, weights[0][0].device
-    for name, tensor in (("input", input), ("hx", hx)):
-        if tensor is None:
-            continue
-        check_tensor(name, tensor)
-        differs = tensor.dtype != dtype if name == "input" else not tensor.is_floating_point()
-        if differs and compat.autocast_dtype(device) is None:
-            raise InputError(
-                f"{name} dtype ({tensor.dtype}) does not match weight dtype ({dtype}). "
-                f"Convert it: {name}.to({dtype}), or convert the model: model.to({tensor.dtype})"
-            )
-        if tensor.device != device:
-            raise InputError(
-                f"{name} is on {tensor.device} and the weights are on {device}. "
-                f"Move it: {name}.to({str(device)!r}), or move the model: model.to({str(tensor.device)!r})"
-            )
+    check_alike(input, hx, weights[0][0])
     expected = (len(weights), batch, hidden_size)
     if hx is not None and differ(hx.shape, expected):
         raise InputError(
@@ -52,6 +37,40 @@ def check_sequence(input: Tensor, hx: Tensor | None, weights: Sequence[Group], d
             "hx is (num_layers * directions, batch, hidden_size)"
         )
     return steps, batch, hidden_size
+
+
+def check_alike(input: Tensor, hx: Tensor | None, w_ih: Tensor) -> None:
+    """Raises where input and hx are not of a dtype, and on a device, that go with the weights'."""
+    for name, tensor in (("input", input), ("hx", hx)):
+        if tensor is None:
+            continue
+        check_tensor(name, tensor)
+        differs = tensor.dtype != w_ih.dtype if name == "input" else not tensor.is_floating_point()
+        if differs and compat.autocast_dtype(w_ih, tensor) is None:
+            raise InputError(
+                f"{name} dtype ({tensor.dtype}) does not match weight dtype ({w_ih.dtype}). "
+                f"Convert it: {name}.to({w_ih.dtype}), or convert the model: model.to({tensor.dtype})"
+            )
+        if tensor.device != w_ih.device:
+            raise InputError(
+                f"{name} is on {tensor.device} and the weights are on {w_ih.device}. "
+                f"Move it: {name}.to({str(w_ih.device)!r}), or move the model: model.to({str(tensor.device)!r})"
+            )
+
+
+def check_groups(weights: Sequence[Group], directions: int) -> None:
+    """Raises where weights are not groups of tensors, for each layer as many as directions."""
+    if not isinstance(weights, Sequence):
+        raise TypeError(f"weights must be a list of groups of tensors, got {type(weights).__name__}")
+    if not weights or len(weights) % directions:
+        raise InputError(f"weights must hold {directions} group(s) a layer, got {len(weights)} group(s)")
+    for group in weights:
+        if len(group) not in (2, 4):
+            raise InputError(f"weights must be (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh), got {len(group)} tensors")
+        for name, w in zip(NAMES, group, strict=False):
+            check_tensor(name, w)
+    if len(weights[0][1].shape) != 2:
+        raise InputError(f"w_hh must have shape (3H, H), got {tuple(weights[0][1].shape)}")
 
 
 def check_recordable(*tensors: Tensor) -> None:
@@ -90,21 +109,19 @@ def check_gains(layer_norms: Sequence[Group], weights: Sequence[Group]) -> None:
 
 def check_weights(weights: Group, input_size: int, hidden_size: int) -> None:
     """Raises where a group of weights is not one of these sizes, of one dtype on one device."""
-    if len(weights) not in (2, 4):
-        raise InputError(f"weights must be (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh), got {len(weights)} tensors")
     if any(type(w).__name__ == "ExpandedWeight" for w in weights):
         raise InputError(
             "torch.nn.utils' call_for_per_sample_grads (ExpandedWeights, Opacus' grad_sample_mode='ew') only knows "
             "torch.nn's layers: vmap(grad(...)) of torch.func gives these gradients, and so does "
             "grucore.integrations.opacus"
         )
-    gates, w_ih, names = 3 * hidden_size, weights[0], ("w_ih", "w_hh", "b_ih", "b_hh")
+    gates, w_ih = 3 * hidden_size, weights[0]
     expected = ((gates, input_size), (gates, hidden_size), (gates,), (gates,))[: len(weights)]
     if differ([w.shape for w in weights], expected):
-        name, w, shape = next(each for each in zip(names, weights, expected, strict=False) if each[1].shape != each[2])
+        name, w, shape = next(each for each in zip(NAMES, weights, expected, strict=False) if each[1].shape != each[2])
         raise InputError(f"{name} must have shape {shape}, got {tuple(w.shape)}")
-    for name, w in zip(names, weights, strict=False):
-        if w.device != w_ih.device or (w.dtype != w_ih.dtype and compat.autocast_dtype(w_ih.device) is None):
+    for name, w in zip(NAMES, weights, strict=False):
+        if w.device != w_ih.device or (w.dtype != w_ih.dtype and compat.autocast_dtype(w_ih, w) is None):
             raise InputError(
                 f"all weights must be of one dtype on one device: w_ih is {w_ih.dtype} on {w_ih.device}, "
                 f"{name} is {w.dtype} on {w.device}"

@@ -17,10 +17,13 @@ _DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "maia", torch._C._get_pr
 _AUTOCAST_DEVICES = [each for each in _DEVICES if is_autocast_available(each)]
 
 
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """The dtype of torch.autocast on this device, None where it is off."""
-    on = device.type in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device.type)
-    return torch.get_autocast_dtype(device.type) if on else None
+def autocast_dtype(*tensors: Tensor) -> torch.dtype | None:
+    """The dtype that torch.autocast gives to all of these; None where it is off or leaves one as it is, as float64."""
+    device = tensors[0].device.type
+    if device not in _AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
+        return None
+    casts = all(t.is_floating_point() and t.dtype is not torch.float64 for t in tensors)
+    return torch.get_autocast_dtype(device) if casts else None
 
 
 def transformed() -> bool:

@@ -17,7 +17,16 @@ from torch.nn.functional import linear
 from torch.nn.parameter import Parameter
 
 from grucore import autograd, compat, dispatch, ops
-from grucore.checks import Group, check_gains, check_recordable, check_reset_state, check_sequence, check_weights
+from grucore.checks import (
+    Group,
+    check_alike,
+    check_gains,
+    check_groups,
+    check_recordable,
+    check_reset_state,
+    check_sequence,
+    check_weights,
+)
 from grucore.errors import InputError, check_flag, check_tensor, differ
 from grucore.kernels import Gates, State, Steps, Weights, reference, regularised
 from grucore.kernels.eager.bptt import gru_step
@@ -84,7 +93,8 @@ def gru(
         **options: bidirectional, dropout, reset_after, recurrent_dropout, zoneout, activation, recurrent_activation,
             precision and backend, as of `GRU`.
 
-    Under torch.autocast everything is cast to its dtype, as linear layers are; state and sums stay float32 inside.
+    Under torch.autocast everything but float64 is cast to its dtype, as for linear layers; state and sums stay float32
+    inside.
 
     Returns:
         y, shape (T, B, D*H), and h_n, shape (K*D, B, H): the state after each row's last step that is not padding.
@@ -168,7 +178,7 @@ def _prepared(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_
     if layer_norms is not None:
         check_gains(layer_norms, weights)
     steps = steps_of(T, B, input.device, call.lengths, call.mask, call.reset)
-    if (dtype := compat.autocast_dtype(input.device)) is not None:
+    if (dtype := compat.autocast_dtype(input, weights[0][0])) is not None:
         input, weights = input.to(dtype), [[w.to(dtype) for w in group] for group in weights]
     h0 = input.new_zeros(len(weights), B, H) if hx is None else hx.to(input.dtype)
     check_recordable(input, h0, *(w for group in weights for w in group))
@@ -252,14 +262,15 @@ def step(
     training: bool,
 ) -> Tensor:
     """`gru_cell` with options that are checked."""
-    check_tensor("input", input)
+    check_groups([weights], 1)
     check_tensor("hx", hx)
+    check_alike(input, hx, weights[0])
     w_hh = weights[1]
     check_weights(weights, input.shape[-1], w_hh.shape[-1])
     if differ(hx.shape, expected := (*input.shape[:-1], w_hh.shape[-1])):
         raise InputError(f"hx must have shape {expected}, got {tuple(hx.shape)}")
     check_recordable(input, hx, *weights)
-    has_one_dtype = input.dtype is hx.dtype is weights[0].dtype and compat.autocast_dtype(input.device) is None
+    has_one_dtype = input.dtype is hx.dtype is weights[0].dtype and compat.autocast_dtype(input, weights[0]) is None
     form = form_of(options, input.device)
     request = dispatch.Request(
         input.device,
@@ -292,7 +303,7 @@ def step(
         b_ih, b_hh = weights[2:] if len(weights) == 4 else (None, None)
         gx = linear(input, weights[0], b_ih)
         return reference.gru_update(reference.gru_gates(gx, hx, w_hh, b_hh, form.reset_after), hx)
-    x, h = input.reshape(1, -1, input.shape[-1]), hx.reshape(1, -1, hx.shape[-1])
+    x, h = (torch.atleast_2d(t).flatten(0, -2).unsqueeze(0) for t in (input, hx))  # B, I or H may be 0
     norms = None if layer_norms is None else [layer_norms]
     return run(x, h, Stack([weights], norms, options, training), Call()).h_n.view(hx.shape)
 

@@ -330,7 +330,7 @@ class GRU(LayerWithOptions):
         if hx is None and self.learn_initial_state:
             hx = self.initial_state.unsqueeze(1).expand(-1, x.shape[1], -1)
         gains = self._groups(self._norm_names) if self.layer_norm else None
-        return hx, Stack(self.all_weights, gains, self, self.training)
+        return hx, Stack(self._groups(self._names), gains, self, self.training)
 
     def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One step of all layers, for streaming: calling it T times equals one call on the whole sequence.
@@ -368,14 +368,14 @@ class GRU(LayerWithOptions):
                 raise InputError(f"step: Expected hidden size {expected}, got {list(hx.shape)}")
         if acting(variant_of(self, self.training)) or (hx is None and self.learn_initial_state):
             rows = input if input.dim() == 2 else input.unsqueeze(0)
-            hx = None if hx is None else hx.view(len(hx), *rows.shape[:1], -1)
+            hx = None if hx is None else hx.view(len(hx), len(rows), self.hidden_size)
             x = rows.unsqueeze(0)
             y, h_n, _, _ = functional.run(x, *self._state_and_stack(x, hx), Call())
-            return y.view(*input.shape[:-1], -1), h_n.view(expected)
+            return y.view(expected[1:]), h_n.view(expected)
         if hx is None:
             hx = input.new_zeros(expected)
         y, states = input, []
-        for layer, weights in enumerate(self.all_weights):
+        for layer, weights in enumerate(self._groups(self._names)):
             if layer > 0:
                 y = apply_dropout(y, self.dropout, training=self.training)
             y = functional.step(y, hx[layer], weights, None, self, self.training)
@@ -396,6 +396,7 @@ class GRU(LayerWithOptions):
             >>> gru.final_state(gru(torch.randn(5, 2, 3))[1]).shape
             torch.Size([2, 8])
         """
+        check_tensor("h_n", h_n)
         layers = self.num_layers * self.num_directions
         if h_n.dim() not in (2, 3) or differ((h_n.shape[0], h_n.shape[-1]), (layers, self.hidden_size)):
             raise InputError(f"h_n must be ({layers}, B, {self.hidden_size}), got {tuple(h_n.shape)}")

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from grucore.errors import InputError
+from grucore.errors import InputError, check_tensor
 from grucore.module import GRU
-from grucore.steps import as_lengths
+from grucore.steps import as_lengths, check_step_flag
 
 
 class Part(NamedTuple):
@@ -67,10 +67,14 @@ def truncated_bptt(
         raise InputError(f"steps must be at least 1, got {steps}")
     if model.bidirectional:
         raise InputError("truncated_bptt needs one direction: in reverse nothing is carried from part to part")
+    check_tensor("input", input)
     if input.dim() != 3:
         raise InputError(f"input must be a batch of 3 dimensions, got {input.dim()}: {tuple(input.shape)}")
     time = 1 if model.batch_first else 0
     total, batch = input.shape[time], input.shape[1 - time]
+    for name, flag in (("mask", mask), ("reset", reset)):
+        if flag is not None:
+            check_step_flag(name, flag, **({"B": batch, "T": total} if model.batch_first else {"T": total, "B": batch}))
     first = hx
     if first is None and reset is not None:
         first = input.new_zeros(model.num_layers, batch, model.hidden_size)

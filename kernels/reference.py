@@ -69,7 +69,7 @@ def gru_layer(
 
     def step_of(d: int) -> Step:
         w_ih, w_hh, b_ih, b_hh = weights.of(d)
-        gx = linear(x, w_ih, b_ih)
+        gx = linear(x, w_ih, b_ih).unbind()  # whose gradient is one tensor; that of each gx[t] would be as long as gx
 
         def step(t: int, h: Tensor) -> tuple[Tensor, Gates]:
             gates = gru_gates(gx[t], h, w_hh, b_hh, form.reset_after)

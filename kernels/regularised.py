@@ -121,7 +121,7 @@ class _Step:
     ):
         w_ih, self.w_hh, b_ih, self.b_hh = weights
         gain_x, self.gain_h = gains
-        self.gx = _product(x, w_ih, b_ih, gain_x)  # (T, B, 3H)
+        self.gx = _product(x, w_ih, b_ih, gain_x).unbind()  # T of (B, 3H)
         self.reset_after, self.variant, self.seed, self.direction = form.reset_after, variant, seed, direction
         self.keep: Tensor | float = 1.0  # of the state, in the products
         if seed is not None and variant.recurrent_dropout > 0:

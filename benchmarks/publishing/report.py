@@ -3,8 +3,9 @@
     python -m benchmarks.publishing.report                  of benchmarks/results
     python -m benchmarks.publishing.report DIR [DIR ...]    of others: DIR/RESULTS.md and its plots, or --output PAGE
 
-No figure is typed by hand. A folder holds what `benchmarks.measuring.run`, `.imdb_epoch` and, under `ceilings/`,
-`.ceilings` wrote. In the README a table stands between `<!-- NAME -->` and `<!-- /NAME -->`.
+No figure is typed by hand. A folder holds what `benchmarks.measuring.run`, `.imdb_epoch` and, under `ceilings/` and
+`accuracy/`, `.ceilings` and `.accuracy` wrote. In the README a table stands between
+`<!-- NAME -->` and `<!-- /NAME -->`.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.measuring import ceilings
-from benchmarks.publishing import grid, plots
+from benchmarks.publishing import accuracy, grid, plots
 from benchmarks.publishing.tables import (
     LENGTHS,
     PACKED,
@@ -117,7 +118,12 @@ def epochs(rows: list[Row]) -> list[str]:
     return [*title, *table(["preset", "data", "layer", "seconds"], lines, rows)] if rows else []
 
 
-def report(rows: list[Row], limits: Mapping[Run, Mapping[str, float]], pictures: list[str]) -> str:
+def report(
+    rows: list[Row],
+    limits: Mapping[Run, Mapping[str, float]],
+    pictures: list[str],
+    errors: Sequence[accuracy.Row] = (),
+) -> str:
     """Makes the page as Markdown, a section for each run, so that no table mixes machines or commits.
 
     Runs that say their threads come first, those on one machine together (`grid`); then older ones, and those of GPUs.
@@ -139,6 +145,7 @@ def report(rows: list[Row], limits: Mapping[Run, Mapping[str, float]], pictures:
         for title, group in parts(found):
             lines += ["", f"### {title[0].upper()}{title[1:]}", "", *timings(group)]
         lines += [*fresh(found), *epochs(of_run), *unavailable(found)]
+    lines += accuracy.section(errors)
     for picture in pictures:
         lines += ["", f"![{Path(picture).stem.replace('-', ' ')}]({picture})"]
     return "\n".join(lines) + "\n"
@@ -189,9 +196,10 @@ def with_block(page: str, name: str, block: str) -> str:
     return pattern.sub(lambda marks: f"{marks[1]}{block}\n{marks[2]}", page)
 
 
-def readme(page: str, rows: list[Row]) -> str:
+def readme(page: str, rows: list[Row], errors: Sequence[accuracy.Row]) -> str:
     """Returns the README with its tables made again."""
     page = with_block(page, "cpu-speed", cpu_summary(rows))
+    page = with_block(page, "accuracy", accuracy.summary(errors))
     return with_block(page, "imdb-results", imdb_summary(ROOT / "examples" / "imdb" / "results"))
 
 
@@ -208,11 +216,12 @@ def main() -> None:
         limits = {k: v for folder in folders for k, v in ceilings.read(folder / "ceilings").items()}
     except ValueError as error:
         sys.exit(f"error: {error}")
+    errors = [row for each in folders for row in accuracy.read(each / "accuracy")]
     folder = page.parent / "plots"
     pictures = [str(path.relative_to(page.parent)) for path in plots.save(cells(rows), limits, folder)]
-    pages = {page: report(rows, limits, pictures)}
+    pages = {page: report(rows, limits, pictures, errors)}
     if not (options.folders or options.output):
-        pages[ROOT / "README.md"] = readme((ROOT / "README.md").read_text(), rows)
+        pages[ROOT / "README.md"] = readme((ROOT / "README.md").read_text(), rows, errors)
     for path, text in pages.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from grucore.convert.keras_files import KerasLayer, read_layers
-from grucore.convert.weights import check_model, gru_of, require, swap_gates, to_array, to_tensor
+from grucore.convert.weights import check_model, gru_of, reading, require, swap_gates, to_array, to_tensor
 from grucore.errors import InputError, check_flag
 from grucore.kernels.regularised import ACTIVATIONS
 from grucore.module import GRU
@@ -66,8 +67,8 @@ def from_keras(
         FileNotFoundError: there is no such file.
         ImportError: Keras, or h5py for a file, is not installed.
         TypeError: source is none of the above, or a flag is not a bool.
-        InputError: an option that cannot be converted, a layer that is not built or not in the file, layers that make
-            no stack, or go_backwards where `reverse` says otherwise.
+        InputError: a damaged file, an option that cannot be converted, a layer that is not built or not in the file,
+            layers that make no stack, or go_backwards where `reverse` says otherwise.
 
     Example:
         >>> os.environ["KERAS_BACKEND"] = "torch"  # read when Keras is imported
@@ -78,15 +79,25 @@ def from_keras(
     check_flag("reverse", reverse)
     if reset_after is not None:
         check_flag("reset_after", reset_after)
-    if isinstance(source, (str, os.PathLike)):
-        stack = _select(read_layers(source), layer, os.fspath(source))
-    else:
-        if layer is not None:
-            raise InputError(f"layer={layer!r} goes with a file; give the layers themselves, or a path")
-        keras = require("keras", "keras")
-        stack = [_live_layer(each, keras) for each in (source if isinstance(source, (list, tuple)) else [source])]
-        if not stack:
-            raise InputError("from_keras needs at least one layer, got an empty sequence")
+    is_file = isinstance(source, (str, os.PathLike))
+    with reading(os.fspath(source)) if is_file else nullcontext():
+        stack = _select(read_layers(source), layer, os.fspath(source)) if is_file else _live_layers(source, layer)
+        groups, forms = _read(stack, reset_after, ignore_dropout, reverse)
+    form, activation, recurrent_activation = forms
+    return gru_of(
+        groups,
+        bidirectional=len(stack[0].weights) == 2,
+        reset_after=form,
+        batch_first=True,
+        activation=activation,
+        recurrent_activation=recurrent_activation,
+    )
+
+
+def _read(
+    stack: Sequence[KerasLayer], reset_after: bool | None, ignore_dropout: bool, reverse: bool
+) -> tuple[list[list[Tensor]], tuple[bool, Any, Any]]:
+    """The weights of a stack, and what its layers agree in: the form and the two activations."""
     groups: list[list[Tensor]] = []
     forms = set()
     for k, each in enumerate(stack):
@@ -102,15 +113,7 @@ def from_keras(
             "recurrent_activation"
         )
     _check_widths(stack)
-    form, activation, recurrent_activation = forms.pop()
-    return gru_of(
-        groups,
-        bidirectional=directions == {2},
-        reset_after=form,
-        batch_first=True,
-        activation=activation,
-        recurrent_activation=recurrent_activation,
-    )
+    return groups, forms.pop()
 
 
 def to_keras(model: GRU, *, ignore_dropout: bool = False) -> list[Any]:
@@ -171,6 +174,17 @@ def _keras_weights(group: Sequence[Tensor], reset_after: bool) -> list[Any]:
     if biases:
         weights.append(torch.stack(biases) if reset_after else biases[0] + biases[1])
     return [to_array(w) for w in weights]
+
+
+def _live_layers(source: Any, layer: str | Sequence[str] | None) -> list[KerasLayer]:
+    """What a layer or a sequence of layers holds."""
+    if layer is not None:
+        raise InputError(f"layer={layer!r} goes with a file; give the layers themselves, or a path")
+    keras = require("keras", "keras")
+    stack = [_live_layer(each, keras) for each in (source if isinstance(source, (list, tuple)) else [source])]
+    if not stack:
+        raise InputError("from_keras needs at least one layer, got an empty sequence")
+    return stack
 
 
 def _live_layer(layer: Any, keras: Any) -> KerasLayer:

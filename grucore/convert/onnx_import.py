@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from grucore.convert import onnx_operator
-from grucore.convert.weights import gru_of, require, swap_gates, to_tensor
+from grucore.convert.weights import gru_of, reading, require, swap_gates, to_tensor
 from grucore.errors import InputError, check_flag
 from grucore.module import GRU
 from grucore.options import Activation
@@ -65,8 +65,9 @@ def from_onnx(source: Any, node: str | None = None, *, batch_first: bool | None 
     Raises:
         ImportError: onnx is not installed.
         TypeError: source is none of the above, or a flag is not a bool.
-        InputError: no such stack; weights that are not constants; an attribute that cannot be converted, as clip; an
-            activation that grucore lacks; a constant initial state other than 0; a direction other than `reverse` says.
+        InputError: a damaged file; no such stack; weights that are not constants; an attribute that cannot be
+            converted, as clip; an activation that grucore lacks; a constant initial state other than 0; a direction
+            other than `reverse` says.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -80,11 +81,23 @@ def from_onnx(source: Any, node: str | None = None, *, batch_first: bool | None 
     if batch_first is not None:
         check_flag("batch_first", batch_first)
     onnx = require("onnx", "onnx")
-    if isinstance(source, (str, os.PathLike)):
-        source = onnx.load(os.fspath(source))
-    if not isinstance(source, onnx.ModelProto):
+    if not isinstance(source, (str, os.PathLike, onnx.ModelProto)):
         raise TypeError(f"expected a path or an onnx.ModelProto, got {type(source).__name__}")
-    graph = _Graph(source, onnx)
+    with reading("the model" if isinstance(source, onnx.ModelProto) else os.fspath(source)):
+        model = source if isinstance(source, onnx.ModelProto) else onnx.load(os.fspath(source))
+        groups, own, swapped = _read(_Graph(model, onnx), node, reverse)
+    return gru_of(
+        groups,
+        bidirectional=own.direction == "bidirectional",
+        reset_after=bool(own.linear_before_reset),
+        batch_first=swapped if batch_first is None else batch_first,
+        activation=own.activation,
+        recurrent_activation=own.recurrent_activation,
+    )
+
+
+def _read(graph: _Graph, node: str | None, reverse: bool) -> tuple[list[list[Tensor]], _Options, bool]:
+    """The weights of a stack, its options, and whether it reads (B, T, I)."""
     stack = graph.stack(node)
     options = [graph.options(each) for each in stack]
     if len(set(options)) > 1:
@@ -101,21 +114,11 @@ def from_onnx(source: Any, node: str | None = None, *, batch_first: bool | None 
             "gru(x.flip(0), hx)[0].flip(0)"
         )
         raise InputError(f"{_names(stack)} has direction={own.direction!r}: {what}")
-    bidirectional = own.direction == "bidirectional"
     groups = []
     for each in stack:
         graph.check_state_and_lengths(each)
-        groups += graph.weights(each, 2 if bidirectional else 1)
-    if batch_first is None:
-        batch_first = graph.reads_batch_first(stack[0])
-    return gru_of(
-        groups,
-        bidirectional=bidirectional,
-        reset_after=bool(own.linear_before_reset),
-        batch_first=batch_first,
-        activation=own.activation,
-        recurrent_activation=own.recurrent_activation,
-    )
+        groups += graph.weights(each, 2 if own.direction == "bidirectional" else 1)
+    return groups, own, graph.reads_batch_first(stack[0])
 
 
 class _Options(NamedTuple):
@@ -139,6 +142,19 @@ class _Graph:
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
         self.inputs = {value.name for value in graph.input}
         self.computed: dict[str, np.ndarray] = {}
+        self._check_order(graph.node)
+
+    def _check_order(self, nodes: Any) -> None:
+        """Refuses values that are read before they are made, or made twice: nothing here would come to an end."""
+        made: set[str] = set()
+        for node in nodes:
+            late = [name for name in node.input if name in self.producers and name not in made]
+            if wrong := [*late, *made.intersection(node.output)]:
+                raise InputError(
+                    f"the file's nodes must stand in the order in which they compute, and give each value once: "
+                    f"{node.op_type} node {node.name!r} does not, with {wrong[0]!r}"
+                )
+            made.update(name for name in node.output if name)
 
     def attributes(self, node: Any) -> dict[str, Any]:
         """Attributes by name; text as str."""

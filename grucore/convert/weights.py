@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,22 @@ def require(module: str, package: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(f"this converter needs {module}: pip install {package} ({error})") from error
+
+
+@contextmanager
+def reading(source: str) -> Iterator[None]:
+    """Names the file whose content makes a reader fail: what HDF5, zip, JSON and protobuf raise there is of many kinds.
+
+    Raises:
+        InputError: for every error but one of ours, a file that cannot be opened, or a library that is missing.
+    """
+    try:
+        yield
+    except (InputError, ImportError, FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except Exception as error:
+        what = str(error).strip().partition("\n")[0]
+        raise InputError(f"{source} is damaged or not what it says: {type(error).__name__}: {what}") from error
 
 
 def swap_gates(weight: Tensor) -> Tensor:

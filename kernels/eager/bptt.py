@@ -141,7 +141,7 @@ class _ResetBefore:
         drh = dg_n @ self.w_n  # the gradient of r h
         a[:, 0].mul_(drh)
         a[:, 1].mul_(dh)
-        return dh.mul_(z).addcmul_(drh, r).addmm_(a.reshape(len(a), -1), self.w_rz)
+        return dh.mul_(z).addcmul_(drh, r).addmm_(a.flatten(1), self.w_rz)
 
     def add_parameter_gradients(
         self, dw_hh_t: Tensor, db_hh: Tensor, h: Tensor, a: Tensor, a_n: Tensor, r: Tensor, z: Tensor

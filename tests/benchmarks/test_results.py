@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import results
 from benchmarks.measuring import ceilings
-from benchmarks.publishing import plots, report
+from benchmarks.publishing import accuracy, plots, report
 
 RESULTS = report.RESULTS
 
@@ -14,11 +14,12 @@ RESULTS = report.RESULTS
 @pytest.mark.slow
 def test_pages_are_what_the_report_writes(tmp_path):
     rows, limits = results.read([RESULTS]), ceilings.read(RESULTS / "ceilings")
+    errors = accuracy.read(RESULTS / "accuracy")
     page = (report.ROOT / "README.md").read_text()
-    assert report.readme(page, rows) == page
+    assert report.readme(page, rows, errors) == page
     page = report.ROOT / "benchmarks" / "RESULTS.md"
     pictures = [f"plots/{path.name}" for path in plots.save(results.cells(rows), limits, tmp_path)]
-    assert page.read_text() == report.report(rows, limits, pictures)
+    assert page.read_text() == report.report(rows, limits, pictures, errors)
     assert all((page.parent / picture).exists() for picture in pictures)
 
 

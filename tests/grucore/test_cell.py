@@ -8,7 +8,7 @@ import torch
 from oracle import assert_near
 from torch import nn
 
-from grucore import GRU, GRUCell
+from grucore import GRU, GRUCell, InputError, gru_cell
 
 
 @pytest.mark.parametrize("num_layers", [1, 3])
@@ -76,6 +76,41 @@ def test_sizes_of_0(sizes, bias):
         torch.testing.assert_close(ours, want)
     with torch.no_grad():
         torch.testing.assert_close(cell(x, h), theirs(x, h))
+
+
+OF_ONE_STEP = {
+    "": {},
+    "eager": {"backend": "eager"},
+    "reset before": {"reset_after": False},
+    "zoneout": {"zoneout": 0.1},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
+@pytest.mark.parametrize("rows", [(), (0,), (2,)], ids=str)
+@pytest.mark.parametrize("options", OF_ONE_STEP.values(), ids=OF_ONE_STEP)
+def test_sizes_of_0_on_every_way(options, rows):
+    """With gradients, which take another way; the layer's own step has no sizes of 0 but B."""
+    for I, H in itertools.product((0, 3), (0, 4)):  # noqa: E741
+        cell = GRUCell(I, H, **options)
+        y = cell(torch.randn(*rows, I), torch.randn(*rows, H))
+        assert y.shape == (*rows, H)
+        y.sum().backward()
+        assert all(p.grad.shape == p.shape for p in cell.parameters())
+    layer = GRU(3, 4, num_layers=2, **options)
+    for hx in (None, torch.randn(2, *rows, 4)):
+        y, h = layer.step(torch.randn(*rows, 3), hx)
+        assert y.shape == (*rows, 4) and h.shape == (2, *rows, 4)
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("other", [torch.int64, torch.float64, torch.complex64], ids=str)
+def test_another_dtype_is_named(other):
+    x = torch.ones(2, 3).to(other)
+    weights = GRU(3, 4).all_weights[0]
+    for call in (lambda: GRUCell(3, 4)(x), lambda: GRU(3, 4).step(x), lambda: gru_cell(x, torch.zeros(2, 4), *weights)):
+        with pytest.raises(InputError, match=rf"input dtype \({other}\) does not match weight dtype \(torch.float32\)"):
+            call()
 
 
 def test_sizes_of_other_libraries():

@@ -204,6 +204,8 @@ def test_final_state_is_what_nn_gru_ends_a_packed_sequence_with(bidirectional):
     assert torch.equal(layer.final_state(h_n[:, 0]), layer.final_state(h_n)[0])
     with pytest.raises(InputError, match=r"h_n must be \(.*, B, 4\), got \(7, 3, 4\)"):
         layer.final_state(torch.zeros(7, 3, 4))
+    with pytest.raises(TypeError, match="h_n must be a Tensor, got tuple"):
+        layer.final_state(layer(x))
 
 
 def test_chunks_of_time_equal_the_whole_sequence():
@@ -375,3 +377,39 @@ def test_autocast(dtype):
     assert_near("output", y, want[0])
     assert_near("output", h_n, want[1])
     assert all(p.grad.dtype is torch.float32 and p.grad.isfinite().all() for p in layer.parameters())
+
+
+def test_autocast_leaves_what_it_leaves_of_linear_layers():
+    """float64 stays, and what is no floating-point number is refused, as without."""
+    layer, x, cell = GRU(3, 4, dtype=torch.float64), torch.randn(5, 2, 3, dtype=torch.float64), GRUCell(3, 4).double()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x)[0].dtype is layer.step(x[0])[0].dtype is cell(x[0]).dtype is nn.Linear(3, 4).double()(x).dtype
+        torch.testing.assert_close(layer(x)[0], layer.to_torch()(x)[0], rtol=0, atol=1e-14)
+        for module, given in ((layer, x.float()), (GRU(3, 4), x), (GRU(3, 4), x.long()), (cell, x[0].float())):
+            with pytest.raises(InputError, match="does not match weight dtype"):
+                module(given)
+
+
+W = torch.ones(12, 3), torch.ones(12, 4)
+BAD_WEIGHTS = {
+    "none": (None, TypeError, "weights must be a list of groups of tensors, got NoneType"),
+    "flat": ([*W], InputError, "got 12 tensors"),
+    "one": ([W[:1]], InputError, r"\(w_ih, w_hh\) or .* got 1 tensors"),
+    "a hole": ([(W[0], None)], TypeError, "w_hh must be a Tensor, got NoneType"),
+    "a number": ([(W[0], torch.ones(()))], InputError, r"w_hh must have shape \(3H, H\), got \(\)"),
+}
+
+
+@pytest.mark.parametrize("weights, error, message", BAD_WEIGHTS.values(), ids=BAD_WEIGHTS)
+def test_weights_that_are_none_are_named(weights, error, message):
+    with pytest.raises(error, match=message):
+        gru(torch.ones(5, 2, 3), None, weights)
+
+
+def test_a_deleted_weight_is_named():
+    """torch.nn.GRU goes on with the copy that it keeps."""
+    layer = GRU(3, 4)
+    del layer.weight_hh_l0
+    for call in (lambda: layer(torch.ones(5, 2, 3)), lambda: layer.step(torch.ones(2, 3))):
+        with pytest.raises(AttributeError, match="'GRU' object has no attribute 'weight_hh_l0'"):
+            call()

@@ -114,6 +114,24 @@ BAD_PARTS = {
 }
 
 
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        ({"input": [1.0]}, TypeError, "input must be a Tensor, got list"),
+        ({"mask": [[True] * B] * T}, TypeError, "mask must be a bool tensor, got list"),
+        (
+            {"reset": torch.zeros(T + 1, B).bool()},
+            InputError,
+            rf"reset .* \(T, B\) = \({T}, {B}\), got \({T + 1}, {B}\)",
+        ),
+    ],
+)
+def test_bad_arguments_of_parts(call, error, message):
+    """Found before the first part is computed."""
+    with pytest.raises(error, match=message):
+        next(truncated_bptt(GRU(3, 5), **{"input": torch.randn(T, B, 3), "steps": 4} | call))
+
+
 @pytest.mark.parametrize("options, shape, steps, message", BAD_PARTS.values(), ids=BAD_PARTS)
 def test_bad_parts(options, shape, steps, message):
     with pytest.raises(InputError, match=message):

@@ -67,6 +67,8 @@ RESET_BEFORE = {
     "odd": Case(9, 3, 4, 5, two_way=True),
     "no bias": Case(bias=False),
     "large": Case(5, 64, 128, 256),
+    "T = 0": Case(T=0, two_way=True),
+    "B = 0": Case(B=0, two_way=True),
     "H = 100": Case(70, 33, 5, 100),
     "loss on h_n": Case(loss="h_n"),
     "no dx, strided": Case(layout="strided", need_dx=False),

@@ -365,3 +365,25 @@ def test_weights_of_a_wrong_shape_are_refused(keras, tmp_path, place, shape):
         file[f"layers/gru/cell/vars/{place}"] = np.zeros(shape)
     with pytest.raises(InputError, match=r"must have weights of shapes .* got .*\(3, 12\)"):
         from_keras(tmp_path / "model.weights.h5")
+
+
+def test_damaged_files_are_named(keras, tmp_path):
+    """Not what zip, JSON or HDF5 make of them; more are in tests/fuzzing."""
+    path = save(keras, tmp_path, keras.layers.GRU(4))
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    for name, data in (
+        ("config.json", b"{"),
+        ("config.json", parts["config.json"].replace(b'"config"', b'"other"')),
+        ("model.weights.h5", parts["model.weights.h5"][:900]),
+    ):
+        with zipfile.ZipFile(path, "w") as archive:
+            for part, content in (parts | {name: data}).items():
+                archive.writestr(part, content)
+        with pytest.raises(
+            InputError, match=r"model\.keras (is damaged or not what it says|does not tell the options)"
+        ):
+            from_keras(path)
+    path.write_bytes(path.read_bytes()[:-5] + b"\0" * 5)
+    with pytest.raises(InputError):
+        from_keras(path)

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from oracle import rms_error
 from torch import nn
 
-from grucore import GRU
+from grucore import GRU, InputError
 from grucore.convert import from_onnx, to_onnx
 
 pytestmark = pytest.mark.slow
@@ -336,6 +336,34 @@ def test_batch_first_is_read_or_given(given):
     assert from_onnx(swapped, batch_first=given).batch_first is (given is not False)
     plain = proto(gru_node(), constants=WEIGHTS, x=[5, 2, 3])
     assert from_onnx(plain, batch_first=given).batch_first is (given is True)
+
+
+def test_damaged_files_are_named(tmp_path):
+    """Not what protobuf, NumPy or a graph that turns in a circle makes of them; more are in tests/fuzzing."""
+    path = tmp_path / "model.onnx"
+    for data in (b"no model", b"\x08\xff"):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=r"model\.onnx is damaged or not what it says|must have one stack"):
+            from_onnx(path)
+    with pytest.raises(FileNotFoundError):
+        from_onnx(tmp_path / "missing.onnx")
+    model = proto(gru_node(), constants=WEIGHTS, x=[5, 2, 3])
+    model.graph.initializer[0].dims[0] = 7
+    with pytest.raises(InputError, match="the model is damaged or not what it says: ValueError: cannot reshape"):
+        from_onnx(model)
+
+
+CIRCLES = {
+    "two": [helper.make_node("Identity", ["b"], ["a"]), helper.make_node("Identity", ["a"], ["b"])],
+    "itself": [helper.make_node("Identity", ["a"], ["a"])],
+    "given twice": [helper.make_node("Identity", ["x"], ["a"]), helper.make_node("Identity", ["a"], ["a"])],
+}
+
+
+@pytest.mark.parametrize("nodes", CIRCLES.values(), ids=CIRCLES)
+def test_values_that_are_made_of_themselves(nodes):
+    with pytest.raises(InputError, match="in the order in which they compute, and give each value once: Identity"):
+        from_onnx(proto(*nodes, gru_node(x="a"), constants=WEIGHTS, x=[5, 2, 3]))
 
 
 def test_other_sources_are_refused():

@@ -1,6 +1,7 @@
 """Runs the native kernels under the compiler's sanitizers and valgrind: `python sanitize.py [CHECK ...]`.
 
-Without arguments it runs all but `few`, which is for the test suite. Everything is built in a temporary folder.
+Without arguments it runs all but `few`, which is for the test suite. Everything is built in a temporary folder. `fuzz`
+takes MINUTES, of random calls.
 SET=avx512 takes the wider kernels, where the processor has them; valgrind has not.
 """
 
@@ -32,7 +33,7 @@ OPTIONS = {"ASAN_OPTIONS": "detect_leaks=0:max_malloc_fill_size=1000000000:mallo
 @functools.cache
 def objects(folder: Path, flags: tuple[str, ...]) -> list[str]:
     """The library's sources, compiled for one instruction set, which also takes the place of the other."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (other,) = SETS.keys() - {SET}
     names = [f"-Dgru_{name}_{other}=gru_{name}_{SET}" for name in FUNCTIONS]
     command = [*CXX, *FLAGS, *SETS[SET], *flags]
@@ -55,30 +56,33 @@ def run_program(folder: Path, flags: list[str], sizes: str, under: tuple[str, ..
     subprocess.run([*under, program, sizes], check=True, env={**os.environ, **OPTIONS})
 
 
-def run_pytest(folder: Path, flags: list[str]) -> None:
-    """Runs the tests in Python on a copy of the sources, with a library that is built with the sanitizers."""
+def run_python(folder: Path, flags: list[str], command: list[str], paths: tuple[str, ...] = ()) -> None:
+    """Runs a command of Python on a copy of the sources, with a library that is built with the sanitizers."""
     copy = folder / "copy"
+    if not copy.exists():
+        make_copy(folder, copy, flags)
+    runtimes = [
+        subprocess.run([*CXX, f"-print-file-name={name}"], check=True, capture_output=True, text=True).stdout.strip()
+        for name in ("libasan.so", "libubsan.so", "libstdc++.so.6")
+    ]
+    environment = {**os.environ, **OPTIONS, "LD_PRELOAD": " ".join(runtimes)}
+    environment["PYTHONPATH"] = ":".join(str(copy / path) for path in ("", *paths))
+    subprocess.run([sys.executable, *command], check=True, cwd=copy, env=environment)
+
+
+def make_copy(folder: Path, copy: Path, flags: list[str]) -> None:
+    """Copies the sources, and builds the library there."""
     for name in ("grucore", "kernels", "tests"):
         ignored = shutil.ignore_patterns("__pycache__", "*.so")
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", copy)
     library = copy / "kernels/native/libgrucore.so"
     subprocess.run([*CXX, *flags, "-shared", *objects(folder, tuple(flags)), "-o", library], check=True)
-    runtimes = [
-        subprocess.run([*CXX, f"-print-file-name={name}"], check=True, capture_output=True, text=True).stdout.strip()
-        for name in ("libasan.so", "libubsan.so", "libstdc++.so.6")
-    ]
-    environment = {**os.environ, **OPTIONS, "LD_PRELOAD": " ".join(runtimes), "PYTHONPATH": str(copy)}
-    tests = [
-        "tests/kernels/native",
-        "tests/kernels/test_contract.py",
-        "-k",
-        "native and not sanitize",
-        "-m",
-        "not slow",
-    ]
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
-    subprocess.run(command, check=True, cwd=copy, env=environment)
+
+
+TESTS = ["tests/kernels/native", "tests/kernels/test_contract.py", "-k", "native and not sanitize", "-m", "not slow"]
+PYTEST = ["-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *TESTS]
+FUZZING = ["-m", "fuzzing", "kernels", "modules", "--backend", "native", "--minutes", os.environ.get("MINUTES", "2")]
 
 
 def main(checks: list[str]) -> None:
@@ -86,7 +90,8 @@ def main(checks: list[str]) -> None:
     known = {
         "few": lambda folder: run_program(folder / "few", FEW, "few"),
         "memory": lambda folder: run_program(folder / "memory", MEMORY, "all"),
-        "python": lambda folder: run_pytest(folder / "memory", MEMORY),
+        "python": lambda folder: run_python(folder / "memory", MEMORY, PYTEST),
+        "fuzz": lambda folder: run_python(folder / "memory", MEMORY, FUZZING, ("tests/support", "tests/fuzzing")),
         "threads": lambda folder: run_program(folder / "threads", ["-fsanitize=thread", "-O1"], "all"),
         "valgrind": lambda folder: run_program(
             folder / "valgrind", ["-O1"], "few", ("valgrind", "-q", "--error-exitcode=1", "--fair-sched=yes")

@@ -1,0 +1,1 @@
+"""Random calls, and what they must not do; `python -m fuzzing` runs them."""

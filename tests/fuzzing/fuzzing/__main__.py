@@ -1,0 +1,93 @@
+"""Runs random calls for some minutes and prints what goes wrong, each with its seed.
+
+    PYTHONPATH=.:tests/support:tests/fuzzing python -m fuzzing [modules] [options] [kernels] [files] --minutes N
+
+modules  programs against torch.nn.GRU: the same results, or the same class of error; --backend auto eager
+options  what torch.nn.GRU does not have: only named errors, and nothing is written to
+kernels  cases of the contract against torch.nn.GRU in float64
+files    changed files of ONNX and Keras: only named errors, in time
+
+They take turns. `python -c "from fuzzing import modules; print(modules.one(SEED, BACKEND))"` runs one again. Exits
+with 1 where anything went wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import itertools
+import random
+import sys
+import time
+from collections import Counter
+
+import torch
+
+WHAT = ("modules", "options", "kernels", "files")
+
+
+def main() -> None:
+    """Runs until the time is over."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", help=f"{', '.join(WHAT)}; all of them if none is named")
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, help="where it begins; random if not given")
+    parser.add_argument("--backend", nargs="+", default=["auto", "eager"], help="of modules")
+    given = parser.parse_args()
+    if unknown := set(given.what) - set(WHAT):
+        parser.error(f"{', '.join(unknown)}: expected {', '.join(WHAT)}")
+    faulthandler.enable()
+    torch.set_num_threads(1)
+    first = random.SystemRandom().randrange(10**6) * 1000 if given.seed is None else given.seed
+    end, calls, failures = time.monotonic() + 60 * given.minutes, Counter[str](), Counter[str]()
+    kinds = {
+        name: function for name, function in runners(given.backend).items() if not given.what or name in given.what
+    }
+    print(f"from seed {first}", flush=True)
+    for seed in itertools.count(first):
+        if time.monotonic() > end:
+            break
+        for name, function in kinds.items():
+            calls[name] += 1
+            for failure in function(seed):
+                kind = failure.split(":")[0]
+                failures[kind] += 1
+                if failures[kind] <= 3:
+                    print(f"\n{name}: {failure}", flush=True)
+    print(", ".join(f"{count} of {name}" for name, count in calls.items()), flush=True)
+    for kind, count in failures.most_common():
+        print(f"{count} times {kind}")
+    sys.exit(bool(failures))
+
+
+def runners(backends: list[str]) -> dict:
+    """The function of a seed for each kind; what a kind needs is imported when it is wanted."""
+
+    def modules(seed: int) -> list[str]:
+        from . import modules
+
+        return [failure for backend in backends for failure in modules.one(seed, backend)]
+
+    def options(seed: int) -> list[str]:
+        from . import options
+
+        return options.one(seed)
+
+    def kernels(seed: int) -> list[str]:
+        from . import kernels
+
+        return kernels.one(seed)
+
+    paths: list = []
+
+    def files(seed: int) -> list[str]:
+        from . import files
+
+        paths[:] = paths or files.write_all(files.folder())
+        return files.one(seed, paths)
+
+    return {"modules": modules, "options": options, "kernels": kernels, "files": files}
+
+
+if __name__ == "__main__":
+    main()

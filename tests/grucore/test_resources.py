@@ -1,0 +1,59 @@
+"""What a process holds is bounded, however shapes change from call to call; and what an import brings."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from grucore.kernels.native.library import UNAVAILABLE
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = Path(__file__).parent / "growth.py"
+BACKENDS = ["reference", "eager", *([] if UNAVAILABLE else ["native"])]
+LIMIT = 12  # MiB; measured 3.0, and 32 where each output was remembered
+
+
+def python(*arguments):
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1800)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("calls", [400, pytest.param(10_000, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_grows(backend, calls):
+    for kind, gained in python(SCRIPT, backend, calls).items():
+        assert gained.pop("MiB") < LIMIT, kind
+        assert gained == {"threads": 0, "files": 0, "processes": 0}, kind
+
+
+AFTER_AN_IMPORT = """
+import json, sys, threading, torch
+before, threads = set(sys.modules), threading.active_count()
+import grucore
+print(json.dumps([sorted(set(sys.modules) - before), threading.active_count() - threads]))
+"""
+# torch's own that it leaves to be imported when they are used, each of which takes a second or so.
+SLOW = (
+    "torch._dynamo",
+    "torch._inductor",
+    "torch.onnx",
+    "torch.fx.experimental.symbolic_shapes",
+    "triton",
+    "numpy.testing",
+)
+LAZY = ("grucore.convert", "grucore.integrations", "grucore.selftest", "grucore.kernels.triton.layer")
+
+
+def test_an_import_brings_little():
+    """A millisecond or two a module: few of them, no compiler, no converter, no kernel of a GPU, and no thread."""
+    modules, threads = python("-c", AFTER_AN_IMPORT)
+    assert not [name for name in modules if name.startswith((*SLOW, *LAZY))]
+    assert len(modules) < 60 and threads == 0  # 41

@@ -1,0 +1,151 @@
+"""Whatever is drawn: results are those of the equations in NumPy, and torch.nn.GRU's where it has the options.
+
+The error of each tensor may be the limit of `oracle.py`, and what rounding the inputs once more, in the dtype of the
+case, changes: where terms cancel, or a gate gets large arguments, no arithmetic of that dtype comes nearer. A gate that
+is saturated passes gradients below the last digit of 1, of which none are kept.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from oracle import LIMITS, quantity, worst
+from strategies import MAGNITUDES, NATIVE, REGULARISED, STRIDES, bf16, cases, f16, f32, f64, problem_of
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+BACKENDS = ["reference", "eager", *NATIVE]
+BATCHED = st.sampled_from(["time first", "batch first"])
+SMALL = st.sampled_from([m for m in MAGNITUDES if m <= 1])  # beyond, nn.GRU loses 1 - z in float64 too
+ROUNDINGS = 4.0  # how often rounding the inputs may be felt; 2.3 is the worst of 20,000 cases
+COMPUTED_IN = {bf16: torch.float32, f16: torch.float32}
+TINY = 1e-30  # the step along the imaginary axis
+
+
+def rms(t):
+    return float(t.double().square().mean().sqrt()) if t.numel() else 0.0
+
+
+def kind(name):
+    return {"y": "output", "h_n": "output", "dx": "dx"}.get(name) or (
+        "dh0" if name in ("dh0", "dh_reset", "initial_state") else quantity(name)
+    )
+
+
+def tolerances(problem, layer, want):
+    """The error (RMS) that each result may have."""
+    case, allowed = problem.case, {}
+    same, epsilon = problem.in_float64(), torch.finfo(case.dtype).eps
+    there = same.layer("auto" if case.is_regularised else "reference")
+    numbers = torch.Generator().manual_seed(1)
+
+    def rounded(t):
+        t = None if t is None else t.double()
+        return None if t is None else t * (1 + epsilon * (torch.rand(t.shape, generator=numbers, dtype=f64) - 0.5))
+
+    base, changes = {}, {}
+    for i in range(4):
+        with torch.no_grad():
+            for p, original in zip(there.parameters(), layer.parameters(), strict=True):
+                p.copy_(rounded(original) if i else original)
+        names = ("x", "hx", "reset_state", "dy", "dh_n") if i else ()
+        results = replace(same, **{name: rounded(getattr(same, name)) for name in names}).run(there)
+        base = base or results
+        for name, value in results.items():
+            changes[name] = max(changes.get(name, 0.0), rms(value - base[name]))
+    floor = torch.finfo(COMPUTED_IN.get(case.dtype, case.dtype)).eps
+    if layer.backend not in ("eager", "native"):  # h - n times a gate's 1 - z, which is a difference there
+        floor *= max(1, case.magnitude)
+    for name, change in changes.items():
+        scale, least = rms(want.get(name, base[name])), floor * (case.magnitude if "weight" in name else 1)
+        allowed[name] = LIMITS[case.dtype][kind(name)] * scale + ROUNDINGS * change + least
+    return allowed
+
+
+def assert_within(name, error, allowed, dtype):
+    assert error <= allowed, f"{name}: error {error:.1e}, allowed {allowed:.1e}"
+    key = f"{str(dtype).removeprefix('torch.')} of properties, as a share"  # for the summary of the session
+    worst[key] = max(worst.get(key, (0.0, 1.0)), (float(error / allowed), 1.0))
+
+
+def assert_equal(got, want, allowed):
+    for name, value in want.items():
+        assert_within(name, rms(got[name].double() - value), allowed[name], got[name].dtype)
+
+
+def check_equations(case, backend):
+    """Outputs, and the gradient of each tensor along a random direction."""
+    problem = problem_of(case)
+    layer = problem.layer(backend)
+    got, values = problem.run(layer), problem.arrays(layer)
+    want = problem.equations(values, layer)
+    want = {name: torch.from_numpy(want[name]) for name in ("y", "h_n")}
+    allowed = tolerances(problem, layer, want)
+    assert_equal(got, want, allowed)
+    numbers = np.random.default_rng(case.seed)
+    for name, value in values.items():
+        along = numbers.standard_normal(value.shape)
+        slope = problem.loss(problem.equations(values | {name: value + 1j * TINY * along}, layer)).imag / TINY
+        error = abs(float((got[name].double().numpy() * along).sum()) - slope)
+        limit = allowed[name] * np.sqrt(value.size) * np.linalg.norm(along)
+        if value.size:
+            assert_within(f"the gradient {name}, along a direction", error, limit, case.dtype)
+
+
+def check_torch(case, backend):
+    """Outputs and gradients, of padded rows from a PackedSequence, which torch.nn.GRU takes instead."""
+    problem = problem_of(case)
+    layer = problem.layer(backend)
+    oracle = layer.to_torch().double()
+    same = problem.in_float64()
+    lengths = same.lengths if case.padding else None
+
+    def packed(x, hx, **_):
+        if lengths is None:
+            return oracle(x, hx)
+        rows = pack_padded_sequence(x, lengths, case.layout == "batch first", enforce_sorted=False)
+        y, h_n = oracle(rows, hx)
+        return pad_packed_sequence(y, oracle.batch_first, total_length=case.T)[0], h_n
+
+    packed.named_parameters = oracle.named_parameters
+    want = same.run(packed)
+    assert_equal(problem.run(layer), want, tolerances(problem, layer, want))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(case=cases())
+def test_the_equations(backend, case):
+    check_equations(case, backend)
+
+
+@pytest.mark.parametrize("backend", ["eager", *NATIVE])
+@given(case=cases(dtype=st.sampled_from([bf16, f16]), H=st.integers(3, 20), strides=st.sampled_from(STRIDES[:3])))
+def test_the_equations_in_16_bits(backend, case):
+    check_equations(case, backend)
+
+
+@given(case=cases(**REGULARISED))
+def test_the_equations_regularised(case):
+    check_equations(case, "auto")
+
+
+@pytest.mark.slow
+@settings(max_examples=3)
+@given(case=cases(reset_after=True, dtype=f32, T=st.integers(1, 3), H=st.integers(1, 9), layers=1))
+def test_the_equations_in_tritons_interpreter(case):
+    check_equations(case, "triton")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(case=cases(reset_after=True, resets="", padding="", T=st.integers(1, 7), magnitude=SMALL))
+def test_nn_gru(backend, case):
+    check_torch(case, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(case=cases(reset_after=True, resets="", padding="lengths", layout=BATCHED, T=st.integers(1, 7), magnitude=SMALL))
+def test_nn_gru_on_packed_rows(backend, case):
+    assume(problem_of(case).lengths.all() and case.B)  # nn.GRU takes no row without steps
+    check_torch(case, backend)
