@@ -73,10 +73,10 @@ class NGrams(nn.Module):
         rows = [row[row >= 0].numpy() for row in rows]
         offsets = np.cumsum([0, *map(len, rows)])
         held = np.concatenate(rows)
-        x = sparse.csr_array((np.ones(len(held)), held, offsets), shape=(len(tokens), len(self.keys)))
+        x = sparse.csr_array((np.ones(len(held)), held, offsets), shape=(len(tokens), len(kept)))
         y, weight = targets.double().numpy(), importance.double().numpy()
         weights, bias = _logistic_regression(x, y, weight)
-        self.weights.copy_(torch.from_numpy(weights))
+        self.weights[: len(kept)] = torch.from_numpy(weights)
         self.bias.fill_(bias)
 
         labelled = np.flatnonzero(weight == 1)
@@ -87,8 +87,8 @@ class NGrams(nn.Module):
             some = labelled[fold[labelled] != k]
             tables.append(torch.from_numpy(_logistic_regression(x[some], y[some], weight[some])[0]).float())
         tables.append(torch.stack(tables).mean(0))
-        self.cross_fitted.copy_(tables[-1])
-        evidence = [_lookup(self.keys, tables[k], keys) for keys, k in zip(by_token, fold, strict=True)]
+        self.cross_fitted[: len(kept)] = tables[-1]
+        evidence = [_lookup(self.keys[: len(kept)], tables[k], keys) for keys, k in zip(by_token, fold, strict=True)]
         squares = torch.stack([each.double().square().sum(0) for each in evidence]).sum(0)
         self.scale.copy_((sum(map(len, evidence)) / squares.clamp(min=1e-12)).sqrt())
         return [each * self.scale for each in evidence]

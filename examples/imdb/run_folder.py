@@ -3,13 +3,12 @@
 config.json        what was trained, and how; the format's version
 vocabulary.json    how a text is cut into tokens, and their ids, in the form of the `tokenizers` library
 metrics.jsonl      a line an epoch
-best.safetensors   the judge, of each GRU the epoch with the lowest validation loss
+best.safetensors   the judge: of each GRU the epoch with the lowest validation loss
 last.pt            all that the next step needs
 curves.png         loss and accuracy against epochs
 summary.json       the test result, when the run has ended
 predictions.png    where it errs (confusion) and how sure it is (calibration)
-teacher/           of `semi`: the run of `best` that labels the reviews without a label
-soft-labels.safetensors    of `semi`: what it says of them
+teacher/, soft-labels.safetensors    of `semi`: the run of `best` that labels the reviews without a label; its labels
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ FORMAT = 3
 
 
 class RunError(Exception):
-    """A run folder that cannot be used, or a file in it that cannot be written or read."""
+    """A run folder that cannot be used, or a file in it that cannot be written or read: what its methods raise."""
 
 
 class RunFolder:
@@ -51,16 +50,7 @@ class RunFolder:
         return self.path / name
 
     def start(self, config: dict[str, Any], resume: bool, learn: Callable[[], Tokenizer]) -> None:
-        """Makes the folder for a new run, or checks that it holds the run to continue.
-
-        Args:
-            config: all that decides what the run becomes.
-            resume: whether to continue.
-            learn: makes the vocabulary of a new run.
-
-        Raises:
-            RunError: the folder holds a run and `resume` is not given, or another run than the one described.
-        """
+        """Makes the folder of a new run, whose vocabulary `learn` makes, or checks that it holds the one meant."""
         if not (self / "config.json").exists():
             found = {path.name for path in self.path.iterdir()} if self.path.exists() else set()
             if any(name != "vocabulary.json" and not name.startswith(".unfinished-") for name in found):
@@ -68,25 +58,19 @@ class RunFolder:
             learned = learn()
             self.path.mkdir(parents=True, exist_ok=True)
             self.write_text("vocabulary.json", learned.to_str(pretty=True) + "\n")
-            self.write_json("config.json", config | {"format": FORMAT})
+            self.write_text("config.json", json.dumps(config | {"format": FORMAT}, indent=1) + "\n")
             return
         if not resume:
             raise RunError(f"{self.path} holds a run already: continue it with --resume, or give another --output")
         before = self.read_config()
         # A schedule that ends with the last epoch runs differently towards another one.
-        free = {"epochs"} if config["schedule"] == "constant" else set()
-        pairs = {name: (before.get(name), config.get(name)) for name in sorted(before.keys() | config.keys())}
-        changes = [f"{name}: {old!r} there, {new!r} now" for name, (old, new) in pairs.items() if old != new]
-        changes = [change for change in changes if change.split(":")[0] not in free]
-        if changes:
+        names = (before.keys() | config.keys()) - ({"epochs"} if config["schedule"] == "constant" else set())
+        pairs = {name: (before.get(name), config.get(name)) for name in sorted(names)}
+        if changes := [f"{name}: {old!r} there, {new!r} now" for name, (old, new) in pairs.items() if old != new]:
             raise RunError(f"{self.path} holds another run ({', '.join(changes)}): give another --output")
 
     def write(self, name: str, write_to: Callable[[str], object]) -> None:
-        """Writes a file by way of a temporary one, so that the file is always whole, whatever goes wrong.
-
-        Raises:
-            RunError: it could not be written; what stood there before is untouched.
-        """
+        """Writes a file by way of a temporary one, so that the file is always whole, whatever goes wrong."""
         temporary = self / f".unfinished-{name}"
         try:
             write_to(str(temporary))
@@ -102,10 +86,6 @@ class RunFolder:
         """Writes a text file."""
         self.write(name, lambda path: Path(path).write_text(text, encoding="utf-8"))
 
-    def write_json(self, name: str, value: Any) -> None:
-        """Writes a JSON file."""
-        self.write_text(name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
     def write_judge(self, judge: Judge, tokenizer: Tokenizer) -> None:
         """Writes the judge, with which vocabulary and how many members it has been trained so far."""
         metadata = {"vocabulary": named(tokenizer), "members": str(len(judge.members)), "format": str(FORMAT)}
@@ -114,51 +94,26 @@ class RunFolder:
             state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
         self.write("best.safetensors", lambda path: Path(path).write_bytes(save(state, metadata)))
 
-    def read_json(self, name: str) -> dict[str, Any]:
-        """A JSON file of the run, which holds an object.
-
-        Raises:
-            RunError: it is missing or not that.
-        """
-        try:
-            value = json.loads((self / name).read_text(encoding="utf-8"))
-            if not isinstance(value, dict):
-                raise ValueError(f"expected an object, got a {type(value).__name__}")
-            return value
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self / name} must be the {name} of a run: {error}") from error
-
     def read_config(self) -> dict[str, Any]:
-        """The run's configuration.
-
-        Raises:
-            RunError: it is missing, or of a version that this code does not know.
-        """
-        config = self.read_json("config.json")
-        if (version := config.pop("format", 1)) != FORMAT:
+        """The run's configuration, of the version that this code knows."""
+        try:
+            config = json.loads((self / "config.json").read_text(encoding="utf-8"))
+            version = config.pop("format", 1)
+        except (OSError, ValueError, AttributeError, TypeError) as error:  # the last two: no object
+            raise RunError(f"{self / 'config.json'} must be the config.json of a run: {error}") from error
+        if version != FORMAT:
             raise RunError(f"{self.path} holds a run of format {version!r}; this code reads format {FORMAT}")
         return config
 
     def read_tokenizer(self) -> Tokenizer:
-        """What cuts texts into the run's tokens.
-
-        Raises:
-            RunError: it is missing or damaged.
-        """
+        """What cuts texts into the run's tokens."""
         try:
             return Tokenizer.from_str((self / "vocabulary.json").read_text(encoding="utf-8"))
         except Exception as error:  # the library raises bare Exception
             raise RunError(f"{self / 'vocabulary.json'} must be the vocabulary.json of a run: {error}") from error
 
     def read_judge(self, tokenizer: Tokenizer) -> Judge:
-        """The best model, in evaluation mode.
-
-        Args:
-            tokenizer: the run's.
-
-        Raises:
-            RunError: the file is missing or damaged, or of another format, vocabulary or configuration.
-        """
+        """The best model, in evaluation mode: of this format, and of the run's `tokenizer` and configuration."""
         path, config = self / "best.safetensors", self.read_config()
         try:
             with safe_open(path, framework="pt") as file:
@@ -177,11 +132,7 @@ class RunFolder:
         return judge.eval()
 
     def read_checkpoint(self) -> dict[str, Any]:
-        """What last.pt holds.
-
-        Raises:
-            RunError: the file is missing or damaged.
-        """
+        """What last.pt holds."""
         try:
             return torch.load(self / "last.pt", map_location="cpu", weights_only=True)  # runs nothing that is in it
         except Exception as error:  # by what it stumbles over: RuntimeError, UnpicklingError, EOFError
@@ -206,20 +157,13 @@ COMMIT = _commit()  # of the code that runs, whatever is committed while it does
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """What a result was made with: versions, device, commit, command."""
+    """What a result was made with: versions, processor, threads, device, commit, command."""
     packages = ("grucore", "torch", "numpy", "scipy", "triton", "accelerate", "datasets", "tokenizers")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    try:
-        found = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
+    installed = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
     return {
-        "versions": versions,
+        "versions": {package: installed.get(package) for package in packages},
         "python": platform.python_version(),
         "processor": found[1] if found else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),

@@ -5,7 +5,7 @@
     python examples/imdb/train.py --preset best --data PATH --output runs/best --resume
     torchrun --nproc-per-node=2 examples/imdb/train.py --preset book-masked --data PATH
 
-Reads downwards: configuration, a step, epochs, judging, a run, its test, the command line. Results go to a folder, see
+Reads downwards: a step, epochs, a run, its test. What can be set is in config.py; results go to a folder, see
 run_folder.py. What is trained is chosen on validation data; the test part is read once, at the end.
 """
 
@@ -27,91 +27,19 @@ import data
 import numpy as np
 import torch
 from accelerate import Accelerator
+from config import BEST, Config, parse
 from data import Batch, DataError, Encoded, Reviews
-from model import LAYERS, Judge, build_member, parameter_count
-from plots import save_curves, save_predictions
+from evaluation import judged, margins_of, measured, save_curves, save_predictions, set_sharpness
+from model import Judge, build_member, parameter_count
 from run_folder import RunError, RunFolder, provenance
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torchmetrics.functional.classification import binary_accuracy, binary_calibration_error
 from tqdm import tqdm
 
 NOTHING = torch.zeros(4, dtype=torch.float64)  # loss, right reviews, reviews, tokens
-REPORT = (
-    "GRU {gru}/{members} epoch {epoch}/{epochs}: train loss {train_loss:.4f}, validation loss {validation_loss:.4f}, "
-    "validation accuracy {validation_accuracy:.4f}, {seconds} s, {tokens_per_second:,} tokens/s"
-)
-
-# ---- configuration ----
-
-
-def flag(
-    default: Any, text: str, kind: type | None = None, least: float = 0, most: float = math.inf, choices: Any = None
-) -> Any:
-    """A field that the command line can set; where a preset has None, the flag means nothing to it."""
-    kind = kind or type(default)
-    return dataclasses.field(
-        default=default, metadata={"help": text, "type": kind, "range": (least, most), "choices": choices}
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """All that decides a run's result, but for its reviews. The values here are those of `book`."""
-
-    preset: str = "book"
-    gru: str = "grucore"
-    seed: int = 0
-    masked: bool = False
-    bucketed: bool = False
-    schedule: str = "constant"
-    epochs: int = flag(40, "passes over the training part", least=1)
-    batch_size: int = flag(64, "reviews in a batch, of all processes together", least=1)
-    accumulate: int = flag(1, "parts that a batch's gradients are computed in, to save memory", least=1)
-    learning_rate: float = flag(1e-3, "Adam's; the highest of the schedule")
-    clip: float = flag(0.0, "the gradient's largest norm; 0 for any")
-    precision: str = flag("no", "of forward passes: fp16 needs a GPU", choices=["no", "bf16", "fp16"])
-    stored: str = flag("float32", "numbers in best.safetensors", choices=["float32", "float16"])
-    embedding_size: int = flag(128, "numbers a word", least=1)
-    hidden_size: int = flag(256, "units of the GRU, in each direction", least=1)
-    dropout: float = flag(0.5, "of the state that is judged", most=1)
-    members: int = flag(1, "GRUs, each from its own seed", least=1)
-    vocabulary_size: int | None = flag(None, "tokens that are known", int, least=3)
-    segment: int | None = flag(None, "tokens that the GRU reads in one go", int, least=1)
-    crop: int | None = flag(None, "tokens of a review that a step of training reads", int, least=1)
-    embedding_dropout: float | None = flag(None, "of single numbers that the GRU reads", float, most=1)
-    word_dropout: float | None = flag(None, "of whole words", float, most=0.99)
-    averaging: float | None = flag(None, "decay of the average over steps that is validated", float, most=1)
-    ngrams: int | None = flag(None, "n-grams that are known; 0 for the GRUs alone", int)
-    ngram_share: float | None = flag(None, "of the n-grams in the prediction", float, most=1)
-    plain: int | None = flag(None, "so many GRUs, the first, are not told of n-grams", int)
-    soft_weight: float | None = flag(None, "of what the teacher labelled, where n-grams are fitted", float, most=0.99)
-
-
-BOOK = Config()
-BEST = Config(
-    **{"preset": "best", "masked": True, "bucketed": True, "schedule": "cosine", "epochs": 2, "learning_rate": 2e-3},
-    **{"clip": 1.0, "hidden_size": 128, "members": 3, "vocabulary_size": 30_000, "segment": 64, "crop": 256},
-    **{"embedding_dropout": 0.3, "word_dropout": 0.1, "averaging": 0.995, "ngrams": 300_000, "ngram_share": 0.5},
-    **{"plain": 0},
-)
-SEMI = dataclasses.replace(
-    BEST,
-    **{"preset": "semi", "batch_size": 96, "crop": 224, "learning_rate": 2.5e-3, "dropout": 0.4, "members": 2},
-    **{"embedding_dropout": 0.2, "plain": 1, "ngram_share": 1 / 3, "soft_weight": 0.5},
-)
-PRESETS = {
-    "book": BOOK,
-    "book-masked": dataclasses.replace(BOOK, preset="book-masked", masked=True, bucketed=True),
-    "best": BEST,
-    "semi": SEMI,
-}
-
-
-# ---- a step ----
 
 
 class Trainer:
@@ -121,7 +49,9 @@ class Trainer:
         self.config, self.member, self.steps, self.accelerator = config, member, steps, accelerator
         self.step_count = 0
         model = build_member(config, vocabulary_size, member).to(accelerator.device)
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.averaging or 0.0))
+        self.average = None
+        if config.averaging is not None:
+            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.averaging))
         optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.bare = accelerator.unwrap_model(self.model)
@@ -129,7 +59,12 @@ class Trainer:
     @property
     def evaluated(self) -> nn.Module:
         """What is validated and saved: the average over steps, where one is kept."""
-        return self.bare if self.config.averaging is None else self.average.module
+        return self.bare if self.average is None else self.average.module
+
+    def label(self, epoch: int) -> str:
+        """An epoch in words."""
+        name = f"epoch {epoch}/{self.config.epochs}"
+        return name if self.config.members == 1 else f"GRU {self.member + 1}/{self.config.members}, {name}"
 
     def learning_rate(self) -> float:
         """Of the next step: after a rise over a twentieth of all steps, half a cosine."""
@@ -167,33 +102,25 @@ class Trainer:
         if config.clip:
             accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
         self.optimizer.step()
-        if config.averaging is not None:
+        if self.average is not None:
             self.average.update_parameters(self.bare)
         self.step_count += 1
         return sums
 
     def state(self) -> dict[str, Any]:
         """All that the next step needs."""
-        scaler = self.accelerator.scaler
-        return {
-            "model": self.bare.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": scaler.state_dict() if scaler else None,
-            "step_count": self.step_count,
-        }
+        return {name: part.state_dict() for name, part in self._parts().items()} | {"step_count": self.step_count}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continues where `state` was taken."""
-        self.bare.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.accelerator.scaler:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
         self.step_count = state["step_count"]
 
-
-# ---- an epoch, and all of them ----
+    def _parts(self) -> dict[str, Any]:
+        parts = {"model": self.bare, "average": self.average, "optimizer": self.optimizer}
+        parts["scaler"] = self.accelerator.scaler  # of float16's gradients
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 @dataclasses.dataclass
@@ -206,6 +133,7 @@ class Run:
     tokenizer: Tokenizer
     checkpoint_every: int | None
     metrics: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # a line an epoch
+    trained: bool = False  # by this process
 
     def save(self, trainer: Trainer, done: int, totals: Tensor, seconds: float) -> None:
         """Writes what the next step needs, after `done` steps of an epoch."""
@@ -221,6 +149,10 @@ class Run:
             title = self.folder.path.name
             self.folder.write("curves.png", lambda path: save_curves(self.metrics, title, path))
 
+    def margins(self, margins: Callable[[Tensor, Tensor], Tensor], encoded: Encoded) -> Tensor:
+        """What `margins` makes of all reviews, (parts, N)."""
+        return margins_of(margins, encoded, self.config.batch_size, self.accelerator)
+
     def say(self, text: str) -> None:
         """Prints a line, once."""
         if self.accelerator.is_main_process:
@@ -234,7 +166,7 @@ def train_epoch(run: Run, trainer: Trainer, encoded: Encoded, epoch: int, saved:
     totals, begin = totals.to(accelerator.device, copy=True), time.perf_counter() - seconds
     lengths = [len(row) for row in encoded.tokens]
     batches = data.training_batches(lengths, config.batch_size, config.seed + trainer.member, epoch, config.bucketed)
-    name = f"epoch {epoch}" if config.members == 1 else f"GRU {trainer.member + 1} epoch {epoch}"
+    name = trainer.label(epoch)
     silent = not (sys.stderr.isatty() and accelerator.is_main_process)
     bar = tqdm(total=len(batches), initial=done, desc=name, unit="batch", leave=False, disable=silent)
     for i, rows in enumerate(batches[done:], done + 1):
@@ -250,17 +182,14 @@ def train_epoch(run: Run, trainer: Trainer, encoded: Encoded, epoch: int, saved:
             run.save(trainer, i, totals, time.perf_counter() - begin)
     bar.close()
     loss, right, reviews, tokens = totals.tolist()
-    if not math.isfinite(loss):
-        raise RunError(f"the loss of {name} is {loss}: try a lower --learning-rate. The checkpoint is older")
     line = {"member": trainer.member, "epoch": epoch, "train_loss": loss / reviews, "train_accuracy": right / reviews}
     seconds = time.perf_counter() - begin
     return line | {"tokens_per_second": round(tokens / seconds), "seconds": round(seconds, 2)}
 
 
-def train(run: Run, judge: Judge, train_part: Encoded, validation: Encoded) -> None:
-    """Trains the judge's GRUs one after the other, each to its last epoch, from where the folder's checkpoint ends."""
+def train(run: Run, judge: Judge, train_part: Encoded, validation: Encoded, saved: dict | None) -> None:
+    """Trains the judge's GRUs one after the other, each to its last epoch, from the checkpoint `saved` on."""
     config, vocabulary_size = run.config, run.tokenizer.get_vocab_size()
-    saved = run.folder.read_checkpoint() if (run.folder / "last.pt").exists() else None
     if saved:
         run.metrics = saved["metrics"]
         run.say(f"resuming {run.folder.path} after {len(run.metrics)} epochs and {saved['done']} steps")
@@ -274,78 +203,29 @@ def train(run: Run, judge: Judge, train_part: Encoded, validation: Encoded) -> N
             trainer.load_state(saved["trainer"])
         for epoch in range(len(run.metrics) % config.epochs + 1, config.epochs + 1):
             line = train_epoch(run, trainer, train_part, epoch, saved if saved and saved["done"] else None)
-            saved, begin = None, time.perf_counter()
+            saved, begin, run.trained = None, time.perf_counter(), True
             evaluated = trainer.evaluated.eval()
-            margins = margins_of(partial(judge.margins, members=[evaluated]), validation, run)
+            margins = run.margins(partial(judge.margins, members=[evaluated]), validation)
             line |= {f"validation_{name}": value for name, value in measured(margins[0], validation.targets).items()}
+            if not math.isfinite(line["train_loss"] + line["validation_loss"]):
+                raise RunError(f"{trainer.label(epoch)} ends in a loss that is not finite: try a lower --learning-rate")
             line["seconds"] = round(line["seconds"] + time.perf_counter() - begin, 2)
-            best = min((each["validation_loss"] for each in run.metrics if each["member"] == member), default=math.inf)
+            earlier = [each["validation_loss"] for each in run.metrics if each["member"] == member]
+            is_best = all(line["validation_loss"] < loss for loss in earlier)
             run.metrics.append(line)
-            star = ""
-            if line["validation_loss"] < best:
-                star = " *"
-                judge.members[member].load_state_dict(trainer.evaluated.state_dict())
+            if is_best:
+                judge.members[member].load_state_dict(evaluated.state_dict())
                 if run.accelerator.is_main_process:
                     run.folder.write_judge(judge, run.tokenizer)
             run.save(trainer, 0, NOTHING, 0.0)
             run.save_metrics()
-            run.say(REPORT.format(gru=member + 1, members=config.members, epochs=config.epochs, **line) + star)
+            run.say(
+                f"{trainer.label(epoch)}: train loss {line['train_loss']:.4f}, validation loss "
+                f"{line['validation_loss']:.4f}, validation accuracy {line['validation_accuracy']:.4f}, "
+                f"{line['seconds']} s, {line['tokens_per_second']:,} tokens/s" + " *" * is_best
+            )
             run.accelerator.wait_for_everyone()
         run.accelerator.free_memory()
-
-
-# ---- judging ----
-
-
-@torch.no_grad()
-def margins_of(margins: Callable[[Tensor, Tensor], Tensor], encoded: Encoded, run: Run) -> Tensor:
-    """What `margins` makes of all reviews, (parts, N), on the device; the processes share the work."""
-    rank, count, device = run.accelerator.process_index, run.accelerator.num_processes, run.accelerator.device
-    found = None
-    for rows in data.evaluation_batches([len(row) for row in encoded.tokens], run.config.batch_size):
-        batch = data.collate(encoded, rows, rank, count)
-        of_batch = margins(batch.tokens.to(device), batch.lengths.to(device))
-        found = of_batch.new_zeros(len(of_batch), len(encoded.tokens)) if found is None else found
-        mine = rows[rank::count]
-        found[:, mine] = of_batch[:, : len(mine)]
-    return run.accelerator.reduce(found, "sum")
-
-
-def measured(log_odds: Tensor, targets: Tensor) -> dict[str, float]:
-    """Loss and accuracy of log-odds (N,)."""
-    targets = targets.to(log_odds.device)
-    loss = binary_cross_entropy_with_logits(log_odds.double(), targets.double())
-    return {"loss": loss.item(), "accuracy": binary_accuracy(log_odds.sigmoid(), targets.int()).item()}
-
-
-def judged(judge: Judge, margins: Tensor, targets: Tensor) -> dict[str, Any]:
-    """How right the judge is, how right its parts are, and what the GRUs add to the n-grams, paired, with its error."""
-    members, targets = len(judge.members), targets.to(margins.device)
-    log_odds = judge.combine(margins)
-    result: dict[str, Any] = measured(log_odds, targets)
-    result["calibration_error"] = binary_calibration_error(log_odds.sigmoid(), targets.int(), n_bins=10).item()
-    if members > 1:
-        result["accuracy_of_each_gru"] = [measured(each, targets)["accuracy"] for each in margins[:members]]
-    if judge.ngrams is not None:
-        result["accuracy_gru"] = measured(margins[:members].mean(0), targets)["accuracy"]
-        result["accuracy_ngrams"] = measured(margins[members], targets)["accuracy"]
-        right, without = (((each > 0) == (targets > 0.5)).double() for each in (log_odds, margins[members]))
-        result["gain_over_ngrams"] = (right - without).mean().item()
-        result["gain_standard_error"] = (right - without).std().item() / len(targets) ** 0.5
-    return result
-
-
-def set_sharpness(judge: Judge, margins: Tensor, targets: Tensor) -> None:
-    """The factor of all log-odds that makes the validation part most probable, in hundredths: temperature scaling."""
-    factors = torch.arange(20, 301) / 100
-    judge.sharpness.fill_(1.0)
-    log_odds = factors[:, None].to(margins.device) * judge.combine(margins)
-    targets = targets.to(margins.device).expand_as(log_odds)
-    losses = binary_cross_entropy_with_logits(log_odds, targets, reduction="none").mean(1)
-    judge.sharpness.fill_(factors[losses.argmin()].item())
-
-
-# ---- a run ----
 
 
 def prepare(config: Config, given: argparse.Namespace) -> tuple[dict[str, Reviews], Callable[[], Tokenizer]]:
@@ -372,10 +252,12 @@ def soft_labels(run: Run, given: argparse.Namespace, texts: Reviews) -> Tensor:
             shared = ("gru", "seed", "embedding_size", "hidden_size", "vocabulary_size", "ngrams", "precision")
             config = dataclasses.replace(BEST, **{name: getattr(run.config, name) for name in shared})
             train_run(config, given, teacher.path, run.accelerator, resume=(teacher / "config.json").exists())
+        if teacher.read_config()["reviews"]["validation"] != run.folder.read_config()["reviews"]["validation"]:
+            raise RunError(f"{teacher.path} was trained on what validates {run.folder.path}: it cannot be its teacher")
         tokenizer = teacher.read_tokenizer()
         judge = teacher.read_judge(tokenizer).to(run.accelerator.device)
         run.say(f"labelling {len(texts.texts):,} reviews")
-        margins = margins_of(judge.margins, data.encode(tokenizer, texts), run)
+        margins = run.margins(judge.margins, data.encode(tokenizer, texts))
         probabilities = judge.combine(margins).sigmoid().cpu()
         if run.accelerator.is_main_process:
             run.folder.write("soft-labels.safetensors", lambda path: save_file({"probabilities": probabilities}, path))
@@ -408,17 +290,17 @@ def train_run(
         targets = torch.cat([train_part.targets, soft_labels(run, given, parts["unlabelled"])])
         importance = torch.cat([importance, torch.full((len(unlabelled.tokens),), config.soft_weight)])
         train_part = Encoded(train_part.tokens + unlabelled.tokens, targets)
-    judge = Judge(config, tokenizer.get_vocab_size(), members=0)
-    if (folder / "last.pt").exists():
-        judge = folder.read_judge(tokenizer)
+    saved = folder.read_checkpoint() if (folder / "last.pt").exists() else None
+    trained = saved is not None and bool(saved["metrics"])  # an epoch at least, so that there is a best one
+    judge = folder.read_judge(tokenizer) if trained else Judge(config, tokenizer.get_vocab_size(), members=0)
     if judge.ngrams is not None:
         run.say(f"fitting {config.ngrams:,} n-grams")
         evidence = judge.ngrams.fit(train_part.tokens, train_part.targets, importance, config.seed)
         train_part = train_part._replace(evidence=evidence)
     judge.to(accelerator.device)
-    train(run, judge, train_part, validation)
+    train(run, judge, train_part, validation, saved)
     if judge.ngrams is not None:
-        set_sharpness(judge, margins_of(judge.eval().margins, validation, run), validation.targets)
+        set_sharpness(judge, run.margins(judge.eval().margins, validation), validation.targets)
         if accelerator.is_main_process:
             folder.write_judge(judge, tokenizer)
     accelerator.wait_for_everyone()
@@ -427,10 +309,12 @@ def train_run(
 
 def test(run: Run, judge: Judge, parts: dict[str, Reviews]) -> None:
     """Reads the test part once, with the best model, and writes the summary."""
+    if not run.trained and (run.folder / "summary.json").exists():
+        return run.say(f"{run.folder.path} has ended before: see its summary.json")
     summary: dict[str, Any] = {}
     for name in ("validation", "test"):
         encoded = data.encode(run.tokenizer, parts[name])
-        margins = margins_of(judge.margins, encoded, run)
+        margins = run.margins(judge.margins, encoded)
         summary |= {f"{name}_{key}": value for key, value in judged(judge, margins, encoded.targets).items()}
     if not run.accelerator.is_main_process:
         return
@@ -452,54 +336,15 @@ def test(run: Run, judge: Judge, parts: dict[str, Reviews]) -> None:
     summary |= provenance(run.accelerator.device) | {"config": run.folder.read_config(), "metrics": run.metrics}
     title = f"{run.folder.path.name}: test accuracy {summary['test_accuracy']:.4f}"
     run.folder.write("predictions.png", lambda path: save_predictions(log_odds.sigmoid(), labels.int(), title, path))
-    run.folder.write_json("summary.json", summary)
+    run.folder.write_text("summary.json", json.dumps(summary, indent=1) + "\n")
     run.say(
         f"test accuracy {summary['test_accuracy']:.4f}, test loss {summary['test_loss']:.4f}; see {run.folder.path}"
     )
 
 
-# ---- the command line ----
-
-
-def parse() -> tuple[argparse.Namespace, Config]:
-    """The command line, and what it makes of the preset.
-
-    Raises:
-        RunError: a flag that means nothing to the preset, or a value out of range.
-    """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=list(PRESETS), default="book-masked")
-    parser.add_argument("--data", default="sample", help="sample, hub, or a folder (parquet or aclImdb)")
-    parser.add_argument("--gru", choices=list(LAYERS), default="grucore", help="whose layer")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--output", type=Path, help="the run's folder; default runs/imdb-PRESET-DATA-GRU-SEED")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
-    parser.add_argument("--checkpoint-every", type=int, metavar="N", help="save every N steps, not each epoch alone")
-    parser.add_argument("--teacher", type=Path, metavar="RUN", help="of semi: a run of best; default: trains one")
-    parser.add_argument("--describe", action="store_true", help="print what would be trained as JSON, and stop")
-    settings = [field for field in dataclasses.fields(Config) if field.metadata]
-    for field in settings:
-        values = ", ".join(str(getattr(preset, field.name)) for preset in PRESETS.values())
-        options = {name: field.metadata[name] for name in ("type", "choices")}
-        parser.add_argument(f"--{field.name.replace('_', '-')}", help=f"{field.metadata['help']} ({values})", **options)
-    given = parser.parse_args()
-    config = dataclasses.replace(PRESETS[given.preset], gru=given.gru, seed=given.seed)
-    for field in settings:
-        name, value, (least, most) = field.name, getattr(given, field.name), field.metadata["range"]
-        if value is None:
-            continue
-        if getattr(config, name) is None:
-            raise RunError(f"--{name.replace('_', '-')} means nothing to --preset {given.preset}")
-        if not isinstance(value, str) and not least <= value <= most:
-            raise RunError(f"--{name.replace('_', '-')} must be from {least} to {most}, got {value}")
-        config = dataclasses.replace(config, **{name: value})
-    return given, config
-
-
 def main() -> None:
     """Trains and tests."""
-    given, config = parse()
+    given, config = parse(__doc__)
     if given.device == "cuda" and not torch.cuda.is_available():
         raise RunError("--device cuda needs a GPU that this PyTorch can use, and there is none; --device cpu works")
     if given.describe:
