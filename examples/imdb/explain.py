@@ -38,7 +38,7 @@ def explain(predictor: Predictor, text: str) -> Explanation:
     encoded = predictor.encode(text)
     if isinstance(encoded, str):
         raise ValueError(encoded)
-    judge, tokens = predictor.judge, encoded[None, :MAX_TOKENS].to(predictor.device)
+    judge, tokens = predictor.judge, encoded[None, :MAX_TOKENS]
     lengths = torch.tensor([tokens.shape[1]], device=predictor.device)
     words = pieces(predictor.tokenizer, text)
     evidence = None if judge.ngrams is None else judge.ngrams.evidence(tokens, lengths)

@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from data import LABELS, UNKNOWN, Encoded, Reviews, collate, encode, evaluation_batches
+from data import LABELS, UNKNOWN, Reviews, encode
 from run_folder import RunError, RunFolder
 
 SHIPPED = Path(__file__).parent / "model"  # trained on real reviews; its summary.json says how, and how good it is
 LONGEST = 1_000_000  # tokens of a review; the longest of IMDB has 2,900
-AT_ONCE = 65_536  # tokens of a batch, padding included
 
 
 class Predictor:
@@ -47,21 +45,12 @@ class Predictor:
         self.judge = self.folder.read_judge(self.tokenizer).to(self.device)
 
     @torch.inference_mode()
-    def __call__(self, texts: list[str]) -> list[float | str]:
-        """For each review the probability that it is positive, or a sentence that says why there is none."""
-        encoded = [self.encode(text) for text in texts]
-        results: list[float | str] = [each if isinstance(each, str) else 0.0 for each in encoded]
-        readable = [i for i, each in enumerate(encoded) if not isinstance(each, str)]
-        some = Encoded([encoded[i] for i in readable], torch.zeros(len(readable)))
-        masked = all(member.masked for member in self.judge.members)  # without, neighbours' padding would be read
-        for group in evaluation_batches([len(row) for row in some.tokens], 64 if masked else 1):
-            size = max(1, AT_ONCE // len(some.tokens[group[0]]))
-            for rows in (group[i : i + size] for i in range(0, len(group), size)):
-                batch = collate(some, rows)
-                probabilities = self.judge(batch.tokens.to(self.device), batch.lengths.to(self.device)).sigmoid()
-                for row, probability in zip(rows, probabilities.tolist(), strict=True):
-                    results[readable[row]] = probability
-        return results
+    def __call__(self, text: str) -> float | str:
+        """The probability that a review is positive, or a sentence that says why there is none."""
+        tokens = self.encode(text)
+        if isinstance(tokens, str):
+            return tokens
+        return self.judge(tokens[None], torch.tensor([len(tokens)], device=self.device)).sigmoid().item()
 
     def encode(self, text: str) -> torch.Tensor | str:
         """A review's token ids (T,), or a sentence that says why it cannot be judged."""
@@ -76,17 +65,9 @@ class Predictor:
         (tokens,) = encode(self.tokenizer, Reviews([text], [0])).tokens
         if (tokens == UNKNOWN).all():
             return f"no word of the {self.tokenizer.get_vocab_size():,} that the model knows"
-        return tokens if len(tokens) <= LONGEST else f"{len(tokens):,} tokens: expected {LONGEST:,} at most"
-
-
-def lines(given: list[str]) -> Iterator[list[str]]:
-    """The reviews, many at a time: of the command line, or for - from standard input, one a line."""
-    texts: Iterable[str] = given
-    if given == ["-"]:
-        texts = (line.decode(errors="surrogateescape") for line in sys.stdin.buffer)
-    texts = iter(texts)
-    while group := list(islice(texts, 1024)):
-        yield group
+        if len(tokens) > LONGEST:
+            return f"{len(tokens):,} tokens: expected {LONGEST:,} at most"
+        return tokens.to(self.device)
 
 
 def main() -> None:
@@ -97,15 +78,18 @@ def main() -> None:
     parser.add_argument("text", nargs="+", help="a review, or - to read them from standard input, one a line")
     given = parser.parse_args()
     predict = Predictor(given.checkpoint, given.device)
+    texts: Iterable[str] = given.text
+    if given.text == ["-"]:
+        texts = (line.decode(errors="surrogateescape") for line in sys.stdin.buffer)
     done = refused = 0
-    for group in lines(given.text):
-        for result in predict(group):
-            done += 1
-            refused += isinstance(result, str)
-            if isinstance(result, str):
-                print(f"error: {result}", flush=True)
-            else:
-                print(LABELS[result >= 0.5], f"{max(result, 1 - result):.4f}", flush=True)
+    for text in texts:
+        done += 1
+        result = predict(text)
+        if isinstance(result, str):
+            refused += 1
+            print(f"error: {result}", flush=True)
+        else:
+            print(LABELS[result >= 0.5], f"{max(result, 1 - result):.4f}", flush=True)
     if refused:
         sys.exit(f"error: {refused} of {done} reviews have no prediction")
 

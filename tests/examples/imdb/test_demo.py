@@ -48,7 +48,7 @@ def test_the_form(server):
 
 def test_a_review_is_judged(server, best):
     status, _, page = ask(server, TEXT)
-    (positive,) = Predictor(best)([TEXT])
+    positive = Predictor(best)(TEXT)
     label, probability = ("positive", positive) if positive >= 0.5 else ("negative", 1 - positive)
     assert status == 200 and f'<strong id="label" class="{label}">{label}</strong>' in page
     assert f'<span id="probability">{100 * probability:.1f} %</span>' in page

@@ -34,8 +34,7 @@ def test_contributions_add_up_to_the_score_less_that_of_a_blank_review(predictor
     rest = 0.0 if judge.ngrams is None else judge.share * judge.ngrams.bias
     blank = (torch.stack(blank).mean() * (1 - judge.share) + rest) * judge.sharpness
     assert sum(found.contributions) == pytest.approx(found.score - blank.item(), abs=TOLERANCE + 1e-4)
-    (probability,) = predictor([TEXT])
-    assert found.running[-1] == pytest.approx(probability, abs=1e-6)
+    assert found.running[-1] == pytest.approx(predictor(TEXT), abs=1e-6)
 
 
 def test_gates_are_those_of_the_equations(best):
@@ -62,7 +61,7 @@ def test_the_running_prediction_is_of_the_reviews_beginnings(predictor):
     found = explain(predictor, TEXT)
     words = TEXT.split()
     assert found.places == list(range(1, len(words) + 1))
-    readable = predictor([" ".join(words[:n]) for n in found.places])
+    readable = [predictor(" ".join(words[:n])) for n in found.places]
     assert found.running == pytest.approx(readable, abs=1e-5)
 
 

@@ -5,7 +5,6 @@ import shutil
 
 import imdb
 import pytest
-import torch
 from predict import SHIPPED, Predictor
 from run_folder import RunError
 
@@ -14,18 +13,10 @@ pytestmark = pytest.mark.slow
 TEXTS = ["i found this film superb .", "this film is anything but superb , and the cast is dull ."]
 
 
-@pytest.mark.parametrize("run", ["best", "book"])
-def test_a_review_is_judged_alike_alone_and_among_others(run, request):
-    predict = Predictor(request.getfixturevalue(run))
-    together = predict([TEXTS[0], TEXTS[1] * 20, TEXTS[1]])
-    assert all(0 < each < 1 for each in together)
-    assert [predict([text])[0] for text in (TEXTS[0], TEXTS[1] * 20, TEXTS[1])] == pytest.approx(together, abs=1e-6)
-
-
 def test_the_command_line(best):
     code, out, errors = imdb.run("predict.py", "--checkpoint", best, *TEXTS)
     assert code == 0 and not errors.strip("0")
-    for line, probability in zip(out.splitlines(), Predictor(best)(TEXTS), strict=True):
+    for line, probability in zip(out.splitlines(), map(Predictor(best), TEXTS), strict=True):
         label = "positive" if probability >= 0.5 else "negative"
         assert line == f"{label} {max(probability, 1 - probability):.4f}"
 
@@ -75,6 +66,6 @@ def test_weights_of_another_shape(best, tmp_path):
 def test_the_shipped_model_reads_english():
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 4_000_000
     texts = ["I would not call this film dull: it is wonderful.", "A tedious, clumsy film. What a waste of time!"]
-    assert (torch.tensor(Predictor()(texts)) > 0.5).tolist() == [True, False]
+    assert [Predictor()(text) > 0.5 for text in texts] == [True, False]
     summary = json.loads((SHIPPED / "summary.json").read_text())
     assert summary["commit"] and summary["test_accuracy"] > 0.9

@@ -65,7 +65,7 @@ def test_the_summary_is_right(best, data):
     from predict import Predictor
 
     table = pyarrow.parquet.read_table(data / "test.parquet")
-    probabilities = torch.tensor(Predictor(best)(table["text"].to_pylist()))
+    probabilities = torch.tensor([*map(Predictor(best), table["text"].to_pylist())])
     right = (probabilities > 0.5) == torch.tensor(table["label"].to_pylist()).bool()
     summary = json.loads((best / "summary.json").read_text())
     assert summary["test_accuracy"] == pytest.approx(right.double().mean().item(), abs=1e-6)
