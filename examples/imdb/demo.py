@@ -36,20 +36,11 @@ HEADERS = {
 
 
 class Refusal(Exception):
-    """A request that gets an error page."""
-
-    def __init__(self, status: HTTPStatus, message: str):
-        super().__init__(message)
-        self.status = status
+    """A request that gets an error page: its status and what it says."""
 
 
 class Server(ThreadingHTTPServer):
-    """Answers on this machine.
-
-    Raises:
-        RunError: the checkpoint is no whole run.
-        OSError: the port, 0 for any free one, cannot be had.
-    """
+    """Answers on this machine, at a port, 0 for any free one, with a run's model."""
 
     daemon_threads = True
 
@@ -89,10 +80,17 @@ class Handler(BaseHTTPRequestHandler):
         status = HTTPStatus.OK
         try:
             self.check()
-            text = self.typed() if self.command == "POST" else self.server.example
-            page = self.server.page(text, self.explained(text) if self.command == "POST" else None)
+            if self.command == "POST":
+                text = self.typed()
+                with self.server.one_at_a_time:
+                    page = self.server.page(text, explain(self.server.predictor, text))
+            else:
+                page = self.server.page(self.server.example)
+        except ValueError as error:
+            status = HTTPStatus.UNPROCESSABLE_ENTITY
+            page = self.server.page("", message=f"Nothing to judge: {error}.")
         except Refusal as refusal:
-            status, page = refusal.status, self.server.page("", message=str(refusal))
+            status, page = refusal.args[0], self.server.page("", message=refusal.args[1])
         with suppress(ConnectionError):  # a browser that went away is no error
             self.send_response(status)
             for name, value in (HEADERS | {"Content-Length": str(len(page))}).items():
@@ -103,11 +101,7 @@ class Handler(BaseHTTPRequestHandler):
     do_POST = do_GET
 
     def check(self) -> None:
-        """Lets a browser through that shows this page, and no other site by another name for this address.
-
-        Raises:
-            Refusal: it is not that.
-        """
+        """Lets a browser through that shows this page, and no other site by another name for this address."""
         names = {f"{HOST}:{self.server.port}", f"localhost:{self.server.port}"}
         address = f"http://{HOST}:{self.server.port}/"
         if self.headers.get("Host") not in names:
@@ -118,11 +112,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Refusal(HTTPStatus.NOT_FOUND, f"The only page is {address}")
 
     def typed(self) -> str:
-        """The form's text.
-
-        Raises:
-            Refusal: it is no such form, or too long.
-        """
+        """The form's text."""
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdigit() and len(length) < 10):
             raise Refusal(HTTPStatus.LENGTH_REQUIRED, "Expected a Content-Length.")
@@ -139,18 +129,6 @@ class Handler(BaseHTTPRequestHandler):
         except (ValueError, KeyError) as error:  # UnicodeDecodeError is a ValueError
             raise Refusal(HTTPStatus.BAD_REQUEST, "Expected one field, text, in UTF-8.") from error
         return text
-
-    def explained(self, text: str) -> Explanation:
-        """What the model makes of it.
-
-        Raises:
-            Refusal: it holds no review.
-        """
-        try:
-            with self.server.one_at_a_time:
-                return explain(self.server.predictor, text)
-        except ValueError as error:
-            raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, f"Nothing to judge: {error}.") from error
 
 
 def main() -> None:

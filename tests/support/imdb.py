@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "imdb"
 sys.path.insert(0, str(EXAMPLE))
 
+BOOK = ["--gru", "torch"]
 TINY = ["--hidden-size", "8", "--embedding-size", "8", "--device", "cpu"]
 BEST = ["--preset", "best", "--ngrams", "500", "--batch-size", "20", "--members", "2", "--vocabulary-size", "200"]
 SEMI = ["--preset", "semi", *BEST[2:], "--epochs", "1"]
@@ -26,14 +27,20 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
-def train(output: Path, *arguments: object) -> Path:
-    """Trains a small model in this process, which saves seconds of imports. Its errors are raised."""
+def train(output: Path, *arguments: object, pictures: bool = False) -> Path:
+    """Trains a small model in this process, which saves seconds of imports; its errors are raised.
+
+    Without `pictures`, which take longer to draw than so small a model to train, their files are empty.
+    """
     import train
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)  # another precision is refused otherwise
     command = ["train.py", "--output", output, *TINY, *arguments]
-    with mock.patch.object(sys, "argv", list(map(str, command))):
+    with contextlib.ExitStack() as patches:
+        patches.enter_context(mock.patch.object(sys, "argv", list(map(str, command))))
+        for name in () if pictures else ("save_curves", "save_predictions"):
+            patches.enter_context(mock.patch.object(train, name, lambda *given: Path(given[-1]).touch()))
         train.main()
     return output
 

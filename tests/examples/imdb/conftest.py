@@ -20,12 +20,18 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tree(tmp_path_factory):
+    """The same as texts, which are read without `datasets`: its import takes seconds of each process."""
+    return imdb.write_tree(tmp_path_factory.mktemp("tree"), train=120, test=40)
+
+
+@pytest.fixture(scope="session")
 def best(data, tmp_path_factory):
     """The folder of a whole run of `best`; a test that changes it copies it first."""
-    return imdb.train(tmp_path_factory.mktemp("runs") / "best", "--data", data, *imdb.BEST)
+    return imdb.train(tmp_path_factory.mktemp("runs") / "best", "--data", data, *imdb.BEST, pictures=True)
 
 
 @pytest.fixture(scope="session")
 def book(data, tmp_path_factory):
-    """The folder of a whole run of `book-masked`, an epoch long."""
-    return imdb.train(tmp_path_factory.mktemp("runs") / "book", "--data", data, "--epochs", 1)
+    """The folder of a whole run of `book-masked` with torch.nn.GRU, an epoch long."""
+    return imdb.train(tmp_path_factory.mktemp("runs") / "book", "--data", data, *imdb.BOOK, "--epochs", 1)
