@@ -27,8 +27,8 @@ imdb: .venv/installed-imdb  ## train the IMDB example; DATA=sample (synthetic, n
 	$(BIN)/python examples/imdb/train.py --preset book-masked --data $(DATA) \
 		$(if $(filter sample,$(DATA)),$(SAMPLE)) --output runs/imdb-$(if $(filter sample hub,$(DATA)),$(DATA),folder)
 
-demo: .venv/installed-imdb  ## type a review, see what the model that `make imdb` trained makes of it; PORT=, CHECKPOINT=folder
-	$(BIN)/python examples/imdb/demo.py --checkpoint $(or $(CHECKPOINT),runs/imdb-sample) --port $(or $(PORT),8000)
+demo: .venv/installed-imdb  ## type a review, see what a model of real reviews makes of it; PORT=, CHECKPOINT=folder
+	$(BIN)/python examples/imdb/demo.py $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) --port $(or $(PORT),8000)
 
 test: .venv/installed-test  ## all tests that need no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS) --dist worksteal

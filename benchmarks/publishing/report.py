@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -168,19 +169,22 @@ def imdb_summary(folder: Path) -> str:
     lines = []
     for file in sorted(folder.glob("*.json")):
         run = json.loads(file.read_text())
-        config, summary = run["config"], run["summary"]
-        layer = {"grucore": "grucore.GRU", "torch": "torch.nn.GRU"}[config["gru"]]
-        line = [config["preset"], layer, f"{summary['test_accuracy']:.4f}"]
-        if "runs" in run:  # of several seeds
-            line[2] += f" ± {summary['deviation']['test_accuracy']:.4f}, {len(run['runs'])} seeds"
-            best = sorted({seed["summary"]["best_epoch"] for seed in run["runs"]})
-            line.append(f"{' or '.join(map(str, best))} of {config['epochs']}")
-        else:
-            line.append(f"{summary['best_epoch']} of {summary['epochs']}")
-        each = [summary.get(f"test_accuracy_{path}") for path in ("gru", "ngrams")]
-        line += [*("-" if accuracy is None else f"{accuracy:.4f}" for accuracy in each), summary["device"]]
+        summary = run.get("summary", run)  # the two stood side by side before a summary held all
+        layer = {"grucore": "grucore.GRU", "torch": "torch.nn.GRU"}[run["config"]["gru"]]
+        of_each = summary.get("test_accuracy_of_each_gru")
+        best = sorted(set(summary["best_epoch"])) if of_each else [summary["best_epoch"]]
+        line = [run["config"]["preset"], layer, f"{summary['test_accuracy']:.4f}"]
+        line.append(f"{' or '.join(map(str, best))} of {summary['epochs']}")
+        alone = [statistics.mean(of_each), statistics.stdev(of_each)] if of_each else []
+        line.append("{:.4f} ± {:.4f}, {} seeds".format(*alone, len(of_each)) if of_each else "-")
+        each = [summary.get(f"test_accuracy_{part}") for part in ("gru", "ngrams")]
+        line += ["-" if accuracy is None else f"{accuracy:.4f}" for accuracy in each]
+        gain = [summary.get(f"test_gain_{name}") for name in ("over_ngrams", "standard_error")]
+        line.append("-" if gain[0] is None else f"{100 * gain[0]:+.2f} ± {100 * gain[1]:.2f}")
+        line.append(f"{summary['device']}, {summary['threads']} threads" if "threads" in summary else summary["device"])
         lines.append([*line, summary["commit"], f"[{file.name}](examples/imdb/results/{file.name})"])
-    titles = ["preset", "layer", "test accuracy", "from epoch", "GRU only", "n-grams only", "on", "commit", "file"]
+    titles = ["preset", "layer", "test accuracy", "from epoch", "a GRU by itself", "mean of GRUs", "n-grams"]
+    titles += ["points that GRUs add to n-grams", "on", "commit", "file"]
     return "\n".join(table(titles, lines))
 
 

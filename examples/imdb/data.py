@@ -1,215 +1,242 @@
-"""Reviews and their encoding: where they come from, tokens, vocabulary, the split.
+"""Reviews: where they come from, how they are split, cut into tokens, and put into batches.
 
-Tokens, vocabulary and split are those of torchtext's Field, as the published pipeline used it (`--preset book`):
-words between spaces, each lower-cased, punctuation and `<br />` left in; all words seen 5 times or more in the 25,000
-training reviews, validation part included; 20 % of those set apart for validation by chance.
+`book` follows torchtext as the published pipeline used it: words between spaces, lower-cased, `<br />` left in; all of
+them seen 5 times or more in the 25,000 training reviews, validation part included; a random fifth validates. `best` and
+`semi` cut words and punctuation marks, and validate on blocks of consecutive reviews: those stand film by film, so that
+a random part would be of films that were trained on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import sample
 import torch
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 UNKNOWN, PADDING = 0, 1
-SPECIALS = ("<unk>", "<pad>")
+SPECIALS = ["<unk>", "<pad>"]
 LABELS = ("negative", "positive")
-
-
-class Reviews(NamedTuple):
-    """Texts and their labels, 0 negative and 1 positive."""
-
-    texts: list[str]
-    labels: list[int]
-
-
-class Encoded(NamedTuple):
-    """Token ids of each review, each of shape (T,), int64, and labels, shape (N,), int64."""
-
-    tokens: list[Tensor]
-    labels: Tensor
+WORD_OR_MARK = r"\w+(?:['\u2019]\w+)*|[^\w\s]"  # "isn't" is one token, "?!" are two
 
 
 class DataError(Exception):
     """Data that is missing or is not what was expected."""
 
 
-def load(source: str) -> tuple[Reviews, Reviews]:
-    """The training and the test reviews, in an order that does not depend on where they come from.
+class Reviews(NamedTuple):
+    """Texts and their labels: 0 negative, 1 positive, -1 unknown."""
+
+    texts: list[str]
+    labels: list[int]
+
+    def part(self, rows: Sequence[int]) -> Reviews:
+        """Those of the rows."""
+        return Reviews([self.texts[i] for i in rows], [self.labels[i] for i in rows])
+
+    def ordered(self) -> Reviews:
+        """By label and text: the same from every source."""
+        return self.part(sorted(range(len(self.texts)), key=lambda i: (self.labels[i], self.texts[i])))
+
+    def digest(self) -> str:
+        """Equal for the same reviews, in whatever order."""
+        lines = "\0".join(f"{label} {text}" for text, label in zip(*self.ordered(), strict=True))
+        return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+class Encoded(NamedTuple):
+    """N reviews as a model reads them."""
+
+    tokens: list[Tensor]  # each (T,) int64
+    targets: Tensor  # (N,) float32: the probability that each is positive; 0 or 1 where it is known
+    evidence: list[Tensor] | None = None  # each (T, order) float32, where it is not to be had from the tokens
+
+
+class Batch(NamedTuple):
+    """B reviews, padded on the right to the longest. `weights` are 0 for a row that only fills a process's share."""
+
+    tokens: Tensor  # (B, T) int64
+    lengths: Tensor  # (B,) int64
+    targets: Tensor  # (B,) float32
+    weights: Tensor  # (B,) float32
+    evidence: Tensor | None  # (B, T, order) float32
+
+
+def load(source: str, part: str) -> Reviews:
+    """Reviews in their own order.
 
     Args:
-        source: "sample" (synthetic, generated here), "hub" (stanfordnlp/imdb, by the `datasets` library), or the path
-            of a folder that holds train.parquet and test.parquet (columns text and label) or the extracted aclImdb.
+        source: "sample" (synthetic, generated here), "hub" (stanfordnlp/imdb), or the path of a folder that holds
+            train.parquet and so on (columns text and label) or the extracted aclImdb.
+        part: "train", "test" or "unsupervised".
 
     Raises:
         DataError: nothing readable is there.
     """
     if source == "sample":
-        train, test = (Reviews(*part) for part in sample.corpus())
-        return train, test
-    if source == "hub":
-        return _hub()
+        train, test = sample.corpus()
+        return Reviews(*{"train": train, "test": test, "unsupervised": sample.generate(2000, seed=2)}[part])
     folder = Path(source)
-    if not folder.is_dir():
-        raise DataError(f"--data must be 'sample', 'hub' or a folder, got {source!r}, which is no folder")
-    if (folder / "train.parquet").exists() or (folder / "test.parquet").exists():
-        read = _parquet
-    elif (folder / "train" / "pos").is_dir() or (folder / "test" / "pos").is_dir():
-        read = _tree
+    if source == "hub":
+        reviews = _by_datasets(
+            "stanfordnlp/imdb", part, "stanfordnlp/imdb from the hub (--data sample needs no network)"
+        )
+    elif not folder.is_dir():
+        raise DataError(f"--data must be sample, hub or a folder, got {source!r}, which is no folder")
+    elif (file := folder / f"{part}.parquet").exists():
+        reviews = _by_datasets("parquet", "train", f"{file}, a parquet file", data_files=str(file))
+    elif (folder / part).is_dir() or (folder / "train" / "unsup").is_dir():
+        reviews = _tree(folder, part)
     else:
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-        raise DataError(
-            f"{folder} must hold train.parquet and test.parquet, or train/pos/*.txt and so on; found {found}"
-        )
-    train, test = (_sorted(*read(folder, part)) for part in ("train", "test"))
-    return train, test
+        raise DataError(f"{folder} must hold {file.name}, or {part}/pos/*.txt and so on; found {found}")
+    expected = {-1} if part == "unsupervised" else {0, 1}
+    if set(reviews.labels) != expected or not all(isinstance(text, str) for text in reviews.texts):
+        got = f"{len(reviews.texts)} rows with labels {sorted(set(reviews.labels), key=str)[:5]}"
+        raise DataError(f"{source}: expected texts with labels {sorted(expected)} in its {part} part, got {got}")
+    return reviews
 
 
-def load_unlabelled(source: str, without: Sequence[str]) -> list[str]:
-    """The reviews without labels, sorted, each text once.
-
-    Args:
-        source: as for `load`; a folder holds unsupervised.parquet, or train/unsup/*.txt.
-        without: texts to leave out: those of the test part, some of which occur here too.
-
-    Raises:
-        DataError: nothing readable is there.
-    """
-    if source == "sample":
-        texts = sample.generate(2000, seed=2)[0]
-    elif source == "hub":
-        texts = list(_hub_parts()["unsupervised"]["text"])
-    elif (Path(source) / "unsupervised.parquet").exists():
-        texts, _ = _parquet(Path(source), "unsupervised")
-    elif (Path(source) / "train" / "unsup").is_dir():
-        texts = [_read_text(path) for path in sorted((Path(source) / "train" / "unsup").glob("*.txt"))]
-    else:
-        raise DataError(f"{source} must hold unsupervised.parquet or train/unsup/*.txt for a preset that reads them")
-    return sorted(set(texts) - set(without))
-
-
-def overlap(train: Reviews, test: Reviews) -> Tensor:
-    """Which test reviews also occur in the training part, white space and case aside: shape (N,), bool."""
-    seen = {" ".join(tokenize(text)) for text in train.texts}
-    return torch.tensor([" ".join(tokenize(text)) in seen for text in test.texts])
-
-
-def _hub_parts() -> Any:
+def _by_datasets(path: str, split: str, name: str, **options: str) -> Reviews:
     import datasets
 
+    datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset("stanfordnlp/imdb")
+        rows = datasets.load_dataset(path, split=split, **options)
     except Exception as error:  # the library raises many kinds, from its own to those of HTTP clients
-        raise DataError(
-            f"could not get stanfordnlp/imdb from the hub: {error}\n--data sample needs no network"
-        ) from error
+        raise DataError(f"could not read {name}: {error.__cause__ or error}") from error
+    if missing := {"text", "label"} - set(rows.column_names):
+        raise DataError(f"{name} must have columns text and label, got {rows.column_names}: {missing} missing")
+    return Reviews(list(rows["text"]), list(rows["label"]))
 
 
-def _hub() -> tuple[Reviews, Reviews]:
-    parts = _hub_parts()
-    train, test = (_sorted(list(parts[part]["text"]), list(parts[part]["label"])) for part in ("train", "test"))
-    return train, test
-
-
-def _parquet(folder: Path, part: str) -> tuple[list[str], list[int]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    path = folder / f"{part}.parquet"
-    try:
-        table = pyarrow.parquet.read_table(path, columns=["text", "label"])
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{path} must be a parquet file with columns text and label: {error}") from error
-    missing = {"text", "label"} - set(table.column_names)
-    if missing:
-        raise DataError(f"{path} must have columns text and label, got {pyarrow.parquet.read_schema(path).names}")
-    return table["text"].to_pylist(), table["label"].to_pylist()
-
-
-def _tree(folder: Path, part: str) -> tuple[list[str], list[int]]:
+def _tree(folder: Path, part: str) -> Reviews:
+    names = {"unsup": -1} if part == "unsupervised" else {"neg": 0, "pos": 1}
     texts, labels = [], []
-    for label, name in enumerate(("neg", "pos")):
-        paths = sorted((folder / part / name).glob("*.txt"))
+    for name, label in names.items():
+        where = folder / ("train" if part == "unsupervised" else part) / name
+        paths = sorted(where.glob("*.txt"), key=lambda path: (len(path.name.split("_")[0]), path.name))  # by number
         if not paths:
-            raise DataError(f"{folder / part / name} must hold the reviews as *.txt, found none")
-        for path in paths:
-            texts.append(_read_text(path))
-            labels.append(label)
-    return texts, labels
+            raise DataError(f"{where} must hold the reviews as *.txt, found none")
+        try:
+            texts += [path.read_text(encoding="utf-8") for path in paths]
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{where} must hold UTF-8 texts: {error}") from error
+        labels += [label] * len(paths)
+    return Reviews(texts, labels)
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} must be a UTF-8 text: {error}") from error
-
-
-def _sorted(texts: Sequence[str], labels: Sequence[int]) -> Reviews:
-    """Reviews by label and text, so that every source of the same reviews gives the same run."""
-    strange = set(labels) - {0, 1}
-    if strange or not texts:
-        raise DataError(
-            f"expected reviews with labels 0 and 1, got {len(texts)} reviews with labels {sorted(set(labels))}"
-        )
-    pairs = sorted(zip(labels, texts, strict=True))
-    return Reviews([text for _, text in pairs], [label for label, _ in pairs])
-
-
-def tokenize(text: str) -> list[str]:
-    """Words between white space, each lower-cased."""
-    return [token.lower() for token in text.rstrip("\n").split()]
-
-
-def build_vocabulary(texts: Iterable[str], min_frequency: int = 5) -> list[str]:
-    """The words of at least that frequency after the specials, most frequent first, ties in alphabetical order."""
-    counts = Counter(token for text in texts for token in tokenize(text))
-    words = [token for token, count in counts.items() if count >= min_frequency]
-    return [*SPECIALS, *sorted(words, key=lambda token: (-counts[token], token))]
-
-
-def encode(reviews: Reviews, vocabulary: Sequence[str]) -> Encoded:
-    """Ids of the reviews' tokens; a word outside the vocabulary is <unk>."""
-    ids = {token: i for i, token in enumerate(vocabulary)}
-    tokens = [torch.tensor([ids.get(t, UNKNOWN) for t in tokenize(text)], dtype=torch.long) for text in reviews.texts]
-    return Encoded(tokens, torch.tensor(reviews.labels))
-
-
-def split(reviews: Reviews, seed: int, fraction: float = 0.8) -> tuple[Reviews, Reviews]:
-    """Training and validation parts: a random permutation, cut at round(fraction * N), not stratified."""
+def split_at_random(reviews: Reviews, seed: int) -> tuple[Reviews, Reviews]:
+    """Training and validation parts: a random permutation, cut at four fifths, not stratified."""
     order = list(range(len(reviews.texts)))
     random.Random(seed).shuffle(order)
-    cut = round(fraction * len(order))
-    first, second = (
-        Reviews([reviews.texts[i] for i in part], [reviews.labels[i] for i in part])
-        for part in (order[:cut], order[cut:])
-    )
-    return first, second
+    cut = round(0.8 * len(order))
+    return reviews.part(order[:cut]), reviews.part(order[cut:])
 
 
-def split_stratified(reviews: Reviews, seed: int, fraction: float) -> tuple[Reviews, Reviews]:
-    """Training and validation parts: of each label a random `fraction` to train, the rest to validate.
+def split_by_blocks(reviews: Reviews, share: float = 0.1, blocks: int = 5) -> tuple[Reviews, Reviews]:
+    """Training and validation parts: of each label, `blocks` stretches of consecutive reviews validate.
 
-    A text that occurs more than once goes to one part whole, so that validation is never of what was trained on.
+    A text that stands in both parts is taken out of the training part.
     """
-    rng, chosen = random.Random(seed), ([], [])
-    copies: dict[str, list[int]] = {}
-    for i, text in enumerate(reviews.texts):
-        copies.setdefault(text, []).append(i)
+    validation: list[int] = []
     for label in (0, 1):
-        groups = [group for group in copies.values() if reviews.labels[group[0]] == label]
-        rng.shuffle(groups)
-        order = [i for group in groups for i in group]
-        cut = round(fraction * len(order))
-        while 0 < cut < len(order) and reviews.texts[order[cut]] == reviews.texts[order[cut - 1]]:
-            cut += 1
-        for part, rows in zip(chosen, (order[:cut], order[cut:]), strict=True):
-            part.extend(rows)
-    first, second = (Reviews([reviews.texts[i] for i in p], [reviews.labels[i] for i in p]) for p in chosen)
-    return first, second
+        rows = [i for i, each in enumerate(reviews.labels) if each == label]
+        size = max(1, round(share * len(rows) / blocks))
+        for block in range(blocks):
+            begin = round((block + 0.5) * len(rows) / blocks - size / 2)
+            validation += rows[max(0, begin) : begin + size]
+    held_out = {reviews.texts[i] for i in validation}
+    return reviews.part([i for i, text in enumerate(reviews.texts) if text not in held_out]), reviews.part(validation)
+
+
+def without(reviews: Reviews, *others: Reviews) -> Reviews:
+    """Each text once, and none that one of the others has."""
+    seen = {text for other in others for text in other.texts}
+    first = {text: i for i, text in reversed(list(enumerate(reviews.texts))) if text not in seen}
+    return reviews.part(sorted(first.values()))
+
+
+def overlap(train: Sequence[str], test: Sequence[str]) -> Tensor:
+    """Which test texts also occur among those of training, white space and case aside: shape (N,), bool."""
+    seen = {" ".join(text.lower().split()) for text in train}
+    return torch.tensor([" ".join(text.lower().split()) in seen for text in test])
+
+
+def learn_vocabulary(texts: Sequence[str], size: int | None) -> Tokenizer:
+    """A tokenizer: `size` words and marks, or where that is None, all words between spaces seen 5 times or more.
+
+    Ids go by frequency, ties by the alphabet; <unk> is 0 and <pad> 1.
+    """
+    tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIALS[UNKNOWN]))
+    options = {"special_tokens": SPECIALS, "show_progress": False}
+    if size is None:
+        tokenizer.normalizer = normalizers.Lowercase()
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        trainer = trainers.WordLevelTrainer(vocab_size=10**7, min_frequency=5, **options)
+    else:
+        line_break = normalizers.Replace(Regex(r"<br\s*/?>"), " ")
+        tokenizer.normalizer = normalizers.Sequence([line_break, normalizers.NFKC(), normalizers.Lowercase()])
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORD_OR_MARK), behavior="removed", invert=True)
+        trainer = trainers.WordLevelTrainer(vocab_size=size, **options)
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def pieces(tokenizer: Tokenizer, text: str) -> list[str]:
+    """A text's tokens as they are written, those outside the vocabulary included."""
+    normalized = tokenizer.normalizer.normalize_str(text)
+    return [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalized)]
+
+
+def encode(tokenizer: Tokenizer, reviews: Reviews) -> Encoded:
+    """The ids of the reviews' tokens. A review without a token is one <pad>: every row has a step."""
+    ids = [encoding.ids or [PADDING] for encoding in tokenizer.encode_batch_fast(reviews.texts)]
+    return Encoded([torch.tensor(row) for row in ids], torch.tensor(reviews.labels, dtype=torch.float32))
+
+
+def training_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int, bucketed: bool) -> list[list[int]]:
+    """The rows of an epoch's batches, as torchtext's BucketIterator made them: the same for the same seed and epoch.
+
+    A permutation is cut into chunks of 100 batches, whose batches come in random order. The published pipeline left
+    `sort_within_batch` at its default, so that nothing was bucketed and three quarters of each batch were padding;
+    `bucketed`, reviews are sorted within their chunk, and a batch holds those of nearly one length.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order, batches = rng.permutation(len(lengths)).tolist(), []
+    for begin in range(0, len(order), 100 * batch_size):
+        chunk = order[begin : begin + 100 * batch_size]
+        if bucketed:
+            chunk.sort(key=lengths.__getitem__)
+        chunk = [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
+        batches += [chunk[i] for i in rng.permutation(len(chunk))]
+    return batches
+
+
+def evaluation_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """All rows from short to long, the longest of each batch first."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    return [order[i : i + batch_size][::-1] for i in range(0, len(order), batch_size)]
+
+
+def collate(encoded: Encoded, rows: list[int], rank: int = 0, processes: int = 1) -> Batch:
+    """A process's share of a batch; a share without a review has one that does not count."""
+    share = rows[rank::processes]
+    weights = torch.ones(len(share)) if share else torch.zeros(1)
+    share = share or rows[:1]
+    tokens = [encoded.tokens[i] for i in share]
+    evidence = encoded.evidence and pad_sequence([encoded.evidence[i] for i in share], batch_first=True)
+    return Batch(
+        pad_sequence(tokens, batch_first=True, padding_value=PADDING),
+        torch.tensor([len(row) for row in tokens]),
+        encoded.targets[share],
+        weights,
+        evidence,
+    )

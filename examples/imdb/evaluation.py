@@ -1,72 +1,116 @@
-"""A model's predictions of a part, by length."""
+"""How right a judge is, and how sure; and a run as pictures."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from batches import EvaluationBatches, loader
-from data import Encoded
-from processes import Processes
-from torch import Tensor, nn
+from accelerate import Accelerator
+from data import LABELS, Encoded, collate, evaluation_batches
+from matplotlib.figure import Figure
+from model import Judge
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-
-
-class Evaluation(NamedTuple):
-    """Of N reviews."""
-
-    loss: float
-    accuracy: float
-    paths: dict[str, float]  # the accuracy of the GRU and of the n-grams alone, where there are both
-    probabilities: Tensor  # (N,) float32: of being positive
+from torchmetrics.functional.classification import (
+    binary_accuracy,
+    binary_calibration_error,
+    binary_confusion_matrix,
+)
 
 
 @torch.no_grad()
-def evaluate(
-    model: nn.Module, encoded: Encoded, batch_size: int, processes: Processes, choose_share: bool = False
-) -> Evaluation:
-    """All reviews once, divided among the processes; `choose_share` first weighs the model's paths by them."""
-    model.eval()
-    names = ("gru", "ngrams") if getattr(model, "ngrams", None) is not None else ()
-    margins = _margins(model, encoded, batch_size, processes, len(names))
-    labels = encoded.labels.to(margins.device)
-    if names and choose_share:
-        model.choose_share(margins, labels)
-    combined = model.combine(margins) if names else margins[0]
-    loss = binary_cross_entropy_with_logits(combined.double(), labels.double()).item()
-    accuracy, *by_path = (((each > 0) == labels).double().mean().item() for each in (combined, *margins[: len(names)]))
-    return Evaluation(loss, accuracy, dict(zip(names, by_path, strict=True)), combined.sigmoid().cpu())
+def margins_of(
+    margins: Callable[[Tensor, Tensor], Tensor], encoded: Encoded, batch_size: int, accelerator: Accelerator
+) -> Tensor:
+    """What `margins` makes of all reviews, (parts, N), on the device; the processes share the work."""
+    rank, count, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+    found = None
+    for rows in evaluation_batches([len(row) for row in encoded.tokens], batch_size):
+        batch = collate(encoded, rows, rank, count)
+        of_batch = margins(batch.tokens.to(device), batch.lengths.to(device))
+        found = of_batch.new_zeros(len(of_batch), len(encoded.tokens)) if found is None else found
+        mine = rows[rank::count]
+        found[:, mine] = of_batch[:, : len(mine)]
+    return accelerator.reduce(found, "sum")
 
 
-def _margins(model: nn.Module, encoded: Encoded, batch_size: int, processes: Processes, paths: int) -> Tensor:
-    """The logit of positive less that of negative, (paths, N); of the model as a whole, (1, N), where it has none."""
-    order = EvaluationBatches([len(row) for row in encoded.tokens], batch_size)
-    margins = torch.zeros(max(paths, 1), len(encoded.tokens), device=processes.device)
-    for rows, batch in zip(order, loader(encoded, order, processes.rank, processes.count), strict=True):
-        tokens, lengths = (t.to(processes.device, non_blocking=True) for t in batch[:2])
-        logits = model.paths(tokens, lengths) if paths else model(tokens, lengths)[None]
-        mine = rows[processes.rank :: processes.count]
-        margins[:, mine] = (logits[:, :, 1] - logits[:, :, 0])[:, : len(mine)].float()
-    processes.sum(margins)
-    return margins
+def measured(log_odds: Tensor, targets: Tensor) -> dict[str, float]:
+    """Loss and accuracy of log-odds (N,)."""
+    targets = targets.to(log_odds.device)
+    loss = binary_cross_entropy_with_logits(log_odds.double(), targets.double())
+    return {"loss": loss.item(), "accuracy": binary_accuracy(log_odds.sigmoid(), targets.int()).item()}
 
 
-def calibration(probabilities: Tensor, labels: Tensor, bins: int = 10) -> tuple[Tensor, Tensor, Tensor]:
-    """For equal bins of the predicted probability: its mean, the share of positive reviews, and how many there are.
+def judged(judge: Judge, margins: Tensor, targets: Tensor) -> dict[str, Any]:
+    """How right the judge is, how right its parts are, and what the GRUs add to the n-grams, paired, with its error."""
+    members, targets = len(judge.members), targets.to(margins.device)
+    log_odds = judge.combine(margins)
+    result: dict[str, Any] = measured(log_odds, targets)
+    result["calibration_error"] = binary_calibration_error(log_odds.sigmoid(), targets.int(), n_bins=10).item()
+    if members > 1:
+        result["accuracy_of_each_gru"] = [measured(each, targets)["accuracy"] for each in margins[:members]]
+    if judge.ngrams is not None:
+        result["accuracy_gru"] = measured(margins[:members].mean(0), targets)["accuracy"]
+        result["accuracy_ngrams"] = measured(margins[members], targets)["accuracy"]
+        right, without = (((each > 0) == (targets > 0.5)).double() for each in (log_odds, margins[members]))
+        result["gain_over_ngrams"] = (right - without).mean().item()
+        result["gain_standard_error"] = (right - without).std().item() / len(targets) ** 0.5
+    return result
 
-    Args:
-        probabilities: shape (N,), of being positive.
-        labels: shape (N,), 0 or 1.
-        bins: how many; a bin without reviews has a count of 0 and means of 0.
-    """
-    place = (probabilities * bins).long().clamp(max=bins - 1)
-    count = torch.bincount(place, minlength=bins)
-    predicted = torch.bincount(place, weights=probabilities.double(), minlength=bins) / count.clamp(min=1)
-    positive = torch.bincount(place, weights=labels.double(), minlength=bins) / count.clamp(min=1)
-    return predicted, positive, count
+
+def set_sharpness(judge: Judge, margins: Tensor, targets: Tensor) -> None:
+    """The factor of all log-odds that makes the validation part most probable, in hundredths: temperature scaling."""
+    factors = torch.arange(20, 301) / 100
+    judge.sharpness.fill_(1.0)
+    log_odds = factors[:, None].to(margins.device) * judge.combine(margins)
+    targets = targets.to(margins.device).expand_as(log_odds)
+    losses = binary_cross_entropy_with_logits(log_odds, targets, reduction="none").mean(1)
+    judge.sharpness.fill_(factors[losses.argmin()].item())
 
 
-def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
-    """The expected calibration error: the bins' mean distance between prediction and truth, by reviews."""
-    predicted, positive, count = calibration(probabilities, labels)
-    return ((predicted - positive).abs() * count).sum().item() / len(labels)
+def save_curves(metrics: list[dict[str, Any]], title: str, path: str) -> None:
+    """Loss and accuracy of training and validation against epochs, a line for each GRU, as PNG."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for member in range(metrics[-1]["member"] + 1):
+            lines = [line for line in metrics if line["member"] == member]
+            epochs = [line["epoch"] for line in lines]
+            for part, style in (("train", "--"), ("validation", "-")):
+                label = f"GRU {member + 1}, {part}"
+                axes.plot(epochs, [line[f"{part}_{quantity}"] for line in lines], f"C{member}.{style}", label=label)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(quantity)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    axes.legend()
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120, format="png")
+
+
+def save_predictions(probabilities: Tensor, labels: Tensor, title: str, path: str) -> None:
+    """The confusion matrix and the calibration of probabilities (N,) of positive against labels (N,), as PNG."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    confusion, reliability = figure.subplots(1, 2)
+    counts = binary_confusion_matrix(probabilities, labels)
+    confusion.imshow(counts, cmap="Blues", vmin=0)
+    for row in (0, 1):
+        for column in (0, 1):
+            colour = "white" if counts[row, column] > counts.max() / 2 else "black"
+            confusion.text(column, row, f"{counts[row, column]:,}", ha="center", color=colour)
+    confusion.set_xticks((0, 1), LABELS)
+    confusion.set_yticks((0, 1), LABELS, rotation=90, va="center")
+    confusion.set(xlabel="predicted", ylabel="label")
+
+    place = (probabilities * 10).long().clamp(max=9)
+    bins = [place == k for k in range(10) if (place == k).any()]
+    predicted, positive = (
+        torch.stack([each[some].float().mean() for some in bins]) for each in (probabilities, labels)
+    )
+    reliability.plot((0, 1), (0, 1), color="grey", linestyle=":", label="calibrated")
+    reliability.plot(predicted, positive, marker="o", label="this model")
+    reliability.set(xlabel="predicted probability of a positive review", ylabel="share of positive reviews")
+    reliability.grid(alpha=0.3)
+    reliability.legend()
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120, format="png")

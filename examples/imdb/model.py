@@ -1,51 +1,52 @@
-"""The classifier of the published pipeline: embedding, GRU, the last state, a linear layer."""
+"""The models: the published classifier, a GRU over segments, and the judge that takes the mean of what they say."""
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from segments import SegmentClassifier
+from ngrams import NGrams
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from grucore import GRU
 
-SEGMENT_OPTIONS = list(inspect.signature(SegmentClassifier).parameters)[1:]  # all but vocabulary_size
+LAYERS = {"grucore": GRU, "torch": nn.GRU}  # the same seed gives both the same weights
 
 
-class Classifier(nn.Module):
-    """Sentiment from the state of a GRU after the last token.
+class LastState(nn.Module):
+    """Sentiment from the state of a GRU after the last token: the classifier of the published pipeline.
 
-    With `masked=False` the state is read behind the padding and dropout does nothing, as in the published pipeline,
-    which computes `self.dropout(h_t)` and does not use it. With `masked=True` it is the state after each review's last
-    token, and dropout acts on it and on the embedded words.
-
-    Args:
-        vocabulary_size: rows of the embedding; `<pad>` has a learned row too.
-        embedding_size: E.
-        hidden_size: H.
-        dropout: probability of zeroing an element of the embedded words and of the state in training, where `masked`.
-        masked: see above.
-        gru: "grucore" or "torch", for torch.nn.GRU. The same seed gives both the same weights.
+    With `masked=False` the state is read behind the padding and dropout does nothing, as published, where
+    `self.dropout(h_t)` is computed and not used. With `masked=True` it is the state after each review's last token, and
+    dropout acts on it and on the embedded words.
     """
 
-    def __init__(
-        self, vocabulary_size: int, embedding_size: int, hidden_size: int, dropout: float, masked: bool, gru: str
-    ):
-        super().__init__()
-        self.masked = masked
-        self.embedding = nn.Embedding(vocabulary_size, embedding_size)
-        self.gru = {"grucore": GRU, "torch": nn.GRU}[gru](embedding_size, hidden_size, batch_first=True)
-        self.dropout = nn.Dropout(dropout)
-        self.out = nn.Linear(hidden_size, 2)
+    reads_evidence = False
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Logits (B, 2) of tokens (B, T), padded on the right, and lengths (B,)."""
-        x = self.embedding(tokens)  # (B, T, E)
+    def __init__(self, vocabulary_size: int, config: Any):
+        super().__init__()
+        self.masked = config.masked
+        self.embedding = nn.Embedding(vocabulary_size, config.embedding_size)  # <pad> has a learned row too
+        self.gru = LAYERS[config.gru](config.embedding_size, config.hidden_size, batch_first=True)
+        self.dropout = nn.Dropout(config.dropout)
+        self.out = nn.Linear(config.hidden_size, 2)
+
+    def embed(self, tokens: Tensor, evidence: Tensor | None = None) -> Tensor:
+        """What the GRU reads (B, T, E) of tokens (B, T)."""
+        x = self.embedding(tokens)
+        return self.dropout(x) if self.masked else x
+
+    def cut(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows that the GRU reads, and how long they are."""
+        return x, lengths if self.masked else torch.full_like(lengths, x.shape[1])
+
+    def read(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Logits (B, 2) of what `embed` returns."""
         if not self.masked:
             y, _ = self.gru(x)
             return self.out(y[:, -1])
-        x = self.dropout(x)
         if isinstance(self.gru, nn.GRU):
             # Not a PackedSequence, whose backward on CPU is several times as slow (benchmarks/RESULTS.md). In one
             # direction the state after the last token is the same without it.
@@ -53,19 +54,141 @@ class Classifier(nn.Module):
             h = y[torch.arange(len(y), device=y.device), lengths - 1]
         else:
             _, h_n = self.gru(x, lengths=lengths)
-            h = h_n[-1]
+            h = self.gru.final_state(h_n)
         return self.out(self.dropout(h))
+
+    def forward(self, tokens: Tensor, lengths: Tensor, evidence: Tensor | None = None) -> Tensor:
+        """Logits (B, 2) of tokens (B, T), padded on the right, and lengths (B,), each at least 1."""
+        return self.read(self.embed(tokens, evidence), lengths)
+
+
+class Segments(nn.Module):
+    """Sentiment from a review cut into segments, which a bidirectional GRU reads independently of one another.
+
+    With segments of 64 tokens the recurrence is 64 steps long whatever the review, and the batch that much larger.
+    Source: Johnson and Zhang 2016 (arXiv:1602.02373), who cut into 50. The largest and the mean value of each unit over
+    all words are pooled. In training a random window of each review is read, otherwise all of it.
+
+    Args:
+        vocabulary_size: V.
+        config: the run's.
+        evidence: numbers that the GRU reads beside each embedded word; 0 for words alone.
+    """
+
+    masked = True
+
+    def __init__(self, vocabulary_size: int, config: Any, evidence: int):
+        super().__init__()
+        self.segment, self.crop, self.word_dropout = config.segment, config.crop, config.word_dropout
+        self.reads_evidence = evidence > 0
+        self.embedding = nn.Embedding(vocabulary_size, config.embedding_size)
+        nn.init.normal_(self.embedding.weight, std=0.1)  # small, so that a few thousand steps can place the words
+        self.gru = LAYERS[config.gru](
+            config.embedding_size + evidence, config.hidden_size, batch_first=True, bidirectional=True
+        )
+        self.embedding_dropout, self.dropout = nn.Dropout(config.embedding_dropout), nn.Dropout(config.dropout)
+        self.out = nn.Linear(4 * config.hidden_size, 2)
+
+    def embed(self, tokens: Tensor, evidence: Tensor | None = None) -> Tensor:
+        """What the GRU reads (B, T, E + order) of tokens (B, T) and evidence (B, T, order)."""
+        x = self.embedding(tokens)
+        if evidence is not None:
+            x = torch.cat([x, evidence.to(x.dtype)], 2)
+        x = self.embedding_dropout(x)
+        if self.training and self.word_dropout:
+            kept = torch.rand(tokens.shape, device=x.device) >= self.word_dropout
+            x = x * (kept / (1 - self.word_dropout))[:, :, None]
+        return x
+
+    def cut(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The segments that the GRU reads (B * segments, segment, E + order), and how long they are, 0 included."""
+        segments = -(-x.shape[1] // self.segment)
+        x = nn.functional.pad(x, (0, 0, 0, segments * self.segment - x.shape[1]))
+        begin = torch.arange(segments, device=x.device) * self.segment
+        inside = (lengths[:, None] - begin).clamp(0, self.segment).flatten()
+        return x.view(len(inside), self.segment, -1), inside
+
+    def read(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Logits (B, 2) of what `embed` returns."""
+        rows, inside = self.cut(x, lengths)
+        y = self._states(rows, inside).reshape(len(x), -1, self.out.in_features // 2)  # 0 in the padding
+        real = torch.arange(y.shape[1], device=x.device) < lengths[:, None]
+        largest = y.masked_fill(~real[:, :, None], -2.0).amax(1)  # below every state: padding is never the largest
+        return self.out(self.dropout(torch.cat([largest, y.sum(1) / lengths[:, None]], 1)))
+
+    def _states(self, x: Tensor, lengths: Tensor) -> Tensor:
+        if isinstance(self.gru, GRU):
+            return self.gru(x, lengths=lengths)[0]
+        real = lengths > 0  # a PackedSequence has no empty rows
+        packed = pack_padded_sequence(x[real], lengths[real].cpu(), batch_first=True, enforce_sorted=False)
+        filled, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=x.shape[1])
+        return filled.new_zeros(len(x), *filled.shape[1:]).masked_scatter(real[:, None, None], filled)
+
+    def forward(self, tokens: Tensor, lengths: Tensor, evidence: Tensor | None = None) -> Tensor:
+        """Logits (B, 2) of tokens (B, T), padded on the right, lengths (B,), each at least 1, and their evidence."""
+        if self.training and tokens.shape[1] > self.crop:
+            spare = (lengths - self.crop).clamp(min=0)
+            begin = (torch.rand(len(spare), device=spare.device) * (spare + 1)).long()
+            places = begin[:, None] + torch.arange(self.crop, device=tokens.device)
+            tokens, lengths = tokens.gather(1, places), lengths.clamp(max=self.crop)
+            if evidence is not None:
+                evidence = evidence.gather(1, places[:, :, None].expand(-1, -1, evidence.shape[2]))
+        return self.read(self.embed(tokens, evidence), lengths)
+
+
+class Judge(nn.Module):
+    """What a run trains: one GRU or more, and n-grams beside them; the prediction is a mean of their log-odds.
+
+    Args:
+        config: the run's.
+        vocabulary_size: V.
+        members: how many GRUs; fewer than the run's while it lasts.
+    """
+
+    sharpness: Tensor
+
+    def __init__(self, config: Any, vocabulary_size: int, members: int):
+        super().__init__()
+        self.share = config.ngram_share if config.ngrams else 0.0
+        self.members = nn.ModuleList(build_member(config, vocabulary_size, index) for index in range(members))
+        self.ngrams = NGrams(config.ngrams, vocabulary_size) if config.ngrams else None
+        self.register_buffer("sharpness", torch.ones(()))  # of the probabilities; found on the validation part
+
+    def margins(self, tokens: Tensor, lengths: Tensor, members: Sequence[nn.Module] | None = None) -> Tensor:
+        """Log-odds of positive by each of the `members` given; or by all there are and, last, by the n-grams.
+
+        Returns:
+            Shape (parts, B).
+        """
+        evidence = None if self.ngrams is None else self.ngrams.evidence(tokens, lengths)
+        margins = []
+        for member in self.members if members is None else members:
+            logits = member(tokens, lengths, evidence if member.reads_evidence else None)
+            margins.append((logits[:, 1] - logits[:, 0]).float())
+        if members is None and self.ngrams is not None:
+            margins.append(self.ngrams(tokens, lengths))
+        return torch.stack(margins)
+
+    def combine(self, margins: Tensor) -> Tensor:
+        """Log-odds (B,) of what `margins` returns (parts, B)."""
+        members = len(self.members)
+        if not self.share:
+            return margins.mean(0) * self.sharpness
+        return torch.lerp(margins[:members].mean(0), margins[members], self.share) * self.sharpness
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Log-odds (B,) of tokens (B, T), padded on the right, and lengths (B,), each at least 1."""
+        return self.combine(self.margins(tokens, lengths))
+
+
+def build_member(config: Any, vocabulary_size: int, index: int) -> LastState | Segments:
+    """A run's GRU of that number, with weights drawn from the seed."""
+    torch.manual_seed(config.seed + index)
+    if config.segment is None:
+        return LastState(vocabulary_size, config)
+    return Segments(vocabulary_size, config, 3 if config.ngrams and index >= config.plain else 0)
 
 
 def parameter_count(model: nn.Module) -> int:
-    """How many numbers are trained."""
+    """How many numbers are trained by gradient descent."""
     return sum(p.numel() for p in model.parameters())
-
-
-def build(config: dict, vocabulary_size: int) -> Classifier | SegmentClassifier:
-    """The classifier that a run's configuration describes, with weights drawn from its seed."""
-    torch.manual_seed(config["seed"])
-    if config.get("model") == "segments":
-        return SegmentClassifier(vocabulary_size, **{name: config[name] for name in SEGMENT_OPTIONS})
-    names = ("embedding_size", "hidden_size", "dropout", "masked", "gru")
-    return Classifier(vocabulary_size, **{name: config[name] for name in names})

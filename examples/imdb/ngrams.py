@@ -1,59 +1,99 @@
-"""The wide path: a linear model over the set of a review's n-grams, each scaled by its naive-Bayes log-count ratio.
+"""A linear model over a review's n-grams, scaled by how much they tell: frozen once it is fitted, in seconds.
 
     logit = b + sum over the distinct known n-grams g of a review of  w_g r_g
     r_g   = log( (p_g + 1) / sum_g (p_g + 1) ) - log( (q_g + 1) / sum_g (q_g + 1) )
 
 p_g and q_g count the positive and the negative training reviews that hold g. Source: Wang and Manning 2012 (NB-SVM); w
-is learned by gradient descent here. It sees what stands in a review, not where: that is the GRU's part.
+is the minimum of a logistic regression here. It sees what stands in a review, not where: that is the GRU's part. The
+GRU is told, of each token, w_g r_g of the n-grams that end there. Of a training review they come from a model that has
+not seen it (cross-fitting), or else the GRU would learn to trust them blindly.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy import optimize, sparse, special
 from torch import Tensor, nn
 
 NO_NGRAM = torch.iinfo(torch.int64).max  # the key of padding, of repetitions, and of unused rows of the table
-INITIAL_WEIGHT = 0.01  # a review holds hundreds of n-grams, whose ratios add up
+FOLDS = 4
+INVERSE_STRENGTH = 0.3  # of the regularisation: C of a logistic regression
 
 
 class NGrams(nn.Module):
-    """The linear path over n-grams of 1 to `order` tokens.
+    """The n-grams of 1 to `order` tokens: `fit` before use.
 
     Args:
         count: rows of the table: so many of the most frequent n-grams are kept.
-        vocabulary_size: V; token ids are below it. (V + 1) ** order must fit into 63 bits.
+        vocabulary_size: V; token ids are below it.
         order: the longest n-gram.
+
+    Raises:
+        ValueError: (V + 1) ** order does not fit into 63 bits.
     """
 
     keys: Tensor
-    ratios: Tensor
+    weights: Tensor
+    cross_fitted: Tensor
+    bias: Tensor
+    scale: Tensor
 
-    def __init__(self, count: int, vocabulary_size: int, order: int):
+    def __init__(self, count: int, vocabulary_size: int, order: int = 3):
         super().__init__()
         if (vocabulary_size + 1) ** order >= NO_NGRAM:
             raise ValueError(f"n-grams of {order} tokens out of {vocabulary_size} do not fit into 63 bits")
         self.base, self.order = vocabulary_size + 1, order
         self.register_buffer("keys", torch.full((count,), NO_NGRAM))  # ascending
-        self.register_buffer("ratios", torch.zeros(count))
-        self.weight = nn.Parameter(torch.full((count,), INITIAL_WEIGHT))
-        self.bias = nn.Parameter(torch.zeros(()))
+        self.register_buffer("weights", torch.zeros(count))  # w_g r_g
+        self.register_buffer("cross_fitted", torch.zeros(count))  # the same, mean of the models of all folds
+        self.register_buffer("bias", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(order))  # gives the evidence of each order a mean square of 1
 
     @torch.no_grad()
-    def fit(self, tokens: list[Tensor], labels: Tensor) -> None:
-        """Chooses the n-grams and counts their ratios; training reviews alone belong here."""
-        reviews = [self._distinct(row[None], torch.tensor([len(row)]))[0] for row in tokens]
-        reviews = [keys[keys != NO_NGRAM].numpy() for keys in reviews]
-        label_of_each = np.repeat(labels.numpy(), [len(keys) for keys in reviews])
-        keys, which, total = np.unique(np.concatenate(reviews), return_inverse=True, return_counts=True)
-        positive = np.bincount(which, weights=label_of_each, minlength=len(keys))
-        kept = np.sort(np.argsort(-total, kind="stable")[: len(self.keys)])
-        p, q = positive[kept] + 1, total[kept] - positive[kept] + 1
-        ratios = np.log(p / p.sum()) - np.log(q / q.sum())
-        self.keys[: len(kept)] = torch.from_numpy(keys[kept])
-        self.ratios[: len(kept)] = torch.from_numpy(ratios).float()
+    def fit(self, tokens: list[Tensor], targets: Tensor, importance: Tensor, seed: int) -> list[Tensor]:
+        """Chooses the n-grams and fits their weights.
 
-    def _all(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        Args:
+            tokens: of the training reviews.
+            targets: shape (N,), the probability of each of being positive.
+            importance: shape (N,), of each review; those of 1 are cross-fitted, the others are soft-labelled.
+            seed: decides which reviews make a fold.
+
+        Returns:
+            The evidence of each review, (T, order).
+        """
+        by_token = [self._keys(row[None], torch.tensor([len(row)]))[0] for row in tokens]
+        distinct = [np.unique(keys) for keys in by_token]
+        distinct = [keys[:-1] if keys[-1] == NO_NGRAM else keys for keys in distinct]
+        keys, total = np.unique(np.concatenate(distinct), return_counts=True)
+        kept = np.sort(np.argsort(-total, kind="stable")[: len(self.keys)])
+        self.keys[: len(kept)] = torch.from_numpy(keys[kept])
+        rows = [_rows(self.keys, torch.from_numpy(keys)) for keys in distinct]
+        rows = [row[row >= 0].numpy() for row in rows]
+        offsets = np.cumsum([0, *map(len, rows)])
+        held = np.concatenate(rows)
+        x = sparse.csr_array((np.ones(len(held)), held, offsets), shape=(len(tokens), len(kept)))
+        y, weight = targets.double().numpy(), importance.double().numpy()
+        weights, bias = _logistic_regression(x, y, weight)
+        self.weights[: len(kept)] = torch.from_numpy(weights)
+        self.bias.fill_(bias)
+
+        labelled = np.flatnonzero(weight == 1)
+        fold = np.full(len(tokens), -1)
+        fold[labelled] = np.random.default_rng(seed).permutation(len(labelled)) % FOLDS
+        tables = []
+        for k in range(FOLDS):
+            some = labelled[fold[labelled] != k]
+            tables.append(torch.from_numpy(_logistic_regression(x[some], y[some], weight[some])[0]).float())
+        tables.append(torch.stack(tables).mean(0))
+        self.cross_fitted[: len(kept)] = tables[-1]
+        evidence = [_lookup(self.keys[: len(kept)], tables[k], keys) for keys, k in zip(by_token, fold, strict=True)]
+        squares = torch.stack([each.double().square().sum(0) for each in evidence]).sum(0)
+        self.scale.copy_((sum(map(len, evidence)) / squares.clamp(min=1e-12)).sqrt())
+        return [each * self.scale for each in evidence]
+
+    def _keys(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Keys (B, T, order) of the n-grams of each order that end at each token."""
         steps = tokens.shape[1]
         last = torch.arange(steps, device=tokens.device)
@@ -65,35 +105,55 @@ class NGrams(nn.Module):
             keys.append(key.masked_fill(~(real & (last >= n)), NO_NGRAM))
         return torch.stack(keys, 2)
 
-    def _distinct(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        keys = self._all(tokens, lengths).flatten(1).sort(1).values
-        repeated = keys[:, 1:] == keys[:, :-1]
-        return torch.cat([keys[:, :1], keys[:, 1:].masked_fill(repeated, NO_NGRAM)], 1)
-
-    def _evidence(self, keys: Tensor) -> Tensor:
-        """w_g r_g of each key, 0 where the table has none."""
-        rows = torch.searchsorted(self.keys, keys).clamp_(max=len(self.keys) - 1)
-        scale = self.ratios[rows] * (self.keys[rows] == keys)
-        return nn.functional.embedding(rows, self.weight[:, None]).squeeze(-1) * scale
-
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """The logit (B,) of a review being positive, from tokens (B, T) and lengths (B,)."""
-        return self._evidence(self._distinct(tokens, lengths)).sum(1) + self.bias
+        keys = self._keys(tokens, lengths).flatten(1).sort(1).values
+        keys[:, 1:] = keys[:, 1:].masked_fill(keys[:, 1:] == keys[:, :-1], NO_NGRAM)
+        return _lookup(self.keys, self.weights, keys).sum(1) + self.bias
 
-    @torch.no_grad()
     def evidence(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Each token's share (B, T) of the logit without the bias.
+        """Of each token the scaled evidence (B, T, order) of the n-grams that end there."""
+        return _lookup(self.keys, self.cross_fitted, self._keys(tokens, lengths)) * self.scale
 
-        An n-gram's evidence is divided evenly among the tokens of all its occurrences.
+    def contributions(self, tokens: Tensor) -> Tensor:
+        """Each token's share (T,) of the logit without the bias, from tokens (T,).
+
+        An n-gram's weight is divided evenly among the tokens of all its occurrences.
         """
-        keys = self._all(tokens, lengths)
-        shares = self._evidence(keys)
-        flat = keys.flatten(1)
-        occurrences = (flat[:, :, None] == flat[:, None, :]).sum(2).view_as(keys)
-        shares = shares / occurrences / torch.arange(1, self.order + 1, device=keys.device)
-        steps = tokens.shape[1]
-        return sum(
-            nn.functional.pad(shares[:, back:, n], (0, min(back, steps)))
-            for n in range(self.order)
-            for back in range(n + 1)
-        )
+        keys = self._keys(tokens[None], torch.tensor([len(tokens)], device=tokens.device))[0]
+        _, which, occurrences = keys.unique(return_inverse=True, return_counts=True)
+        shares = _lookup(self.keys, self.weights, keys) / occurrences[which]
+        total = torch.zeros(len(tokens), device=tokens.device)
+        for n in range(self.order):
+            for back in range(min(n + 1, len(tokens))):
+                total[: len(tokens) - back] += shares[back:, n] / (n + 1)
+        return total
+
+
+def _rows(table: Tensor, keys: Tensor) -> Tensor:
+    """Where the keys stand in the ascending table, -1 for those that do not."""
+    rows = torch.searchsorted(table, keys).clamp_(max=len(table) - 1)
+    return torch.where((table[rows] == keys) & (keys != NO_NGRAM), rows, -1)
+
+
+def _lookup(table: Tensor, values: Tensor, keys: Tensor) -> Tensor:
+    """The values of the keys, 0 for those that the table does not have."""
+    rows = _rows(table, keys)
+    return torch.where(rows >= 0, values[rows], 0.0)
+
+
+def _logistic_regression(x: sparse.csr_array, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, float]:
+    """w_g r_g and b of the reviews x (N, G), whose elements are 0 or 1, with targets y and weights, both (N,)."""
+    positive, negative = x.T @ (weight * y) + 1, x.T @ (weight * (1 - y)) + 1
+    ratios = np.log(positive / positive.sum()) - np.log(negative / negative.sum())
+
+    def loss_and_gradient(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        w, b = parameters[:-1], parameters[-1]
+        logit = x @ (ratios * w) + b
+        error = weight * (special.expit(logit) - y)
+        loss = INVERSE_STRENGTH * np.sum(weight * (np.logaddexp(0, logit) - y * logit)) + w @ w / 2
+        return loss, np.append(INVERSE_STRENGTH * ratios * (x.T @ error) + w, INVERSE_STRENGTH * error.sum())
+
+    start = np.zeros(x.shape[1] + 1)
+    found = optimize.minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", options={"maxiter": 60}).x
+    return ratios * found[:-1], found[-1]

@@ -9,25 +9,41 @@ from __future__ import annotations
 import base64
 import hashlib
 import unicodedata
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple
 
+from data import LABELS
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-
-if TYPE_CHECKING:
-    from explain import Explanation
 
 FOLDER = Path(__file__).parent
 STYLE = (FOLDER / "page.css").read_text(encoding="utf-8")
 _DIGEST = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 POLICY = f"default-src 'none'; style-src 'sha256-{_DIGEST}'; form-action 'self'; base-uri 'none'"
-SHADES = 8  # of a contribution's colour
+SHADES, LEVELS = 8, 10  # of a contribution's colour, of a gate's strip
 PALEST = 0.1  # log-odds: the full colour never means less than this, or else noise would shine
-LEVELS = 10  # of a gate's strip
-LISTED = 12  # flips, at most
-STRONGEST = 5  # words of each side
+
+
+class Explanation(NamedTuple):
+    """What a model made of a review of T tokens. Scores are log-odds of positive against negative."""
+
+    words: list[str]
+    known: list[bool]  # whether the vocabulary has it
+    contributions: list[float]
+    ngrams: list[float] | None  # the part of the contributions that the model's n-grams have, if it has any
+    reset: list[list[float]]  # of the first GRU, mean over units: a row for each direction
+    update: list[list[float]]
+    places: list[int]  # how many tokens each beginning of the review has that was judged
+    running: list[float]  # the probability of positive had the review ended there
+    score: float
+    error: float  # how far the contributions are from adding up to score less that of a blank review
+    grus: int
+    left_out: int  # tokens after those that were read
+
+    @property
+    def positive(self) -> bool:
+        """The judgement."""
+        return self.running[-1] >= 0.5
 
 
 def render(explanation: Explanation | None = None, **form: object) -> str:
@@ -35,105 +51,43 @@ def render(explanation: Explanation | None = None, **form: object) -> str:
 
     Args:
         explanation: what to show; None for the empty form.
-        form: for the demo: `form` true, the `text` in it, its `max_length`, a line `about` the model, a `message`.
+        form: for the demo: the `text` in it, its `max_length`, a line `about` the model, a `message`.
     """
-    parts = {"form": False, "message": None} | form
-    return _TEMPLATE.render(style=Markup(STYLE), policy=POLICY, e=explanation, **parts, **_shown(explanation))
-
-
-def _shown(explanation: Explanation | None) -> dict[str, Any]:
-    """What the template shows of an explanation, reckoned beforehand."""
-    if explanation is None:
-        return {}
-    values = explanation.contributions.tolist()
-    largest = max(PALEST, *map(abs, values))
-    running = explanation.running.tolist()
-    numbers = {i: number for number, i in enumerate(_largest_flips(explanation), 1)}
-    gates = _gates(explanation)
-    tokens = [
-        {
-            "at": i + 1,
-            "word": visible(explanation.words[i]),
-            "known": explanation.known[i],
-            "value": value,
-            "shade": round(SHADES * abs(value) / largest),
-            "ngrams": None if explanation.ngrams is None else explanation.ngrams[i].item(),
-            "gates": [gate["values"][i] for gate in gates],
-            "strips": [(gate["name"], gate["levels"][i]) for gate in gates],
-            "running": running[i],
-            "before": running[i - 1] if i else None,
-            "flip": numbers.get(i),
-        }
-        for i, value in enumerate(values)
-    ]
-    by_value = sorted((token for token in tokens if token["shade"]), key=lambda token: token["value"])
-    return {
-        "tokens": tokens,
-        "gates": gates,
-        "largest": largest,
-        "flips": [tokens[i] for i in numbers],
-        "strongest": {
-            "positive": [token for token in by_value[::-1][:STRONGEST] if token["value"] > 0],
-            "negative": [token for token in by_value[:STRONGEST] if token["value"] < 0],
-        },
-        "curve": _steps(running),
-        "shades": SHADES,
-        "levels": LEVELS,
-    }
-
-
-def _gates(explanation: Explanation) -> list[dict[str, Any]]:
-    """A row for each gate and direction: values, None where the GRU does not read, and their levels for the strips."""
-    rows = []
-    unread = [None] * explanation.unread
-    for name, gate in (("reset", explanation.reset), ("update", explanation.update)):
-        low, high = gate.min().item(), gate.max().item()
-        for direction, row in zip(explanation.directions, gate.tolist(), strict=True):
-            levels = [round(LEVELS * (value - low) / (high - low)) if high > low else LEVELS // 2 for value in row]
-            title, path = f"{name} {direction}".strip(), _steps(row, explanation.unread)
-            rows.append({"name": name, "title": title, "low": low, "high": high, "path": path})
-            rows[-1] |= {"values": [*unread, *row], "levels": [*unread, *levels]}
-    return rows
-
-
-def _largest_flips(explanation: Explanation) -> list[int]:
-    """The flips that moved the running prediction most, in the order of the text."""
-    running = explanation.running
-    by_size = sorted(explanation.flips, key=lambda i: -abs(running[i] - running[i - 1]).item())
-    return sorted(by_size[:LISTED])
-
-
-def _steps(values: Sequence[float], first: int = 0) -> str:
-    """An SVG path through values from 0 to 1, a step a token from token `first` on, in a box T wide and 100 high."""
-    heights = [f"{100 * (1 - value):.1f}" for value in values]
-    return f"M{first} {heights[0]}" + "".join(f"V{height}H{i}" for i, height in enumerate(heights, first + 1))
+    shown: dict[str, object] = {"form": bool(form), "message": None, "e": explanation} | form
+    if explanation is not None:
+        largest = max(PALEST, *map(abs, explanation.contributions))
+        gates = []
+        for name, rows in (("reset", explanation.reset), ("update", explanation.update)):
+            low, high = min(map(min, rows)), max(map(max, rows))
+            scaled = [[round(LEVELS * (value - low) / max(high - low, 1e-9)) for value in row] for row in rows]
+            gates.append({"name": name, "low": low, "high": high, "rows": scaled})
+        heights = [f"{100 * (1 - value):.1f}" for value in explanation.running]
+        curve = f"M0 {heights[0]}" + "".join(
+            f"V{height}H{place}" for height, place in zip(heights, explanation.places, strict=True)
+        )
+        shown |= {"largest": largest, "gates": gates, "curve": curve, "label": LABELS[explanation.positive]}
+        shown["tokens"] = [
+            {"word": visible(word), "known": known, "value": value, "shade": round(SHADES * abs(value) / largest)}
+            for word, known, value in zip(explanation.words, explanation.known, explanation.contributions, strict=True)
+        ]
+    return _TEMPLATE.render(style=Markup(STYLE), policy=POLICY, **shown)
 
 
 def visible(word: str, longest: int = 40) -> str:
-    """The word with control characters as symbols, cut where it is very long."""
-    if len(word) > longest:
-        word = word[: longest - 1] + "…"
-    return "".join(
-        (chr(0x2400 + ord(c)) if ord(c) < 0x20 else "\ufffd") if unicodedata.category(c) == "Cc" else c for c in word
-    )
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """With its sign, a real minus."""
-    return f"{value:+.{digits}f}".replace("-", "\u2212")
+    """A word to be shown: what cannot be seen, or turns the line around, as its number; cut where it is long."""
+    shown = "".join(c if unicodedata.category(c)[0] != "C" else f"\\u{ord(c):04x}" for c in word)
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 
 def percent(probability: float) -> str:
     """Never 0 or 100."""
-    if probability < 0.001:
-        return "under 0.1 %"
-    if probability > 0.999:
-        return "over 99.9 %"
+    if not 0.001 <= probability <= 0.999:
+        return "under 0.1 %" if probability < 0.5 else "over 99.9 %"
     return f"{100 * probability:.1f} %"
 
 
 _environment = Environment(
     loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
-_environment.filters |= {"signed": signed, "percent": percent}
+_environment.filters |= {"percent": percent, "signed": lambda value: f"{value:+.2f}".replace("-", "\u2212")}
 _TEMPLATE = _environment.get_template("page.html")

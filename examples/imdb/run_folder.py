@@ -1,49 +1,47 @@
 """A run's folder: what is in it, how it is written so that nothing is ever half there, and when it may be used.
 
 config.json        what was trained, and how; the format's version
-vocabulary.json    the words in the order of their ids
-tokenizer.json     how a text is cut into them, where that takes more than white space
+vocabulary.json    how a text is cut into tokens, and their ids, in the form of the `tokenizers` library
 metrics.jsonl      a line an epoch
-best.safetensors   the model with the lowest validation loss
+best.safetensors   the judge: of each GRU the epoch with the lowest validation loss
 last.pt            all that the next step needs
 curves.png         loss and accuracy against epochs
 summary.json       the test result, when the run has ended
 predictions.png    where it errs (confusion) and how sure it is (calibration)
-language-model/    the first stage of `semi`, in the same form
+teacher/, soft-labels.safetensors    of `semi`: the run of `best` that labels the reviews without a label; its labels
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import json
 import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-import vocabularies
-from presets import COMMON
+from model import Judge
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
-from torch import Tensor
-from vocabularies import Vocabulary
+from safetensors.torch import save
+from tokenizers import Tokenizer
 
-FORMAT = 2
-READABLE = (1, FORMAT)  # 1 had no `format`, and neither tokenizer.json nor metadata in best.safetensors
-FREE_TO_CHANGE = {"epochs", "patience", "device", "data_path"}  # between a run and its continuation
-BEFORE_CONFIG = {"vocabulary.json", "tokenizer.json"}  # all that a run killed at its very start can leave
+FORMAT = 3
 
 
 class RunError(Exception):
-    """A run folder that cannot be used, or a file in it that cannot be written or read."""
+    """A run folder that cannot be used, or a file in it that cannot be written or read: what its methods raise."""
 
 
 class RunFolder:
-    """The folder of one run.
-
-    Args:
-        path: the folder; made by `start`.
-    """
+    """The folder of one run; `start` makes it."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -51,46 +49,28 @@ class RunFolder:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    def start(self, config: dict[str, Any], vocabulary: Vocabulary, resume: bool) -> bool:
-        """Makes the folder for a new run, or checks that it holds the run to continue. True if there is one.
-
-        Raises:
-            RunError: the folder holds a run and `resume` is not given, or another run than the one described.
-        """
-        config = config | {"format": FORMAT}
+    def start(self, config: dict[str, Any], resume: bool, learn: Callable[[], Tokenizer]) -> None:
+        """Makes the folder of a new run, whose vocabulary `learn` makes, or checks that it holds the one meant."""
         if not (self / "config.json").exists():
             found = {path.name for path in self.path.iterdir()} if self.path.exists() else set()
-            if any(name not in BEFORE_CONFIG and not name.startswith(".unfinished-") for name in found):
+            if any(name != "vocabulary.json" and not name.startswith(".unfinished-") for name in found):
                 raise RunError(f"{self.path} holds files and no run: give an empty or a new folder as --output")
+            learned = learn()
             self.path.mkdir(parents=True, exist_ok=True)
-            for name, contents in vocabulary.files().items():
-                self._write_text(name, contents)
-            self.write_json("config.json", config)
-            return False
+            self.write_text("vocabulary.json", learned.to_str(pretty=True) + "\n")
+            self.write_text("config.json", json.dumps(config | {"format": FORMAT}, indent=1) + "\n")
+            return
         if not resume:
             raise RunError(f"{self.path} holds a run already: continue it with --resume, or give another --output")
         before = self.read_config()
         # A schedule that ends with the last epoch runs differently towards another one.
-        fixed = {"epochs"} if config.get("schedule", "constant") != "constant" else set()
-        names = (before.keys() | config.keys()) - (FREE_TO_CHANGE - fixed)
-        pairs = {name: [made.get(name, COMMON.get(name)) for made in (before, config)] for name in sorted(names)}
-        changes = ", ".join(f"{name}: {old!r} there, {new!r} now" for name, (old, new) in pairs.items() if old != new)
-        if changes:
-            raise RunError(f"{self.path} holds another run ({changes}): give another --output")
-        there, now = self.read_vocabulary(), vocabulary
-        if there.fingerprint() != now.fingerprint():
-            raise RunError(
-                f"{self.path} was trained with another vocabulary ({_named(there)} there, {_named(now)} now): "
-                "the data have changed since"
-            )
-        return (self / "last.pt").exists()
+        names = (before.keys() | config.keys()) - ({"epochs"} if config["schedule"] == "constant" else set())
+        pairs = {name: (before.get(name), config.get(name)) for name in sorted(names)}
+        if changes := [f"{name}: {old!r} there, {new!r} now" for name, (old, new) in pairs.items() if old != new]:
+            raise RunError(f"{self.path} holds another run ({', '.join(changes)}): give another --output")
 
     def write(self, name: str, write_to: Callable[[str], object]) -> None:
-        """Writes a file by way of a temporary one, so that the file is always whole, whatever goes wrong.
-
-        Raises:
-            RunError: it could not be written; what stood there before is untouched.
-        """
+        """Writes a file by way of a temporary one, so that the file is always whole, whatever goes wrong."""
         temporary = self / f".unfinished-{name}"
         try:
             write_to(str(temporary))
@@ -102,99 +82,92 @@ class RunFolder:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def write_json(self, name: str, value: Any) -> None:
-        """Writes a JSON file."""
-        self._write_text(name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-    def _write_text(self, name: str, text: str) -> None:
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a text file."""
         self.write(name, lambda path: Path(path).write_text(text, encoding="utf-8"))
 
-    def write_metrics(self, metrics: list[dict[str, Any]]) -> None:
-        """Writes all epochs so far, a line each."""
-        self._write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in metrics))
-
-    def write_model(self, state: dict[str, Tensor], vocabulary: Vocabulary) -> None:
-        """Writes the best model, and which vocabulary it was trained with."""
-        metadata = {"vocabulary": _named(vocabulary), "format": str(FORMAT)}
-        state = {name: tensor.contiguous() for name, tensor in state.items()}
+    def write_judge(self, judge: Judge, tokenizer: Tokenizer) -> None:
+        """Writes the judge, with which vocabulary and how many members it has been trained so far."""
+        metadata = {"vocabulary": named(tokenizer), "members": str(len(judge.members)), "format": str(FORMAT)}
+        state = {name: tensor.cpu().contiguous() for name, tensor in judge.state_dict().items()}
+        if self.read_config()["stored"] == "float16":
+            state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
         self.write("best.safetensors", lambda path: Path(path).write_bytes(save(state, metadata)))
 
-    def write_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Writes what the next step needs."""
-        self.write("last.pt", lambda path: torch.save(checkpoint, path))
-
-    def read_json(self, name: str) -> Any:
-        """A JSON file of the run.
-
-        Raises:
-            RunError: it is missing or no JSON.
-        """
-        try:
-            return json.loads((self / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self / name} must be the {name} of a run: {error}") from error
-
     def read_config(self) -> dict[str, Any]:
-        """The run's configuration.
-
-        Raises:
-            RunError: it is missing, or of a version that this code does not know.
-        """
-        config = self.read_json("config.json")
-        if not isinstance(config, dict):
-            raise RunError(f"{self / 'config.json'} must be the config.json of a run, got a {type(config).__name__}")
-        if (version := config.get("format", 1)) not in READABLE:
-            known = " and ".join(map(str, READABLE))
-            raise RunError(f"{self.path} holds a run of format {version!r}; this code reads formats {known}")
+        """The run's configuration, of the version that this code knows."""
+        try:
+            config = json.loads((self / "config.json").read_text(encoding="utf-8"))
+            version = config.pop("format", 1)
+        except (OSError, ValueError, AttributeError, TypeError) as error:  # the last two: no object
+            raise RunError(f"{self / 'config.json'} must be the config.json of a run: {error}") from error
+        if version != FORMAT:
+            raise RunError(f"{self.path} holds a run of format {version!r}; this code reads format {FORMAT}")
         return config
 
-    def read_vocabulary(self) -> Vocabulary:
-        """The run's vocabulary.
-
-        Raises:
-            RunError: it is missing or damaged.
-        """
+    def read_tokenizer(self) -> Tokenizer:
+        """What cuts texts into the run's tokens."""
         try:
-            return vocabularies.read(self.path)
-        except (OSError, ValueError) as error:
+            return Tokenizer.from_str((self / "vocabulary.json").read_text(encoding="utf-8"))
+        except Exception as error:  # the library raises bare Exception
             raise RunError(f"{self / 'vocabulary.json'} must be the vocabulary.json of a run: {error}") from error
 
-    def read_model(self, vocabulary: Vocabulary | None = None) -> dict[str, Tensor]:
-        """The best model's tensors.
-
-        Args:
-            vocabulary: the one that it is to be used with.
-
-        Raises:
-            RunError: the file is missing or damaged, or was trained with another vocabulary.
-        """
-        path = self / "best.safetensors"
+    def read_judge(self, tokenizer: Tokenizer) -> Judge:
+        """The best model, in evaluation mode: of this format, and of the run's `tokenizer` and configuration."""
+        path, config = self / "best.safetensors", self.read_config()
         try:
             with safe_open(path, framework="pt") as file:
-                trained = (file.metadata() or {}).get("vocabulary")
-            tensors = load_file(path)
+                metadata = file.metadata() or {}
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
         except (OSError, SafetensorError) as error:
             raise RunError(f"{path} must be the model of a run: {error}") from error
-        if vocabulary is not None and trained not in (None, _named(vocabulary)):
-            raise RunError(
-                f"{path} was trained with the vocabulary {trained}, but vocabulary.json beside it is "
-                f"{_named(vocabulary)}"
-            )
-        return tensors
+        for name, expected in (("format", str(FORMAT)), ("vocabulary", named(tokenizer))):
+            if (there := metadata.get(name)) != expected:
+                raise RunError(f"{path} was written with {name} {there}, but beside it is {name} {expected}")
+        try:
+            judge = Judge(SimpleNamespace(**config), tokenizer.get_vocab_size(), int(metadata["members"]))
+            judge.load_state_dict(state)
+        except (AttributeError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise RunError(f"{path} does not fit config.json and vocabulary.json beside it: {error}") from error
+        return judge.eval()
 
     def read_checkpoint(self) -> dict[str, Any]:
-        """What `write_checkpoint` wrote.
-
-        Raises:
-            RunError: the file is missing or damaged.
-        """
+        """What last.pt holds."""
         try:
-            return torch.load(self / "last.pt", map_location="cpu", weights_only=True)
-        except (
-            Exception
-        ) as error:  # torch.load raises by what it stumbles over: RuntimeError, UnpicklingError, EOFError
+            return torch.load(self / "last.pt", map_location="cpu", weights_only=True)  # runs nothing that is in it
+        except Exception as error:  # by what it stumbles over: RuntimeError, UnpicklingError, EOFError
             raise RunError(f"{self / 'last.pt'} must be the checkpoint of a run: {error}") from error
 
 
-def _named(vocabulary: Vocabulary) -> str:
-    return f"{vocabulary.fingerprint()} of {len(vocabulary.words)} words"
+def named(tokenizer: Tokenizer) -> str:
+    """A vocabulary in a few letters, equal for those that give the same ids."""
+    digest = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16]
+    return f"{digest} of {tokenizer.get_vocab_size()} words"
+
+
+def _commit() -> str | None:
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+COMMIT = _commit()  # of the code that runs, whatever is committed while it does
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """What a result was made with: versions, processor, threads, device, commit, command."""
+    packages = ("grucore", "torch", "numpy", "scipy", "triton", "accelerate", "datasets", "tokenizers")
+    installed = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    return {
+        "versions": {package: installed.get(package) for package in packages},
+        "python": platform.python_version(),
+        "processor": found[1] if found else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "commit": COMMIT,
+        "command": shlex.join(["python", *sys.argv]),
+    }

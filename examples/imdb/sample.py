@@ -10,68 +10,27 @@ from __future__ import annotations
 
 import random
 
-POSITIVE = [
-    "wonderful",
-    "superb",
-    "moving",
-    "brilliant",
-    "charming",
-    "gripping",
-    "delightful",
-    "masterful",
-    "funny",
-    "beautiful",
-]
-NEGATIVE = [
-    "dreadful",
-    "tedious",
-    "boring",
-    "clumsy",
-    "bland",
-    "awful",
-    "shallow",
-    "lifeless",
-    "painful",
-    "dull",
-]
-ASPECTS = [
-    "cast",
-    "score",
-    "script",
-    "photography",
-    "dialogue",
-    "pacing",
-    "opening",
-    "finale",
-]
-PEOPLE = [
-    "my brother",
-    "my neighbour",
-    "the critic next to me",
-    "everyone at work",
-    "the man on the radio",
-    "her sister",
-]
-FILMS = [
-    "the first part",
-    "the novel",
-    "the remake",
-    "his previous film",
-    "the series",
-    "the short before it",
-]
-PLOT = [
-    "a sailor comes home after twelve years and finds the house empty",
-    "the story moves from paris to a village in the north",
-    "two brothers inherit a hotel that nobody visits",
-    "a detective follows a letter that was never sent",
-    "the second half takes place on a train in winter",
-    "an old teacher writes to a student she never met",
-    "most scenes were shot at night near the harbour",
-    "the running time is a little over two hours",
-    "a young pianist loses her hearing before the concert",
-    "the director also wrote the screenplay",
-]
+POSITIVE, NEGATIVE, ASPECTS, PEOPLE, FILMS = (
+    line.split(",")
+    for line in """\
+wonderful,superb,moving,brilliant,charming,gripping,delightful,masterful,funny,beautiful
+dreadful,tedious,boring,clumsy,bland,awful,shallow,lifeless,painful,dull
+cast,score,script,photography,dialogue,pacing,opening,finale
+my brother,my neighbour,the critic next to me,everyone at work,the man on the radio,her sister
+the first part,the novel,the remake,his previous film,the series,the short before it
+""".splitlines()
+)
+PLOT = """\
+a sailor comes home after twelve years and finds the house empty
+the story moves from paris to a village in the north
+two brothers inherit a hotel that nobody visits
+a detective follows a letter that was never sent
+the second half takes place on a train in winter
+an old teacher writes to a student she never met
+most scenes were shot at night near the harbour
+the running time is a little over two hours
+a young pianist loses her hearing before the concert
+the director also wrote the screenplay""".splitlines()
 
 
 def _adjective(rng: random.Random, positive: bool) -> str:
@@ -82,28 +41,26 @@ def _verdict(rng: random.Random, positive: bool) -> str:
     """One clause about this film; a third of them say it by negation, a third after a concession."""
     same, opposite = _adjective(rng, positive), _adjective(rng, not positive)
     aspect = rng.choice(ASPECTS)
-    return rng.choice(
-        [
-            f"i found this film {same}",
-            f"for me this film is {same}",
-            f"i would not call this film {opposite}",
-            f"this film is anything but {opposite}",
-            f"although the {aspect} is {opposite} , this film is {same}",
-            f"the {aspect} is {opposite} , but this film is never {opposite} and i found it {same}",
-        ]
-    )
+    clauses = [
+        f"i found this film {same}",
+        f"for me this film is {same}",
+        f"i would not call this film {opposite}",
+        f"this film is anything but {opposite}",
+        f"although the {aspect} is {opposite} , this film is {same}",
+        f"the {aspect} is {opposite} , but this film is never {opposite} and i found it {same}",
+    ]
+    return rng.choice(clauses)
 
 
 def _distractor(rng: random.Random) -> str:
     word = _adjective(rng, rng.random() < 0.5)
-    return rng.choice(
-        [
-            f"{rng.choice(PEOPLE)} called it {word}",
-            f"{rng.choice(PEOPLE)} did not find it {word}",
-            f"{rng.choice(FILMS)} was {word}",
-            f"{rng.choice(FILMS)} was not {word}",
-        ]
-    )
+    clauses = [
+        f"{rng.choice(PEOPLE)} called it {word}",
+        f"{rng.choice(PEOPLE)} did not find it {word}",
+        f"{rng.choice(FILMS)} was {word}",
+        f"{rng.choice(FILMS)} was not {word}",
+    ]
+    return rng.choice(clauses)
 
 
 def _review(rng: random.Random, positive: bool) -> str:
@@ -115,12 +72,7 @@ def _review(rng: random.Random, positive: bool) -> str:
 
 
 def generate(count: int, seed: int) -> tuple[list[str], list[int]]:
-    """`count` reviews and their labels (0 negative, 1 positive, in turn), all different from one another.
-
-    Args:
-        count: how many.
-        seed: of the grammar's choices.
-    """
+    """`count` reviews and their labels (0 negative, 1 positive, in turn), all different from one another."""
     rng = random.Random(seed)
     texts: dict[str, int] = {}
     while len(texts) < count:

@@ -3,286 +3,370 @@
     python examples/imdb/train.py                                        # synthetic reviews, no network
     python examples/imdb/train.py --preset best --data PATH --output runs/best
     python examples/imdb/train.py --preset best --data PATH --output runs/best --resume
-    python examples/imdb/train.py --preset best --data PATH --output runs/best --seeds 0-4
-    torchrun --nproc-per-node=2 examples/imdb/train.py --preset best --data PATH
+    torchrun --nproc-per-node=2 examples/imdb/train.py --preset book-masked --data PATH
 
-Results go to a folder, see run_folder.py. The model is chosen on validation data; the test set is read once, at the
-end.
+Reads downwards: a step, epochs, a run, its test. What can be set is in config.py; results go to a folder, see
+run_folder.py. What is trained is chosen on validation data; the test part is read once, at the end.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
+import json
 import math
 import sys
 import time
-from itertools import repeat
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cache
+import data
+import numpy as np
 import torch
-import vocabularies
-from batches import EndlessBatches, TrainingBatches, loader
-from data import DataError, Encoded, Reviews, load, load_unlabelled, overlap, split, split_stratified
-from evaluation import calibration_error, evaluate
-from model import build, parameter_count
-from options import check_precision, configuration, describe, parse
-from plots import save_curves, save_predictions
-from pretrain import pretrain
-from processes import Processes
-from provenance import provenance
-from run_folder import RunError, RunFolder
-from seeds import run_seeds
-from tensorboard_log import TensorBoard
+from accelerate import Accelerator
+from config import BEST, Config, parse
+from data import Batch, DataError, Encoded, Reviews
+from evaluation import judged, margins_of, measured, save_curves, save_predictions, set_sharpness
+from model import Judge, build_member, parameter_count
+from run_folder import RunError, RunFolder, provenance
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
-from trainer import Trainer
-from vocabularies import Vocabulary
+
+NOTHING = torch.zeros(4, dtype=torch.float64)  # loss, right reviews, reviews, tokens
 
 
-def divide(config: dict, reviews: Reviews) -> tuple[Reviews, Reviews]:
-    """Training and validation parts."""
-    if config["model"] == "segments":
-        return split_stratified(reviews, config["seed"], config["train_share"])
-    return split(reviews, config["seed"], config["train_share"])
+class Trainer:
+    """One GRU in training: `step` is a function of its state and the batch, and of no other random state."""
 
+    def __init__(self, config: Config, member: int, vocabulary_size: int, steps: int, accelerator: Accelerator):
+        self.config, self.member, self.steps, self.accelerator = config, member, steps, accelerator
+        self.step_count = 0
+        model = build_member(config, vocabulary_size, member).to(accelerator.device)
+        self.average = None
+        if config.averaging is not None:
+            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.averaging))
+        optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.bare = accelerator.unwrap_model(self.model)
 
-def train(
-    config: dict,
-    corpus: dict[str, Encoded],
-    vocabulary: Vocabulary,
-    folder: RunFolder,
-    processes: Processes,
-    given: argparse.Namespace,
-) -> None:
-    """Trains to the last epoch (or until patience ends), saving after each and every --checkpoint-every steps."""
-    seed = config["seed"]
-    model = build(config, len(vocabulary.words))
-    if config.get("ngrams"):
-        model.ngrams.fit(corpus["train"].tokens, corpus["train"].labels)
-    if (folder / "language-model" / "best.safetensors").exists():
-        weights = RunFolder(folder / "language-model").read_model(vocabulary)
-        model.load_state_dict({k: v for k, v in weights.items() if k.startswith(("embedding.", "gru."))}, strict=False)
-    model.to(processes.device)
-    workers = 2 if processes.device.type == "cuda" else 0  # a step on a CPU takes a hundred times as long as its batch
-    lengths = [len(row) for row in corpus["train"].tokens]
-    order = TrainingBatches(lengths, config["batch_size"], seed, config["bucketed"])
-    batches = loader(corpus["train"], order, processes.rank, processes.count, workers)
-    unlabelled_order, unlabelled = None, None
-    if "unlabelled" in corpus:
-        lengths = [len(row) for row in corpus["unlabelled"].tokens]
-        pool = TrainingBatches(lengths, config["unlabelled_batch_size"], seed + 1, bucketed=True)
-        unlabelled_order = EndlessBatches(pool)
-        unlabelled = loader(corpus["unlabelled"], unlabelled_order, processes.rank, processes.count, workers)
+    @property
+    def evaluated(self) -> nn.Module:
+        """What is validated and saved: the average over steps, where one is kept."""
+        return self.bare if self.average is None else self.average.module
 
-    trainer = Trainer(model, config, order.count * config["epochs"], processes)
-    torch.manual_seed(seed * 1000 + processes.rank)  # dropout masks differ between processes
-    metrics: list[dict[str, Any]] = []
-    totals = torch.zeros(4, dtype=torch.float64, device=processes.device)  # loss, right, reviews, tokens
-    done, spent = 0, 0.0  # steps and seconds of an epoch that was interrupted
-    if (folder / "last.pt").exists():
-        checkpoint = folder.read_checkpoint()
-        trainer.load_state(checkpoint["trainer"])
-        random_states = checkpoint["random_states"]
-        processes.set_random_state(random_states)
-        metrics, done, spent = (checkpoint[name] for name in ("metrics", "done", "spent"))
-        if processes.first:
-            totals += checkpoint["totals"].to(totals.device)
-            print(f"resuming {folder.path} after epoch {len(metrics)}" + (f", step {done}" if done else ""), flush=True)
-            save_metrics(metrics, folder)  # a kill may have come between the checkpoint and these
+    def label(self, epoch: int) -> str:
+        """An epoch in words."""
+        name = f"epoch {epoch}/{self.config.epochs}"
+        return name if self.config.members == 1 else f"GRU {self.member + 1}/{self.config.members}, {name}"
 
-    def save() -> None:
-        so_far = torch.tensor(processes.sum(totals.clone()), dtype=torch.float64)
-        now = processes.random_states()
-        if processes.first:
-            state = {"trainer": trainer.state(), "metrics": metrics, "random_states": now}
-            seconds = time.perf_counter() - begin
-            folder.write_checkpoint(state | {"done": order.begin, "totals": so_far, "spent": seconds})
+    def learning_rate(self) -> float:
+        """Of the next step: after a rise over a twentieth of all steps, half a cosine."""
+        if self.config.schedule == "constant":
+            return self.config.learning_rate
+        rise = min(1.0, (self.step_count + 1) / max(1, round(0.05 * self.steps)))
+        return self.config.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * self.step_count / self.steps))
 
-    board = TensorBoard(folder, given.tensorboard and processes.first, trainer.step_count)
-    for epoch in range(len(metrics) + 1, config["epochs"] + 1):
-        if patience_ended(metrics, config["patience"]):
-            break
-        begin = time.perf_counter() - spent
-        order.epoch, order.begin = epoch, done
-        stream, beside = iter(batches), repeat(None)
-        if unlabelled_order is not None:
-            unlabelled_order.begin = trainer.step_count
-            beside = iter(unlabelled)
-        if done:
-            processes.set_random_state(random_states)  # making an iterator draws a number, and has drawn it before
-        on_terminal = sys.stderr.isatty()
-        silent = not (processes.first and on_terminal)
-        bar = tqdm(total=order.count, initial=done, desc=f"epoch {epoch}", unit="batch", leave=False, disable=silent)
-        for i, batch in enumerate(stream, done + 1):
-            totals += trainer.step(batch, next(beside))
-            bar.update()
-            if processes.first and i % 20 == 0 and (on_terminal or i % 100 == 0):
-                loss, accuracy, rate = means(totals.tolist(), time.perf_counter() - begin)
-                bar.set_postfix(loss=f"{loss:.4f}", accuracy=f"{accuracy:.4f}", tokens_per_s=f"{rate:,.0f}")
-                board.add(
-                    {"train/loss": loss, "train/accuracy": accuracy, "tokens_per_second": rate}, trainer.step_count
-                )
-                if not on_terminal:
-                    rates = f"loss {loss:.4f}, {rate:,.0f} tokens/s"
-                    print(f"epoch {epoch}: batch {i}/{order.count}, {rates}", flush=True)
-            if given.checkpoint_every and i % given.checkpoint_every == 0 and i < order.count:
-                order.begin = i
-                save()
-        bar.close()
-        loss, accuracy, rate = means(processes.sum(totals), time.perf_counter() - begin)
-        if not math.isfinite(loss):
-            raise RunError(f"the loss of epoch {epoch} is {loss}: try a lower --learning-rate. The checkpoint is older")
-        found = evaluate(trainer.evaluated, corpus["validation"], config["batch_size"], processes, choose_share=True)
-        line = {"epoch": epoch, "train_loss": loss, "train_accuracy": accuracy, "validation_loss": found.loss}
-        line |= {"validation_accuracy": found.accuracy}
-        line |= {f"validation_accuracy_{path}": value for path, value in found.paths.items()}
-        if found.paths:
-            line["gru_share"] = round(trainer.evaluated.share.item(), 2)
-        line |= {"tokens_per_second": round(rate), "seconds": round(time.perf_counter() - begin, 2)}
-        best_so_far = all(found.loss < earlier["validation_loss"] for earlier in metrics)
-        metrics.append(line)
-        done, spent, order.begin = 0, 0.0, 0
-        if processes.first:
-            print(report(line, config["epochs"]) + (" *" if best_so_far else ""), flush=True)
-            board.add(
-                {f"validation/{name}": line[f"validation_{name}"] for name in ("loss", "accuracy")}, trainer.step_count
+    def step(self, batch: Batch, total: int) -> Tensor:
+        """One optimizer step on this process's share of a batch of `total` reviews.
+
+        Returns:
+            Sums over the share, (4,) float64 on the device: loss, right ones, reviews, tokens.
+        """
+        config, accelerator = self.config, self.accelerator
+        seed = [config.seed, self.member, self.step_count, accelerator.process_index]
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))  # of dropout and windows
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
+        parts = torch.arange(len(batch.lengths)).chunk(config.accumulate)
+        for i, rows in enumerate(parts, 1):
+            tokens, lengths, targets, weights, evidence = (
+                None if whole is None else whole[rows].to(accelerator.device) for whole in batch
             )
-            if best_so_far:
-                folder.write_model(trainer.evaluated.state_dict(), vocabulary)
-        totals.zero_()
-        begin = time.perf_counter()
-        save()
-        if processes.first:
-            save_metrics(metrics, folder)
-        processes.barrier()
-    board.close()
+            with contextlib.nullcontext() if i == len(parts) else accelerator.no_sync(self.model):
+                logits = self.model(tokens, lengths, evidence if self.bare.reads_evidence else None).float()
+                losses = cross_entropy(logits, torch.stack([1 - targets, targets], 1), reduction="none") * weights
+                # Gradients are averaged over processes: this makes of that the mean over the batch's reviews.
+                accelerator.backward(losses.sum() * accelerator.num_processes / total)
+            right = ((logits[:, 1] > logits[:, 0]) == (targets > 0.5)) * weights
+            sums += torch.stack([losses.detach().sum(), right.sum(), weights.sum(), (lengths * weights).sum()])
+        if config.clip:
+            accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.bare)
+        self.step_count += 1
+        return sums
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step needs."""
+        return {name: part.state_dict() for name, part in self._parts().items()} | {"step_count": self.step_count}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continues where `state` was taken."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.step_count = state["step_count"]
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"model": self.bare, "average": self.average, "optimizer": self.optimizer}
+        parts["scaler"] = self.accelerator.scaler  # of float16's gradients
+        return {name: part for name, part in parts.items() if part is not None}
 
 
-def patience_ended(metrics: list[dict[str, Any]], patience: int | None) -> bool:
-    """Whether so many epochs have gone by without a lower validation loss."""
-    if not metrics or patience is None:
-        return False
-    return len(metrics) - min(metrics, key=lambda line: line["validation_loss"])["epoch"] >= patience
+@dataclasses.dataclass
+class Run:
+    """What the stages of a run share."""
+
+    config: Config
+    folder: RunFolder
+    accelerator: Accelerator
+    tokenizer: Tokenizer
+    checkpoint_every: int | None
+    metrics: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # a line an epoch
+    trained: bool = False  # by this process
+
+    def save(self, trainer: Trainer, done: int, totals: Tensor, seconds: float) -> None:
+        """Writes what the next step needs, after `done` steps of an epoch."""
+        now = {"member": trainer.member, "trainer": trainer.state(), "metrics": self.metrics}
+        now |= {"done": done, "totals": totals.cpu(), "seconds": seconds}
+        if self.accelerator.is_main_process:
+            self.folder.write("last.pt", lambda path: torch.save(now, path))
+
+    def save_metrics(self) -> None:
+        """The epochs so far as lines and as a picture."""
+        if self.accelerator.is_main_process and self.metrics:
+            self.folder.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.metrics))
+            title = self.folder.path.name
+            self.folder.write("curves.png", lambda path: save_curves(self.metrics, title, path))
+
+    def margins(self, margins: Callable[[Tensor, Tensor], Tensor], encoded: Encoded) -> Tensor:
+        """What `margins` makes of all reviews, (parts, N)."""
+        return margins_of(margins, encoded, self.config.batch_size, self.accelerator)
+
+    def say(self, text: str) -> None:
+        """Prints a line, once."""
+        if self.accelerator.is_main_process:
+            print(text, flush=True)
 
 
-def means(totals: list[float], seconds: float) -> tuple[float, float, float]:
-    """Mean loss, accuracy and tokens per second."""
-    loss, right, reviews, tokens = totals
-    return loss / reviews, right / reviews, tokens / seconds
+def train_epoch(run: Run, trainer: Trainer, encoded: Encoded, epoch: int, saved: dict | None) -> dict[str, Any]:
+    """One epoch, or what is left of one that was interrupted after the checkpoint `saved`: its line of metrics."""
+    config, accelerator = run.config, run.accelerator
+    done, seconds, totals = (saved[name] for name in ("done", "seconds", "totals")) if saved else (0, 0.0, NOTHING)
+    totals, begin = totals.to(accelerator.device, copy=True), time.perf_counter() - seconds
+    lengths = [len(row) for row in encoded.tokens]
+    batches = data.training_batches(lengths, config.batch_size, config.seed + trainer.member, epoch, config.bucketed)
+    name = trainer.label(epoch)
+    silent = not (sys.stderr.isatty() and accelerator.is_main_process)
+    bar = tqdm(total=len(batches), initial=done, desc=name, unit="batch", leave=False, disable=silent)
+    for i, rows in enumerate(batches[done:], done + 1):
+        batch = data.collate(encoded, rows, accelerator.process_index, accelerator.num_processes)
+        totals += accelerator.reduce(trainer.step(batch, len(rows)), "sum")
+        bar.update()
+        if i % 100 == 0:
+            loss, rate = (totals[0] / totals[2]).item(), totals[3].item() / (time.perf_counter() - begin)
+            bar.set_postfix_str(f"loss {loss:.4f}, {rate:,.0f} tokens/s")
+            if silent:
+                run.say(f"{name}: batch {i}/{len(batches)}, loss {loss:.4f}, {rate:,.0f} tokens/s")
+        if run.checkpoint_every and i % run.checkpoint_every == 0 and i < len(batches):
+            run.save(trainer, i, totals, time.perf_counter() - begin)
+    bar.close()
+    loss, right, reviews, tokens = totals.tolist()
+    line = {"member": trainer.member, "epoch": epoch, "train_loss": loss / reviews, "train_accuracy": right / reviews}
+    seconds = time.perf_counter() - begin
+    return line | {"tokens_per_second": round(tokens / seconds), "seconds": round(seconds, 2)}
 
 
-def report(line: dict[str, Any], epochs: int) -> str:
-    """An epoch in a line for people."""
-    return (
-        f"epoch {line['epoch']}/{epochs}: train loss {line['train_loss']:.4f}, "
-        f"validation loss {line['validation_loss']:.4f}, validation accuracy {line['validation_accuracy']:.4f}, "
-        f"{line['seconds']} s, {line['tokens_per_second']:,} tokens/s"
-    )
+def train(run: Run, judge: Judge, train_part: Encoded, validation: Encoded, saved: dict | None) -> None:
+    """Trains the judge's GRUs one after the other, each to its last epoch, from the checkpoint `saved` on."""
+    config, vocabulary_size = run.config, run.tokenizer.get_vocab_size()
+    if saved:
+        run.metrics = saved["metrics"]
+        run.say(f"resuming {run.folder.path} after {len(run.metrics)} epochs and {saved['done']} steps")
+        run.save_metrics()  # a kill may have come between the checkpoint and these
+    steps = -(-len(train_part.tokens) // config.batch_size) * config.epochs
+    for member in range(len(run.metrics) // config.epochs, config.members):
+        trainer = Trainer(config, member, vocabulary_size, steps, run.accelerator)
+        while len(judge.members) <= member:
+            judge.members.append(build_member(config, vocabulary_size, len(judge.members)))
+        if saved and saved["member"] == member:
+            trainer.load_state(saved["trainer"])
+        for epoch in range(len(run.metrics) % config.epochs + 1, config.epochs + 1):
+            line = train_epoch(run, trainer, train_part, epoch, saved if saved and saved["done"] else None)
+            saved, begin, run.trained = None, time.perf_counter(), True
+            evaluated = trainer.evaluated.eval()
+            margins = run.margins(partial(judge.margins, members=[evaluated]), validation)
+            line |= {f"validation_{name}": value for name, value in measured(margins[0], validation.targets).items()}
+            if not math.isfinite(line["train_loss"] + line["validation_loss"]):
+                raise RunError(f"{trainer.label(epoch)} ends in a loss that is not finite: try a lower --learning-rate")
+            line["seconds"] = round(line["seconds"] + time.perf_counter() - begin, 2)
+            earlier = [each["validation_loss"] for each in run.metrics if each["member"] == member]
+            is_best = all(line["validation_loss"] < loss for loss in earlier)
+            run.metrics.append(line)
+            if is_best:
+                judge.members[member].load_state_dict(evaluated.state_dict())
+                if run.accelerator.is_main_process:
+                    run.folder.write_judge(judge, run.tokenizer)
+            run.save(trainer, 0, NOTHING, 0.0)
+            run.save_metrics()
+            run.say(
+                f"{trainer.label(epoch)}: train loss {line['train_loss']:.4f}, validation loss "
+                f"{line['validation_loss']:.4f}, validation accuracy {line['validation_accuracy']:.4f}, "
+                f"{line['seconds']} s, {line['tokens_per_second']:,} tokens/s" + " *" * is_best
+            )
+            run.accelerator.wait_for_everyone()
+        run.accelerator.free_memory()
 
 
-def save_metrics(metrics: list[dict[str, Any]], folder: RunFolder) -> None:
-    """The epochs so far as lines and as a picture."""
-    if metrics:
-        folder.write_metrics(metrics)
-        folder.write("curves.png", lambda path: save_curves(metrics, folder.path.name, path))
-
-
-def test(
-    config: dict,
-    test_part: Encoded,
-    also_in_train: torch.Tensor,
-    vocabulary: Vocabulary,
-    folder: RunFolder,
-    processes: Processes,
-) -> None:
-    """Reads the test set once with the best model, and writes the summary."""
-    model = build(config, len(vocabulary.words))
-    model.load_state_dict(folder.read_model(vocabulary))
-    model.to(processes.device)
-    found = evaluate(model, test_part, config["batch_size"], processes)
-    if not processes.first:
-        return
-    metrics = folder.read_checkpoint()["metrics"]
-    best = min(metrics, key=lambda line: line["validation_loss"])
-    right = (found.probabilities > 0.5) == test_part.labels.bool()
-    summary = {
-        "test_accuracy": found.accuracy,
-        "test_loss": found.loss,
-        **{f"test_accuracy_{path}": value for path, value in found.paths.items()},
-        **({"gru_share": best["gru_share"]} if found.paths else {}),
-        "test_reviews_also_in_train": int(also_in_train.sum()),
-        "test_accuracy_without_those": right[~also_in_train].double().mean().item(),
-        "test_calibration_error": calibration_error(found.probabilities, test_part.labels),
-        "best_epoch": best["epoch"],
-        "validation_loss": best["validation_loss"],
-        "validation_accuracy": best["validation_accuracy"],
-        "epochs": len(metrics),
-        "seconds": round(sum(line["seconds"] for line in metrics), 2),
-        "tokens_per_second": round(sum(line["tokens_per_second"] for line in metrics) / len(metrics)),
-        "parameters": parameter_count(model),
-        "processes": processes.count,
-    }
-    title = f"{folder.path.name}: test accuracy {found.accuracy:.4f}"
-    folder.write("predictions.png", lambda path: save_predictions(found.probabilities, test_part.labels, title, path))
-    folder.write_json("summary.json", summary | provenance(processes.device))
-    print(
-        f"test accuracy {found.accuracy:.4f}, test loss {found.loss:.4f}, from epoch {best['epoch']}; see {folder.path}"
-    )
-
-
-def run(given: argparse.Namespace, processes: Processes, folder: RunFolder) -> None:
-    """One run: reads the data, trains, tests."""
-    config = configuration(given) | {"device": processes.device.type}
-    check_precision(config, processes.device)
-    train_reviews, test_reviews = load(given.data)
-    train_part, validation_part = divide(config, train_reviews)
+def prepare(config: Config, given: argparse.Namespace) -> tuple[dict[str, Reviews], Callable[[], Tokenizer]]:
+    """The run's parts, and what learns its vocabulary."""
+    train_all, test_part = (data.load(given.data, part) for part in ("train", "test"))
+    if config.vocabulary_size is None:
+        train_part, validation = data.split_at_random(train_all.ordered(), config.seed)
+    else:
+        train_part, validation = data.split_by_blocks(train_all)
+    parts = {"train": train_part, "validation": validation, "test": test_part.ordered()}
+    if config.preset == "semi":
+        parts["unlabelled"] = data.without(data.load(given.data, "unsupervised"), test_part, validation)
     # The published pipeline takes its words from the validation part too.
-    known = train_reviews if config["tokens"] == "spaces" else train_part
-    vocabulary = vocabularies.learn(config["tokens"], known.texts, config["vocabulary_size"])
-    parts = {"train": train_part, "validation": validation_part, "test": test_reviews}
-    if given.describe:
-        sizes = {name: len(part.texts) for name, part in parts.items()}
-        print(describe(config, sizes, len(vocabulary.words), parameter_count(build(config, len(vocabulary.words)))))
-        return
-    if config["preset"] == "semi":
-        texts = load_unlabelled(given.data, without=test_reviews.texts)
-        parts["unlabelled"] = Reviews(texts, [0] * len(texts))
+    known = ("train", "validation") if config.vocabulary_size is None else ("train", "unlabelled")
+    texts = [text for name in known if name in parts for text in parts[name].texts]
+    return parts, lambda: data.learn_vocabulary(texts, config.vocabulary_size)
 
-    if processes.first:
-        folder.start(config, vocabulary, given.resume)
-        if given.data == "sample":
-            print("--data sample: synthetic reviews from a grammar, not IMDB", flush=True)
-    processes.barrier()
-    if given.resume and (folder / "summary.json").exists() and given.seeds:
+
+def soft_labels(run: Run, given: argparse.Namespace, texts: Reviews) -> Tensor:
+    """The teacher's probability that each unlabelled review is positive: a run of `best`, in the run's folder."""
+    if not (run.folder / "soft-labels.safetensors").exists():
+        teacher = RunFolder(given.teacher or run.folder / "teacher")
+        if given.teacher is None:
+            shared = ("gru", "seed", "embedding_size", "hidden_size", "vocabulary_size", "ngrams", "precision")
+            config = dataclasses.replace(BEST, **{name: getattr(run.config, name) for name in shared})
+            train_run(config, given, teacher.path, run.accelerator, resume=(teacher / "config.json").exists())
+        if teacher.read_config()["reviews"]["validation"] != run.folder.read_config()["reviews"]["validation"]:
+            raise RunError(f"{teacher.path} was trained on what validates {run.folder.path}: it cannot be its teacher")
+        tokenizer = teacher.read_tokenizer()
+        judge = teacher.read_judge(tokenizer).to(run.accelerator.device)
+        run.say(f"labelling {len(texts.texts):,} reviews")
+        margins = run.margins(judge.margins, data.encode(tokenizer, texts))
+        probabilities = judge.combine(margins).sigmoid().cpu()
+        if run.accelerator.is_main_process:
+            run.folder.write("soft-labels.safetensors", lambda path: save_file({"probabilities": probabilities}, path))
+        run.accelerator.wait_for_everyone()
+    found = load_file(run.folder / "soft-labels.safetensors")["probabilities"]
+    if len(found) != len(texts.texts):
+        raise RunError(f"{run.folder.path}: {len(found)} soft labels for {len(texts.texts)} reviews: the data changed")
+    return found
+
+
+def train_run(
+    config: Config, given: argparse.Namespace, path: Path, accelerator: Accelerator, resume: bool
+) -> tuple[Run, Judge, dict[str, Reviews]]:
+    """Trains all of a run, or what is left of it, but does not test it."""
+    parts, learn = prepare(config, given)
+    folder = RunFolder(path)
+    described = dataclasses.asdict(config) | {
+        "data": given.data if given.data in ("sample", "hub") else "folder",
+        "reviews": {name: part.digest() for name, part in parts.items()},
+    }
+    if accelerator.is_main_process:
+        folder.start(described, resume, learn)
+    accelerator.wait_for_everyone()
+    tokenizer = folder.read_tokenizer()
+    run = Run(config, folder, accelerator, tokenizer, given.checkpoint_every)
+    train_part, validation = (data.encode(tokenizer, parts[name]) for name in ("train", "validation"))
+    importance = torch.ones(len(train_part.tokens))
+    if config.preset == "semi":
+        unlabelled = data.encode(tokenizer, parts["unlabelled"])
+        targets = torch.cat([train_part.targets, soft_labels(run, given, parts["unlabelled"])])
+        importance = torch.cat([importance, torch.full((len(unlabelled.tokens),), config.soft_weight)])
+        train_part = Encoded(train_part.tokens + unlabelled.tokens, targets)
+    saved = folder.read_checkpoint() if (folder / "last.pt").exists() else None
+    trained = saved is not None and bool(saved["metrics"])  # an epoch at least, so that there is a best one
+    judge = folder.read_judge(tokenizer) if trained else Judge(config, tokenizer.get_vocab_size(), members=0)
+    if judge.ngrams is not None:
+        run.say(f"fitting {config.ngrams:,} n-grams")
+        evidence = judge.ngrams.fit(train_part.tokens, train_part.targets, importance, config.seed)
+        train_part = train_part._replace(evidence=evidence)
+    judge.to(accelerator.device)
+    train(run, judge, train_part, validation, saved)
+    if judge.ngrams is not None:
+        set_sharpness(judge, run.margins(judge.eval().margins, validation), validation.targets)
+        if accelerator.is_main_process:
+            folder.write_judge(judge, tokenizer)
+    accelerator.wait_for_everyone()
+    return run, folder.read_judge(tokenizer).to(accelerator.device), parts
+
+
+def test(run: Run, judge: Judge, parts: dict[str, Reviews]) -> None:
+    """Reads the test part once, with the best model, and writes the summary."""
+    if not run.trained and (run.folder / "summary.json").exists():
+        return run.say(f"{run.folder.path} has ended before: see its summary.json")
+    summary: dict[str, Any] = {}
+    for name in ("validation", "test"):
+        encoded = data.encode(run.tokenizer, parts[name])
+        margins = run.margins(judge.margins, encoded)
+        summary |= {f"{name}_{key}": value for key, value in judged(judge, margins, encoded.targets).items()}
+    if not run.accelerator.is_main_process:
         return
-    where = None if given.data == "sample" or given.cache == "none" else Path(given.cache)
-    corpus = {name: cache.encoded(part, vocabulary, where) for name, part in parts.items()}
-    if "unlabelled" in corpus:
-        pretrain(config, corpus, vocabulary, RunFolder(folder / "language-model"), processes, given)
-    train(config, corpus, vocabulary, folder, processes, given)
-    test(config, corpus["test"], overlap(train_reviews, test_reviews), vocabulary, folder, processes)
+    log_odds, labels = judge.combine(margins).cpu(), encoded.targets
+    copies = data.overlap([*parts["train"].texts, *parts["validation"].texts], parts["test"].texts)
+    by_member = [[line for line in run.metrics if line["member"] == k] for k in range(run.config.members)]
+    best = [min(lines, key=lambda line: line["validation_loss"])["epoch"] for lines in by_member]
+    seconds = sum(line["seconds"] for line in run.metrics)
+    summary |= {
+        "test_reviews_also_in_train": int(copies.sum()),
+        "test_accuracy_without_those": measured(log_odds[~copies], labels[~copies])["accuracy"],
+        "best_epoch": best[0] if len(best) == 1 else best,
+        "epochs": len(run.metrics) // run.config.members,
+        "seconds": round(seconds, 2),
+        "tokens_per_second": round(sum(line["tokens_per_second"] for line in run.metrics) / len(run.metrics)),
+        "parameters": parameter_count(judge),
+        "processes": run.accelerator.num_processes,
+    }
+    summary |= provenance(run.accelerator.device) | {"config": run.folder.read_config(), "metrics": run.metrics}
+    title = f"{run.folder.path.name}: test accuracy {summary['test_accuracy']:.4f}"
+    run.folder.write("predictions.png", lambda path: save_predictions(log_odds.sigmoid(), labels.int(), title, path))
+    run.folder.write_text("summary.json", json.dumps(summary, indent=1) + "\n")
+    run.say(
+        f"test accuracy {summary['test_accuracy']:.4f}, test loss {summary['test_loss']:.4f}; see {run.folder.path}"
+    )
 
 
 def main() -> None:
-    """Trains once, or once for each seed."""
-    given = parse(__doc__)
-    config = configuration(given)
-    processes = Processes(given.device)
-    names = (config["preset"], config["data"], config["gru"], "seeds" if given.seeds else str(given.seed))
-    folder = RunFolder(given.output or Path("runs") / f"imdb-{'-'.join(names)}")
+    """Trains and tests."""
+    given, config = parse(__doc__)
+    if given.device == "cuda" and not torch.cuda.is_available():
+        raise RunError("--device cuda needs a GPU that this PyTorch can use, and there is none; --device cpu works")
+    if given.describe:
+        parts, learn = prepare(config, given)
+        sizes = {name: len(part.texts) for name, part in parts.items()} | {"vocabulary": learn().get_vocab_size()}
+        judge = Judge(config, sizes["vocabulary"], config.members)
+        described = sizes | {"classes": 2, "parameters": parameter_count(judge)} | dataclasses.asdict(config)
+        print(json.dumps(described))
+        return
+    path = given.output or Path("runs") / f"imdb-{given.preset}-{Path(given.data).name}-{given.gru}-{given.seed}"
+    accelerator = Accelerator(cpu=given.device == "cpu", mixed_precision=config.precision)
+    if config.precision == "fp16" and accelerator.device.type != "cuda":
+        raise RunError("--precision fp16 needs a GPU; bf16 runs on a CPU too")
+    if given.data == "sample" and accelerator.is_main_process:
+        print("--data sample: synthetic reviews from a grammar, not IMDB", flush=True)
     try:
-        if given.seeds and not given.describe:
-            run_seeds(given, processes, folder, run)
-        else:
-            run(given, processes, folder)
+        test(*train_run(config, given, path, accelerator, given.resume))
     except KeyboardInterrupt:
-        sys.stderr.write(
-            f"\ninterrupted: what is saved in {folder.path} is whole; continue with --resume --output {folder.path}\n"
-        )
+        sys.stderr.write(f"\ninterrupted: what is saved in {path} is whole; continue with --resume --output {path}\n")
         sys.exit(130)
     finally:
-        processes.end()
+        accelerator.end_training()
 
 
 if __name__ == "__main__":

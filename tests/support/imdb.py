@@ -2,9 +2,11 @@
 
 import contextlib
 import io
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -14,8 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "imdb"
 sys.path.insert(0, str(EXAMPLE))
 
-TINY = ["--hidden-size", "16", "--embedding-size", "8", "--device", "cpu", "--cache", "none"]
-BEST = ["--preset", "best", "--ngrams", 500, "--batch-size", 20, "--epochs", 2]
+BOOK = ["--gru", "torch"]
+TINY = ["--hidden-size", "8", "--embedding-size", "8", "--device", "cpu"]
+BEST = ["--preset", "best", "--ngrams", "500", "--batch-size", "20", "--members", "2", "--vocabulary-size", "200"]
+SEMI = ["--preset", "semi", *BEST[2:], "--epochs", "1"]
 
 
 def environment() -> dict[str, str]:
@@ -23,58 +27,99 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
-def run(script: str, *arguments: object, **options) -> subprocess.CompletedProcess:
-    """Runs a script of the example and returns what it printed."""
-    command = [sys.executable, str(EXAMPLE / script), *map(str, arguments)]
-    options = {"text": True} | options
-    return subprocess.run(command, capture_output=True, env=environment(), timeout=240, **options)
+def train(output: Path, *arguments: object, pictures: bool = False) -> Path:
+    """Trains a small model in this process, which saves seconds of imports; its errors are raised.
+
+    Without `pictures`, which take longer to draw than so small a model to train, their files are empty.
+    """
+    import train
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)  # another precision is refused otherwise
+    command = ["train.py", "--output", output, *TINY, *arguments]
+    with contextlib.ExitStack() as patches:
+        patches.enter_context(mock.patch.object(sys, "argv", list(map(str, command))))
+        for name in () if pictures else ("save_curves", "save_predictions"):
+            patches.enter_context(mock.patch.object(train, name, lambda *given: Path(given[-1]).touch()))
+        train.main()
+    return output
 
 
-def train(output: Path, *arguments: object) -> subprocess.CompletedProcess:
-    """Trains a small model; the sample unless --data is given. In this process, which saves seconds of imports."""
+def run(script: str, *arguments: object, text: bytes = b"") -> tuple[int, str, str]:
+    """What a script's `main` exits with and prints, in this process; its own errors end it as its last lines do."""
+    import importlib
+
     from data import DataError
     from run_folder import RunError
 
-    out, errors = io.StringIO(), io.StringIO()
-    code: int | str | None = 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+    main = importlib.import_module(script.removesuffix(".py")).main
+    out, errors, code = io.StringIO(), io.StringIO(), 0
+    given = io.TextIOWrapper(io.BytesIO(text))
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+        mock.patch.object(sys, "argv", [script, *map(str, arguments)]),
+        mock.patch.object(sys, "stdin", given),
+    ):
         try:
-            train_here(output, *arguments)
+            main()
         except SystemExit as end:
-            code = end.code
-        except (DataError, RunError) as error:  # as train.py's last lines do
+            code = 1 if isinstance(end.code, str) else end.code or 0
+            errors.write(str(end.code))
+        except (DataError, RunError, ValueError) as error:
             code = 1
-            print(f"error: {error}", file=sys.stderr)
-    return subprocess.CompletedProcess(["train.py", *map(str, arguments)], code, out.getvalue(), errors.getvalue())
+            errors.write(f"error: {error}")
+    return code, out.getvalue(), errors.getvalue()
 
 
-def write_tree(folder: Path, train: int = 40, test: int = 12) -> None:
-    """A small corpus laid out as the extracted aclImdb."""
-    import sample
-
-    for part, (texts, labels) in zip(("train", "test"), sample.corpus(train, test), strict=True):
-        for i, (text, label) in enumerate(zip(texts, labels, strict=True)):
-            path = folder / part / ("neg", "pos")[label] / f"{i}.txt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+def start(*arguments: object, before: Sequence[str] = ()) -> subprocess.Popen:
+    """Starts train.py as a process of its own, or by what stands `before` it."""
+    command = [sys.executable, *before, str(EXAMPLE / "train.py"), *TINY, *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env=environment(), **pipes)
 
 
-def write_parquet(folder: Path, train: int = 40, test: int = 12) -> None:
-    """The same corpus as parquet."""
+def metrics(folder: Path) -> list[dict]:
+    """A run's epochs, but for what differs between two runs of the same."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
+
+
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    """A run's best model and its last checkpoint, by name."""
+    from safetensors.torch import load_file
+
+    trainer = torch.load(folder / "last.pt", weights_only=True)["trainer"]
+    moments = trainer["optimizer"]["state"]
+    return (
+        load_file(folder / "best.safetensors")
+        | {f"last {name}": value for name, value in trainer["model"].items()}
+        | {f"{i} {name}": value for i, of_one in moments.items() for name, value in of_one.items()}
+    )
+
+
+def write_parquet(folder: Path, train: int = 40, test: int = 12, unlabelled: int = 0) -> Path:
+    """A small corpus as parquet."""
     import pyarrow
     import pyarrow.parquet
     import sample
 
     folder.mkdir(parents=True, exist_ok=True)
-    for part, (texts, labels) in zip(("train", "test"), sample.corpus(train, test), strict=True):
+    parts = dict(zip(("train", "test"), sample.corpus(train, test), strict=True))
+    if unlabelled:
+        parts["unsupervised"] = (sample.generate(unlabelled, seed=2)[0], [-1] * unlabelled)
+    for part, (texts, labels) in parts.items():
         pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": labels}), folder / f"{part}.parquet")
+    return folder
 
 
-def train_here(output: Path, *arguments: object) -> Path:
-    """`train`, whose errors are raised."""
-    import train
+def write_tree(folder: Path, train: int = 40, test: int = 12) -> Path:
+    """The same laid out as the extracted aclImdb."""
+    import sample
 
-    command = ["train.py", "--output", output, *TINY, *arguments]
-    with mock.patch.object(sys, "argv", list(map(str, command))):
-        train.main()
-    return output
+    for part, (texts, labels) in zip(("train", "test"), sample.corpus(train, test), strict=True):
+        for i, (text, label) in enumerate(zip(texts, labels, strict=True)):
+            path = folder / part / ("neg", "pos")[label] / f"{i}_{1 + 8 * label}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    return folder

@@ -1,0 +1,275 @@
+"""Runs on tiny data: what they leave, interruption anywhere, precision, processes, and what is refused."""
+
+import json
+import runpy
+import shutil
+import signal
+import time
+
+import imdb
+import pytest
+import run_folder
+import torch
+import train
+from data import DataError
+from run_folder import RunError, RunFolder
+
+pytestmark = pytest.mark.slow
+
+NO_DROPOUT = ["--dropout", 0, "--embedding-dropout", 0, "--word-dropout", 0]
+FILES = {"config.json", "vocabulary.json", "metrics.jsonl", "best.safetensors", "last.pt", "curves.png"}
+FILES |= {"summary.json", "predictions.png"}
+
+
+class Killed(Exception):
+    """What ends a run in the middle of a step."""
+
+
+def killed_after(steps, monkeypatch):
+    """Ends the run when a GRU is about to make one step too many."""
+    left, step = iter(range(steps)), train.Trainer.step
+
+    def counted(self, *arguments):
+        if next(left, None) is None:
+            raise Killed
+        return step(self, *arguments)
+
+    monkeypatch.setattr(train.Trainer, "step", counted)
+
+
+def assert_same(a, b):
+    """The same metrics and, bit for bit, the same models and state."""
+    assert imdb.metrics(a) == imdb.metrics(b)
+    first, second = imdb.state(a), imdb.state(b)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_what_a_run_of_best_leaves(best):
+    assert {path.name for path in best.iterdir()} == FILES
+    found = json.loads((best / "summary.json").read_text())
+    assert found["test_reviews_also_in_train"] == 0
+    assert found["test_accuracy_without_those"] == found["test_accuracy"]
+    assert len(found["test_accuracy_of_each_gru"]) == len(found["best_epoch"]) == 2
+    names = {"test_accuracy_gru", "test_accuracy_ngrams", "test_calibration_error", "test_gain_over_ngrams"}
+    names |= {"test_gain_standard_error", "test_loss", "validation_accuracy", "seconds", "tokens_per_second"}
+    assert names | {"commit", "command", "processor", "device"} <= found.keys()
+    assert found["threads"] == torch.get_num_threads() and found["versions"]["tokenizers"]
+    assert found["metrics"] == [json.loads(line) for line in (best / "metrics.jsonl").read_text().splitlines()]
+    assert found["config"]["hidden_size"] == 8 and len(found["metrics"]) == 4
+    assert (best / "predictions.png").read_bytes()[:4] == (best / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_summary_is_right(best, data):
+    """Against the predictor, which reads the files."""
+    import pyarrow.parquet
+    from predict import Predictor
+
+    table = pyarrow.parquet.read_table(data / "test.parquet")
+    probabilities = torch.tensor([*map(Predictor(best), table["text"].to_pylist())])
+    right = (probabilities > 0.5) == torch.tensor(table["label"].to_pylist()).bool()
+    summary = json.loads((best / "summary.json").read_text())
+    assert summary["test_accuracy"] == pytest.approx(right.double().mean().item(), abs=1e-6)
+    gain = summary["test_accuracy"] - summary["test_accuracy_ngrams"]
+    assert summary["test_gain_over_ngrams"] == pytest.approx(gain, abs=1e-6)
+
+
+def test_a_kill_at_any_moment_resumes_with_the_same_bits(tree, tmp_path):
+    flags = ["--data", tree, "--epochs", 3, "--batch-size", 8, "--checkpoint-every", 1]
+    whole = imdb.train(tmp_path / "whole", *flags)
+    process = imdb.start("--output", tmp_path / "killed", *flags)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed" / "metrics.jsonl").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "killed" / "summary.json").exists()
+    assert_same(whole, imdb.train(tmp_path / "killed", *flags, "--resume"))
+
+
+@pytest.mark.parametrize("steps", [3, 9, 20])  # 6 an epoch; two epochs; two GRUs
+def test_best_resumes_from_anywhere(best, data, tmp_path, monkeypatch, steps):
+    flags = ["--data", data, *imdb.BEST, "--checkpoint-every", 2]
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_after(steps, patch)
+        imdb.train(tmp_path / "run", *flags)
+    assert_same(best, imdb.train(tmp_path / "run", *flags, "--resume"))
+
+
+def test_semi_resumes_stage_by_stage(data, tmp_path, monkeypatch):
+    """The teacher's three GRUs make 2 steps an epoch, two epochs long, the students 9 in one epoch."""
+    flags = ["--data", data, *imdb.SEMI, "--seed", 3]
+    whole = imdb.train(tmp_path / "whole", *flags)
+    for steps in (7, 6 + 4):  # in the teacher; 6 left to it, and 4 of the first student
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            killed_after(steps, patch)
+            imdb.train(tmp_path / "run", *flags, "--resume")
+    assert (tmp_path / "run" / "soft-labels.safetensors").exists()
+    assert_same(whole, imdb.train(tmp_path / "run", *flags, "--resume"))
+    assert not (tmp_path / "run" / "teacher" / "summary.json").exists()  # the test part is read once
+    assert json.loads((whole / "teacher" / "config.json").read_text())["seed"] == 3
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["config"]["plain"] == 1 and len(summary["test_accuracy_of_each_gru"]) == 2
+
+
+def test_a_teacher_can_be_given(best, data, tmp_path):
+    run = imdb.train(tmp_path / "run", "--data", data, *imdb.SEMI, "--teacher", best)
+    assert not (run / "teacher").exists() and (run / "summary.json").exists()
+
+
+def test_a_batch_in_parts_is_the_same_batch(data, tmp_path):
+    flags = ["--data", data, *imdb.BEST, *NO_DROPOUT, "--epochs", 1]
+    whole, parts = (
+        imdb.state(imdb.train(tmp_path / str(n), *flags, "--accumulate", n))["members.0.out.weight"] for n in (1, 3)
+    )
+    torch.testing.assert_close(whole, parts, atol=1e-5, rtol=1e-3)
+
+
+def test_grus_alone(data, tmp_path):
+    run = imdb.train(tmp_path / "run", "--data", data, *imdb.BEST, "--ngrams", 0, "--epochs", 1)
+    summary = json.loads((run / "summary.json").read_text())
+    assert len(summary["test_accuracy_of_each_gru"]) == 2 and "test_gain_over_ngrams" not in summary
+
+
+def test_bfloat16(data, tmp_path):
+    run = imdb.train(tmp_path / "run", "--data", data, "--epochs", 1, "--precision", "bf16")
+    assert imdb.state(run)["last embedding.weight"].dtype == torch.float32
+
+
+def test_float16_is_half_the_file_and_what_is_tested(best, data, tmp_path):
+    run = imdb.train(tmp_path / "run", "--data", data, *imdb.BEST, "--stored", "float16")
+    tensors = imdb.state(run)
+    assert tensors["members.0.embedding.weight"].dtype == torch.float16 and tensors["ngrams.keys"].dtype == torch.int64
+    assert (run / "best.safetensors").stat().st_size < 0.75 * (best / "best.safetensors").stat().st_size
+    assert imdb.metrics(run) == imdb.metrics(best)
+
+
+def test_two_processes_train_what_one_does(tree, tmp_path):
+    flags = ["--data", tree, *NO_DROPOUT[:2], "--batch-size", 7]
+    one = imdb.train(tmp_path / "one", *flags, "--epochs", 1)
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
+    process = imdb.start("--output", tmp_path / "two", *flags, "--epochs", 1, before=torchrun)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    first, second = imdb.metrics(one)[0], imdb.metrics(tmp_path / "two")[0]
+    assert first.keys() == second.keys()
+    assert all(first[name] == pytest.approx(second[name], rel=1e-4) for name in first)
+    first, second = imdb.state(one), imdb.state(tmp_path / "two")
+    for name in ("0 exp_avg", "members.0.out.weight"):  # Adam's first moment: the gradients, to scale
+        torch.testing.assert_close(first[name], second[name], atol=1e-5, rtol=1e-3)
+    assert json.loads((tmp_path / "two" / "summary.json").read_text())["processes"] == 2
+
+
+def test_describe_prints_json_and_makes_nothing(data, tmp_path):
+    code, out, _ = imdb.run("train.py", "--preset", "book", "--data", data, "--describe", "--output", tmp_path / "run")
+    described = json.loads(out)
+    sizes = {"train": 96, "validation": 24, "test": 40, "classes": 2, "epochs": 40}
+    assert code == 0 and described.items() >= sizes.items() and described["vocabulary"] > 50
+    assert not (tmp_path / "run").exists()
+
+
+REFUSED = {
+    "a run without --resume": ([], "holds a run already: continue it with --resume"),
+    "another run": (["--hidden-size", 9, "--resume"], "holds another run (hidden_size: 8 there, 9 now)"),
+    "another seed": (["--seed", 1, "--resume"], "seed: 0 there, 1 now"),
+    "no preset's flag": (["--ngrams", 5], "--ngrams means nothing to --preset book-masked"),
+    "out of range": (["--epochs", 0], "--epochs must be from 1 to inf, got 0"),
+    "no probability": (["--dropout", 1.5], "--dropout must be from 0 to 1, got 1.5"),
+    "fp16 on a CPU": (["--precision", "fp16"], "--precision fp16 needs a GPU"),
+    "no GPU": (["--device", "cuda"], "--device cuda needs a GPU"),
+}
+
+
+@pytest.mark.parametrize(("flags", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused(book, data, flags, message):
+    if "cuda" in flags and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    before = {path.name: path.read_bytes() for path in book.iterdir()}
+    with pytest.raises(RunError) as caught:
+        imdb.train(book, "--data", data, *imdb.BOOK, "--epochs", 1, *flags)
+    assert message in str(caught.value)
+    assert {path.name: path.read_bytes() for path in book.iterdir()} == before
+
+
+def test_data_that_changed_underneath_are_refused(tmp_path):
+    folder = imdb.write_parquet(tmp_path / "data")
+    run = imdb.train(tmp_path / "run", "--data", folder, "--epochs", 1)
+    imdb.write_parquet(folder, train=44)
+    with pytest.raises(RunError, match=r"holds another run \(reviews: .* there, .* now\)"):
+        imdb.train(run, "--data", folder, "--epochs", 2, "--resume")
+
+
+def test_a_folder_of_other_files_is_refused(data, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match="holds files and no run"):
+        imdb.train(tmp_path, "--data", data)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_missing_data_are_named_and_nothing_is_made(tmp_path):
+    with pytest.raises(DataError, match="which is no folder"):
+        imdb.train(tmp_path / "run", "--data", tmp_path / "nothing")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best.safetensors", "config.json", "vocabulary.json"])
+def test_truncated_files_are_named(book, data, tmp_path, name):
+    run = shutil.copytree(book, tmp_path / "run")
+    (run / name).write_bytes((run / name).read_bytes()[:100])
+    with pytest.raises(RunError, match=f"{run / name} must be"):
+        imdb.train(run, "--data", data, *imdb.BOOK, "--epochs", 2, "--resume")
+
+
+def test_other_formats_and_vocabularies_are_named(book, best, tmp_path):
+    run = shutil.copytree(book, tmp_path / "run")
+    shutil.copy(best / "vocabulary.json", run)
+    with pytest.raises(
+        RunError, match=r"with vocabulary \w+ of \d+ words, but beside it is vocabulary \w+ of \d+ words"
+    ):
+        RunFolder(run).read_judge(RunFolder(run).read_tokenizer())
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"format": 2}))
+    with pytest.raises(RunError, match="holds a run of format 2; this code reads format 3"):
+        RunFolder(run).read_config()
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best.safetensors", "metrics.jsonl", "curves.png"])
+def test_a_full_disk_leaves_the_files_before_and_the_run_resumes(book, data, tmp_path, monkeypatch, name):
+    """/dev/full stands for the disk: every write to it ends in "no space left on device"."""
+    run = shutil.copytree(book, tmp_path / "run")
+    (run / f".unfinished-{name}").symlink_to("/dev/full")
+    before = (run / name).read_bytes()
+    flags = ["--data", data, *imdb.BOOK, "--epochs", 2, "--resume"]
+    with pytest.raises(RunError, match=f"could not write .*{name}: .*is whole"):
+        imdb.train(run, *flags)
+    assert (run / name).read_bytes() == before and not (run / f".unfinished-{name}").exists()
+    imdb.train(run, *flags)
+    assert len(imdb.metrics(run)) == 2
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path):
+    with pytest.raises(RunError, match="epoch 1/40 ends in a loss that is not finite: try a lower --learning-rate"):
+        imdb.train(tmp_path / "run", "--data", data, "--learning-rate", 1e30)
+
+
+def test_a_pickle_in_a_checkpoint_is_not_run(book, data, tmp_path):
+    run = shutil.copytree(book, tmp_path / "run")
+    torch.save({"trainer": run_folder.provenance}, run / "last.pt")
+    with pytest.raises(RunError, match="must be the checkpoint of a run"):
+        imdb.train(run, "--data", data, *imdb.BOOK, "--epochs", 2, "--resume")
+
+
+def test_errors_end_the_script_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "sys.argv", ["train.py", "--output", str(tmp_path / "run"), "--data", str(tmp_path / "nothing")]
+    )
+    with pytest.raises(SystemExit, match=r"^error: --data must be .*, which is no folder$"):
+        runpy.run_path(str(imdb.EXAMPLE / "train.py"), run_name="__main__")
+
+
+def test_the_sample_is_learned(tmp_path):
+    """The whole road that `make imdb` goes, with a smaller layer and larger steps: a quarter of the time."""
+    flags = ["--data", "sample", "--dropout", 0.2, "--epochs", 5, "--learning-rate", 4e-3]
+    run = imdb.train(tmp_path / "run", *flags, "--embedding-size", 64, "--hidden-size", 64)
+    assert json.loads((run / "summary.json").read_text())["test_accuracy"] > 0.95
