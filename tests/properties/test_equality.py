@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 BACKENDS = ["reference", "eager", *NATIVE]
 BATCHED = st.sampled_from(["time first", "batch first"])
 SMALL = st.sampled_from([m for m in MAGNITUDES if m <= 1])  # beyond, nn.GRU loses 1 - z in float64 too
-ROUNDINGS = 4.0  # how often rounding the inputs may be felt; 2.3 is the worst of 20,000 cases
+ROUNDINGS = 4.0  # how often rounding the inputs may be felt; at most 0.4 of what is allowed was used, see the summary
 COMPUTED_IN = {bf16: torch.float32, f16: torch.float32}
 TINY = 1e-30  # the step along the imaginary axis
 
