@@ -110,7 +110,7 @@ def _gradients(
         return native.backward_by_direction(dy, dh_n, y, x, state, groups, steps, form, need_dx, kept, variant, seed)
     stacked = [None if each[0] is None else torch.stack(each) for each in zip(*groups, strict=True)]
     if variant is not None:
-        return _differentiable(dy, dh_n, x, state, Weights(*stacked), steps, form, variant, seed)
+        return _differentiable(dy, dh_n, x, state, Weights(*stacked), steps, form, variant, seed)  # type: ignore[arg-type]
     values = (*state, *stacked, *steps, *form, "native", need_dx)
     kept = x.new_empty(0) if kept is None else kept
     dx, dh0, dh_reset, *d_weights = ops.gru_layer_backward(dy, dh_n, y, kept, x, *values)

@@ -102,7 +102,7 @@ def _errors(case: Case) -> dict[str, float]:
     y, h_n = layer.gru_forward(x, State(h0), weights, steps, form)
     got: dict[str, Any] = {"y": y, "h_n": h_n}
 
-    leaves = [t.to(torch.float32, copy=True).requires_grad_() for t in (x, h0, *weights)]
+    leaves = [t.to(torch.float32, copy=True).requires_grad_() for t in (x, h0, *weights)]  # type: ignore[union-attr]
     with torch.enable_grad():
         y_want, h_n_want, _ = reference.gru_layer(leaves[0], State(leaves[1]), Weights(*leaves[2:]), steps, form)
         want: dict[str, Any] = {"y": y_want, "h_n": h_n_want}

@@ -116,7 +116,7 @@ def step(x: Tensor, h: Tensor, weights: Sequence[Tensor | None], y: Tensor) -> N
     group = [None if w is None else contiguous(w) for w in weights]
     B, I = x.shape  # noqa: E741
     H = h.shape[1]
-    fields = [x.element_size() == 8, 1, torch.get_num_threads(), 1, B, I, H, 0, 0, 0, 0, 1, B]
+    fields: list[Any] = [x.element_size() == 8, 1, torch.get_num_threads(), 1, B, I, H, 0, 0, 0, 0, 1, B]
     fields += [
         x.data_ptr(),
         0,
