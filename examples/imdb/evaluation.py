@@ -39,7 +39,7 @@ def measured(log_odds: Tensor, targets: Tensor) -> dict[str, float]:
     """Loss and accuracy of log-odds (N,)."""
     targets = targets.to(log_odds.device)
     loss = binary_cross_entropy_with_logits(log_odds.double(), targets.double())
-    return {"loss": loss.item(), "accuracy": binary_accuracy(log_odds.sigmoid(), targets.int()).item()}
+    return {"loss": loss.item(), "accuracy": round(binary_accuracy(log_odds.sigmoid(), targets.int()).item(), 6)}
 
 
 def judged(judge: Judge, margins: Tensor, targets: Tensor) -> dict[str, Any]:
