@@ -40,7 +40,8 @@ class GrucorePacked(GrucoreAuto):
 
     def __init__(self, layer: nn.GRU):
         super().__init__(layer)
-        self.layer.packed_weights().__enter__()
+        self.held = self.layer.packed_weights()
+        self.held.__enter__()
 
 
 class GrucoreTriton(GrucoreEager):
