@@ -73,7 +73,7 @@ def summary(found: list[Cell]) -> list[str]:
             numbers = (geometric_mean(ratios), min(ratios), max(ratios))
             lines.append([title, *(f"{number:.2f}" for number in numbers), str(len(ratios))])
     header = ["grucore: times as fast as nn.GRU", "geometric mean", "worst", "best", "shapes"]
-    return table(header, lines, rows_of(cell for cell in found if cell.mode in TIMED))
+    return table(header, lines, rows_of(cell for cell in found if cell.mode in TIMED)) if lines else []
 
 
 def parts(found: list[Cell]) -> Iterable[tuple[str, list[Cell]]]:
@@ -159,8 +159,8 @@ def cpu_summary(rows: list[Row]) -> str:
         lines += ["", f"On {grid.heading(machine)}, float32, torch {machine.torch}. {grid.explained(of_machine)}"]
         lines += ["", *grid.summary(of_machine)]
     for run in dict.fromkeys(row.run for row in rows if not row.cudnn and row.threads is None):
-        lines += ["", f"On {run.device}, float32, torch {run.torch}:", ""]
-        lines += summary(cells(row for row in rows if row.run == run))
+        if made := summary(cells(row for row in rows if row.run == run)):
+            lines += ["", f"On {run.device}, float32, torch {run.torch}:", "", *made]
     return "\n".join(lines[1:])
 
 
