@@ -1,0 +1,27 @@
+"""Docstrings for the site: formulas as MathML, and plain code for the cross-references of Sphinx."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from typing import Any
+
+import griffe
+from latex2mathml.converter import convert
+
+FORMULA = re.compile(r"^\.\. math::\n((?:(?:[ \t]+.*)?\n)+)", re.MULTILINE)
+ROLE = re.compile(r":(?:class|func|mod):(`[^`]+`)")
+
+
+def _mathml(match: re.Match[str]) -> str:
+    formula = textwrap.dedent(match[1]).strip()
+    return convert(rf"\begin{{aligned}}{formula}\end{{aligned}}", display="block") + "\n\n"
+
+
+class Readable(griffe.Extension):
+    """Rewrites every docstring that is collected."""
+
+    def on_object(self, *, obj: Any, **_: Any) -> None:
+        """An object with its members was read from its source."""
+        if obj.docstring is not None:
+            obj.docstring.value = ROLE.sub(r"\1", FORMULA.sub(_mathml, obj.docstring.value))
