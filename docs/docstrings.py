@@ -10,6 +10,7 @@ import griffe
 from latex2mathml.converter import convert
 
 FORMULA = re.compile(r"^\.\. math::\n((?:(?:[ \t]+.*)?\n)+)", re.MULTILINE)
+EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)  # griffe knows the plural
 ROLE = re.compile(r":(?:class|func|mod):(`[^`]+`)")
 
 
@@ -24,4 +25,5 @@ class Readable(griffe.Extension):
     def on_object(self, *, obj: Any, **_: Any) -> None:
         """An object with its members was read from its source."""
         if obj.docstring is not None:
-            obj.docstring.value = ROLE.sub(r"\1", FORMULA.sub(_mathml, obj.docstring.value))
+            text = FORMULA.sub(_mathml, obj.docstring.value)
+            obj.docstring.value = EXAMPLE.sub("Examples:", ROLE.sub(r"\1", text))

@@ -62,11 +62,13 @@ def place(path: Path) -> str:
     if path.is_relative_to(DOCS):
         return path.relative_to(DOCS).as_posix()
     name = path.relative_to(ROOT).as_posix().replace("/.", "/").lstrip(".")  # MkDocs leaves out what begins with a dot
-    return f"source/{name}" if path.suffix in (".md", ".png") else f"source/{name}.md"
+    return f"source/{name}" if path.suffix in (".md", ".png") else f"source/{name}{'/files' * path.is_dir()}.md"
 
 
 def rendered(path: Path, at: str) -> tuple[str, set[Path]]:
     """A page as the site has it at `at`, and the files outside docs/ that it links to."""
+    if path.is_dir():
+        return f"# {path.relative_to(ROOT)}\n\n" + "".join(f"- {each.name}\n" for each in sorted(path.iterdir())), set()
     if path.suffix != ".md":
         fence = "`" * 6
         title = f"---\nsearch: {{exclude: true}}\n---\n# {path.relative_to(ROOT)}\n\n"
@@ -75,7 +77,7 @@ def rendered(path: Path, at: str) -> tuple[str, set[Path]]:
     for source, text in included(path):
         for link in sorted(set(links(text)), key=len, reverse=True):
             target = Path(os.path.normpath(source.parent / link))
-            if not target.is_file() or not target.is_relative_to(ROOT):
+            if not target.exists() or not target.is_relative_to(ROOT):
                 continue  # MkDocs says so
             if not target.is_relative_to(DOCS):
                 outside.add(target)
