@@ -16,7 +16,7 @@ ROLE = re.compile(r":(?:class|func|mod):(`[^`]+`)")
 
 def _mathml(match: re.Match[str]) -> str:
     formula = textwrap.dedent(match[1]).strip()
-    return convert(rf"\begin{{aligned}}{formula}\end{{aligned}}", display="block") + "\n\n"
+    return convert(rf"\begin{{align*}}{formula}\end{{align*}}", display="block") + "\n\n"
 
 
 class Readable(griffe.Extension):

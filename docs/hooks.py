@@ -1,7 +1,7 @@
 """Makes a site of pages that refer to the rest of the repository; mkdocs.yml names this file.
 
-Tables and lists live once. A page takes one over, from the first line that begins with one text up to the first line after
-it that begins with another (to the end of the file, if that is empty):
+Tables and lists live once. A page includes one, from the first line that begins with one text up to the first line
+after it that begins with another (to the end of the file, if that is empty):
 
     <!-- include ../benchmarks/RESULTS.md from "## Accuracy" to "![" -->
 
