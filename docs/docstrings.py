@@ -1,4 +1,4 @@
-"""Docstrings for the site: formulas as MathML, and plain code for the cross-references of Sphinx."""
+"""Docstrings for the site: formulas as MathML, code for the cross-references of Sphinx, fields with their comments."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ class Readable(griffe.Extension):
 
     def on_object(self, *, obj: Any, **_: Any) -> None:
         """An object with its members was read from its source."""
+        if obj.is_attribute and obj.docstring is None and obj.lineno is not None:
+            _, marker, comment = obj.lines_collection[obj.filepath][obj.lineno - 1].partition("  # ")
+            if marker and not comment.startswith(("type:", "noqa")):
+                obj.docstring = griffe.Docstring(comment, parent=obj, lineno=obj.lineno)
         if obj.docstring is not None:
             text = FORMULA.sub(_mathml, obj.docstring.value)
             obj.docstring.value = EXAMPLE.sub("Examples:", ROLE.sub(r"\1", text))
