@@ -6,7 +6,7 @@ SAMPLE := --dropout 0.2 --learning-rate 2e-3 --epochs 5  # few words, each of wh
 FAST := tests/kernels tests/grucore tests/pytorch tests/support --ignore tests/grucore/convert
 THREADS := $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help examples imdb demo test test-fast test-gpu test-ptx fuzz sanitize bench check clean
+.PHONY: help examples imdb demo docs docs-serve test test-fast test-gpu test-ptx fuzz sanitize bench check clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -29,6 +29,12 @@ imdb: .venv/installed-imdb  ## train the IMDB example; DATA=sample (synthetic, n
 
 demo: .venv/installed-imdb  ## type a review, see what a model of real reviews makes of it; PORT=, CHECKPOINT=folder
 	$(BIN)/python examples/imdb/demo.py $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) --port $(or $(PORT),8000)
+
+docs: .venv/installed-docs  ## the documentation site, into build/site; a broken link or an unknown name fails
+	$(BIN)/mkdocs build --strict
+
+docs-serve: .venv/installed-docs  ## the documentation site on this machine, rebuilt after every change; PORT=
+	$(BIN)/mkdocs serve --dev-addr localhost:$(or $(PORT),8000)
 
 test: .venv/installed-test  ## all tests that need no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS) --dist worksteal
