@@ -30,10 +30,10 @@ imdb: .venv/installed-imdb  ## train the IMDB example; DATA=sample (synthetic, n
 demo: .venv/installed-imdb  ## type a review, see what a model of real reviews makes of it; PORT=, CHECKPOINT=folder
 	$(BIN)/python examples/imdb/demo.py $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) --port $(or $(PORT),8000)
 
-docs: .venv/installed-docs  ## the documentation site, into build/site; a broken link or an unknown name fails
+docs: .venv/installed-test  ## the documentation site, into build/site; a broken link or an unknown name fails
 	$(BIN)/mkdocs build --strict
 
-docs-serve: .venv/installed-docs  ## the documentation site on this machine, rebuilt after every change; PORT=
+docs-serve: .venv/installed-test  ## the documentation site on this machine, rebuilt after every change; PORT=
 	$(BIN)/mkdocs serve --dev-addr localhost:$(or $(PORT),8000)
 
 test: .venv/installed-test  ## all tests that need no GPU
