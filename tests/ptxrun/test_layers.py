@@ -1,4 +1,4 @@
-"""Layers executed without a GPU: a few here, by `pytest -m exhaustive`; every row of plans.json by `make test-ptx`."""
+"""Layers executed without a GPU: a few here; every row of plans.json by `make test-ptx`."""
 
 import json
 
@@ -6,11 +6,7 @@ import pytest
 from ptxrun import cases, faults
 from ptxrun.child import UNAVAILABLE, run
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.exhaustive,
-    pytest.mark.skipif(UNAVAILABLE is not None, reason=UNAVAILABLE or ""),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(UNAVAILABLE is not None, reason=UNAVAILABLE or "")]
 
 
 def test_layers_equal_nn_gru_and_planted_faults_are_caught(tmp_path):
