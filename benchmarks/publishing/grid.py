@@ -12,7 +12,7 @@ from typing import NamedTuple
 from benchmarks.measuring import ceilings, peak
 from benchmarks.measuring.cases import Case
 from benchmarks.measuring.environment import threads_in_words
-from benchmarks.publishing.tables import PACKED, PADDED, figure, geometric_mean, name, reached, shape, table
+from benchmarks.publishing.tables import PACKED, PADDED, TIMED, figure, geometric_mean, name, reached, shape, table
 from benchmarks.results import Cell, Row, Run, cells
 
 NN_GRU = "nn.GRU"  # the faster of packed and padded, where there are both
@@ -168,6 +168,11 @@ def summary(rows: list[Row]) -> list[str]:
     return made
 
 
+def has_cells(rows: Iterable[Row]) -> bool:
+    """Whether there are shapes to compare."""
+    return any(row.mode in TIMED for row in rows)
+
+
 def section(machine: Run, rows: list[Row], limits: Mapping[Run, Mapping[str, float]]) -> list[str]:
     """Makes a machine's tables, with its peak where that was measured."""
     anywhere = machine._replace(instruction_set="")  # a file of limits names no set: its rows do
@@ -175,6 +180,8 @@ def section(machine: Run, rows: list[Row], limits: Mapping[Run, Mapping[str, flo
     bound = peak.peak_of(known, machine.instruction_set)
     software = f"torch {machine.torch}, triton {machine.triton}"
     lines = ["", f"## {heading(machine)}, commit {machine.commit}"]
+    if not has_cells(rows):  # an epoch alone
+        return [*lines, "", f"{software}."]
     lines += ["", f"{software}. {explained(rows)} {LENGTHS}", "", *summary(rows)]
     lines += reached(known)
     if bound:

@@ -156,6 +156,8 @@ def cpu_summary(rows: list[Row]) -> str:
     """Makes the README's table of CPU speed, one for each run, or one for each machine where rows say their threads."""
     lines = []
     for machine, of_machine in grid.machines(rows).items():
+        if not grid.has_cells(of_machine):
+            continue
         lines += ["", f"On {grid.heading(machine)}, float32, torch {machine.torch}. {grid.explained(of_machine)}"]
         lines += ["", *grid.summary(of_machine)]
     for run in dict.fromkeys(row.run for row in rows if not row.cudnn and row.threads is None):
