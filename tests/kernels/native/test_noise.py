@@ -14,7 +14,7 @@ from grucore.kernels.regularised import Variant
 
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason=str(UNAVAILABLE))
 
-LIMITS = {torch.float64: 1e-12, torch.float32: 2e-6}  # 8e-16 and 5e-7 at worst
+LIMITS = {torch.float64: 1e-12, torch.float32: 2e-6}  # 7.4e-16 and 4.5e-7 at worst
 VARIANTS = {
     "dropout": Variant(recurrent_dropout=0.3, training=True),
     "zoneout": Variant(zoneout=0.4, training=True),
