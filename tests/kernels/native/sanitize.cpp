@@ -149,6 +149,9 @@ class Layer {
       if (turn % 5 != 2) call.b_ih = drawn(3 * H, 2), call.b_hh = drawn(3 * H, 2);
       if (turn % 7 != 3) call.dy = dy_.data() + d * H, call.dy_t = c.B * D_ * H, call.dy_b = D_ * H;
       if (turn % 7 != 4) call.dh_n = drawn(states * H, 2), call.dh_n_r = H;
+      if (turn % 5 == 3) call.keep = drawn(states * H, 2);
+      call.zoneout = turn % 4 == 2 ? 1 : turn % 8 == 5 ? 2 : 0;
+      call.zone_seed = turn, call.zone_threshold = int64_t{1} << 31, call.zone_keep = 0.5;
       has_dx_ = turn % 6 != 5;
       calls_.push_back(call);
     }
