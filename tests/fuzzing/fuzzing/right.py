@@ -44,7 +44,8 @@ def step(n: random.Random, layer: Layer) -> str:
     if layer.dtype == "torch.float64":  # of a small gradient only the sign would count
         kinds += ["Adam(gru.parameters(), 0.01)", "AdamW(gru.parameters(), 0.01)"]
     kind = n.choice(kinds)
-    return f"opt = torch.optim.{kind}; gru({x_for(n, layer, 3, 2)})[0].square().sum().backward(); opt.step(); opt.zero_grad()"
+    x = x_for(n, layer, 3, 2)
+    return f"opt = torch.optim.{kind}; gru({x})[0].square().sum().backward(); opt.step(); opt.zero_grad()"
 
 
 def copied(n: random.Random, layer: Layer) -> str:
