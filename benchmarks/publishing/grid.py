@@ -124,7 +124,10 @@ def timings(group: Group, compared: list[View], limit: float | None) -> list[str
         for p in providers:
             title = packed if p == PACKED else name(p)
             values = [ratio(each, view, p) for each in group.values()]
-            figures[f"{view.title}: {title} / grucore"] = (values, p != "products")  # which is no GRU to lose against
+            figures[f"{view.title}: {title} / grucore"] = (
+                values,
+                p != "products",
+            )  # which are not a GRU
         for title, (values, marks) in figures.items():
             if known := [value for value in values if value is not None]:
                 under = [geometric_mean(known), min(known)]
@@ -180,7 +183,7 @@ def section(machine: Run, rows: list[Row], limits: Mapping[Run, Mapping[str, flo
     bound = peak.peak_of(known, machine.instruction_set)
     software = f"torch {machine.torch}, triton {machine.triton}"
     lines = ["", f"## {heading(machine)}, commit {machine.commit}"]
-    if not has_cells(rows):  # an epoch alone
+    if not has_cells(rows):  # only an epoch
         return [*lines, "", f"{software}."]
     lines += ["", f"{software}. {explained(rows)} {LENGTHS}", "", *summary(rows)]
     lines += reached(known)

@@ -49,7 +49,7 @@ class Config:
     embedding_dropout: float | None = flag(None, "of single numbers that the GRU reads", float, most=1)
     word_dropout: float | None = flag(None, "of whole words", float, most=0.99)
     averaging: float | None = flag(None, "decay of the average over steps that is validated", float, most=1)
-    ngrams: int | None = flag(None, "n-grams that are known; 0 for the GRUs alone", int)
+    ngrams: int | None = flag(None, "n-grams that are known; 0: only GRUs", int)
     ngram_share: float | None = flag(None, "of the n-grams in the prediction", float, most=1)
     plain: int | None = flag(None, "so many GRUs, the first, are not told of n-grams", int)
     soft_weight: float | None = flag(None, "of what the teacher labelled, where n-grams are fitted", float, most=0.99)
@@ -89,7 +89,7 @@ def parse(description: str | None) -> tuple[argparse.Namespace, Config]:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--output", type=Path, help="the run's folder; default runs/imdb-PRESET-DATA-GRU-SEED")
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
-    parser.add_argument("--checkpoint-every", type=int, metavar="N", help="save every N steps, not each epoch alone")
+    parser.add_argument("--checkpoint-every", type=int, metavar="N", help="also save every N steps")
     parser.add_argument("--teacher", type=Path, metavar="RUN", help="of semi: a run of best; default: trains one")
     parser.add_argument("--describe", action="store_true", help="print what would be trained as JSON, and stop")
     settings = [field for field in dataclasses.fields(Config) if field.metadata]

@@ -89,7 +89,7 @@ def load(source: str, part: str) -> Reviews:
             "stanfordnlp/imdb", part, "stanfordnlp/imdb from the hub (--data sample needs no network)"
         )
     elif not folder.is_dir():
-        raise DataError(f"--data must be sample, hub or a folder, got {source!r}, which is no folder")
+        raise DataError(f"--data must be sample, hub or a folder, got {source!r}, which is not a folder")
     elif (file := folder / f"{part}.parquet").exists():
         reviews = _by_datasets("parquet", "train", f"{file}, a parquet file", data_files=str(file))
     elif (folder / part).is_dir() or (folder / "train" / "unsup").is_dir():

@@ -72,7 +72,7 @@ class Segments(nn.Module):
     Args:
         vocabulary_size: V.
         config: the run's.
-        evidence: numbers that the GRU reads beside each embedded word; 0 for words alone.
+        evidence: numbers that the GRU reads beside each embedded word; 0 for words only.
     """
 
     masked = True

@@ -36,7 +36,7 @@ def test_right_kernels_pass(case):
 
 
 def test_a_wrong_gradient_is_named(monkeypatch):
-    """W_hh's alone, a tenth too large."""
+    """Only that of W_hh, a tenth too large."""
     right = layer.gru_backward
 
     def wrong(*args):

@@ -380,7 +380,7 @@ def test_autocast(dtype):
 
 
 def test_autocast_leaves_what_it_leaves_of_linear_layers():
-    """float64 stays, and what is no floating-point number is refused, as without."""
+    """float64 stays, and integers are refused, as they are without autocast."""
     layer, x, cell = GRU(3, 4, dtype=torch.float64), torch.randn(5, 2, 3, dtype=torch.float64), GRUCell(3, 4).double()
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x)[0].dtype is layer.step(x[0])[0].dtype is cell(x[0]).dtype is nn.Linear(3, 4).double()(x).dtype

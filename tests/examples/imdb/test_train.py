@@ -208,7 +208,7 @@ def test_a_folder_of_other_files_is_refused(data, tmp_path):
 
 
 def test_missing_data_are_named_and_nothing_is_made(tmp_path):
-    with pytest.raises(DataError, match="which is no folder"):
+    with pytest.raises(DataError, match="which is not a folder"):
         imdb.train(tmp_path / "run", "--data", tmp_path / "nothing")
     assert not (tmp_path / "run").exists()
 
@@ -264,7 +264,7 @@ def test_errors_end_the_script_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "sys.argv", ["train.py", "--output", str(tmp_path / "run"), "--data", str(tmp_path / "nothing")]
     )
-    with pytest.raises(SystemExit, match=r"^error: --data must be .*, which is no folder$"):
+    with pytest.raises(SystemExit, match=r"^error: --data must be .*, which is not a folder$"):
         runpy.run_path(str(imdb.EXAMPLE / "train.py"), run_name="__main__")
 
 
