@@ -14,7 +14,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-NATIVE = Path("kernels/native")
+NATIVE = Path("grucore/kernels/native")  # by the link, so that a source distribution has one copy of each file
 SETS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma", "-mprefer-vector-width=512"],
@@ -35,17 +35,17 @@ class BuildNative(build_ext):
     """Compiles the kernels for each instruction set; ctypes loads the result."""
 
     def get_ext_filename(self, name):
-        """The path without the tag of a Python version, which the library does not depend on."""
+        """The path without a Python version's tag, since the library does not depend on one."""
         return os.path.join(*name.split(".")) + ".so"
 
     def build_extension(self, ext):
-        """Builds beside the target and renames, so that a process that has the old file mapped keeps it."""
+        """Builds next to the target and renames, so that a process that has mapped the old file keeps it."""
         if platform.machine() not in ("x86_64", "AMD64"):
-            raise CompileError(f"grucore goes without native kernels: they are for x86-64, not {platform.machine()}")
+            raise CompileError(f"grucore is built without native kernels: they need x86-64, not {platform.machine()}")
         folder, target = Path(self.build_temp), Path(self.get_ext_fullpath(ext.name))
         folder.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)  # of an earlier build: without a compiler there is none
+        target.unlink(missing_ok=True)  # of an earlier build, which must not survive if this one fails
         jobs = [(file, file, []) for file in ("library", "segments")]
         jobs += [
             (file, f"{file}-{s}", [f"-DINSTRUCTION_SET={s}", *SETS[s]])
@@ -65,14 +65,14 @@ class BuildNative(build_ext):
             subprocess.run([*cxx, "-shared", *objects, "-o", str(partial)], check=True)
             partial.replace(target)
         except (OSError, subprocess.CalledProcessError) as error:
-            raise CompileError(f"grucore goes without native kernels: {error}") from error
+            raise CompileError(f"grucore is built without native kernels: {error}") from error
 
 
 class Wheel(bdist_wheel):
-    """A wheel for any Python 3, of the platform where it holds the library."""
+    """A wheel for any Python 3, and for one platform if it contains the library."""
 
     def get_tag(self):
-        """The tag by what was built."""
+        """The tag, which depends on whether the library was built."""
         built = list(Path(self.bdist_dir).rglob("libgrucore.so"))
         return "py3", "none", super().get_tag()[2] if built else "any"
 

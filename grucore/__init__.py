@@ -1,8 +1,9 @@
-"""GRU layers for PyTorch: `from grucore import GRU` takes the place of `torch.nn.GRU`.
+"""GRU layers for PyTorch: `from grucore import GRU` replaces `torch.nn.GRU`.
 
-The docstring of `GRU.forward` shows lengths, masks, resets and gates. More that torch.nn.GRU refuses here or there:
+The docstring of `GRU.forward` shows lengths, masks and resets. Other things that torch.nn.GRU cannot do, or not on
+every device:
 
-Compiled whole; T and B stay free.
+Full-graph compilation with dynamic T and B.
 
     >>> import torch
     >>> from grucore import GRU
@@ -11,11 +12,11 @@ Compiled whole; T and B stay free.
     >>> torch.equal(compiled(x)[0], gru(x)[0])
     True
 
-What the output owes to each input, in eval mode.
+Gradients with respect to the input in eval mode.
 
     >>> saliency = torch.autograd.grad(gru.eval()(x)[0].sum(), x)[0].abs()
 
-A training step of a critic with gradient penalty (WGAN-GP): the loss holds a gradient, and is differentiated.
+Gradients of gradients: a training step of a critic with gradient penalty (WGAN-GP).
 
     >>> critic = GRU(3, 1)
     >>> optimizer = torch.optim.Adam(critic.parameters())
@@ -27,7 +28,7 @@ A training step of a critic with gradient penalty (WGAN-GP): the loss holds a gr
     >>> loss.backward()
     >>> optimizer.step()
 
-torch.func: an ensemble of three layers in one call, and the gradient for each sample.
+torch.func: an ensemble of three layers in one call, and per-sample gradients.
 
     >>> from torch.func import functional_call, grad, stack_module_state, vmap
     >>> weights, buffers = stack_module_state([GRU(3, 4) for _ in range(3)])
@@ -38,22 +39,22 @@ torch.func: an ensemble of three layers in one call, and the gradient for each s
     >>> gradients["weight_hh_l0"].shape
     torch.Size([2, 12, 4])
 
-Weights that are no plain parameters: read at every call, whatever stands there.
+Parametrised weights (weight norm, pruning, tying): they are read on every call.
 
     >>> gru = torch.nn.utils.parametrizations.weight_norm(gru, "weight_hh_l0")
     >>> y, h_n = gru(x)
 
-What torch.export, AOTInductor or torch.jit.trace has saved calls our operator by its name: `import grucore` where it is
-loaded.
+Programs saved by torch.export, AOTInductor or torch.jit.trace call a grucore operator: `import grucore` before loading
+them.
 
-To run elsewhere: `grucore.convert` for ONNX, Keras and Flax; `grucore.convert.restore_torch` for tools that take
-torch.nn's own layers, as quantisation does. With Opacus: `grucore.integrations.opacus`.
+`grucore.convert` converts to and from ONNX, Keras and Flax. For tools that only know torch.nn's own layers, such as
+quantisation, call `grucore.convert.restore_torch` first. For Opacus, import `grucore.integrations.opacus`.
 """
 
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 from grucore.cell import GRUCell
 from grucore.errors import InputError
@@ -66,7 +67,7 @@ __all__ = ["GRU", "GRUCell", "Gates", "InputError", "Trace", "gru", "gru_cell", 
 
 
 def __getattr__(name: str) -> Any:
-    """`grucore.convert`, imported when it is first used."""
+    """Imports `grucore.convert` when it is first used."""
     if name == "convert":
         return import_module("grucore.convert")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

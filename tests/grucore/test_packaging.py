@@ -1,14 +1,18 @@
-"""The package as it is installed: a wheel built from these sources, away from the checkout."""
+"""The installed package: distributions built from these sources, away from the checkout."""
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+
+import grucore
 
 pytestmark = pytest.mark.slow
 
@@ -26,12 +30,17 @@ def wheel(tmp_path_factory):
     return built(tmp_path_factory)
 
 
-def built(tmp_path_factory, **environment):
-    copy, target = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("wheel")
+def copy_sources(tmp_path_factory):
+    copy = tmp_path_factory.mktemp("sources")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
     copy_packages(copy)
-    quick = copy / "c++"  # nothing of what is built here runs for long
+    return copy
+
+
+def built(tmp_path_factory, copy=None, **environment):
+    copy, target = copy or copy_sources(tmp_path_factory), tmp_path_factory.mktemp("wheel")
+    quick = copy / "c++"  # compiles fast; nothing built here runs for long
     quick.write_text('#!/bin/sh\nexec c++ "$@" -O0\n')
     quick.chmod(0o755)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", target, copy]
@@ -55,9 +64,38 @@ def test_the_native_kernels_are_built_where_there_is_a_compiler(wheel):
     assert "grucore/kernels/native/libgrucore.so" in zipfile.ZipFile(wheel).namelist()
 
 
+def test_a_source_distribution_has_each_file_once_and_builds_the_same_wheel(wheel, tmp_path_factory):
+    copy, target = copy_sources(tmp_path_factory), tmp_path_factory.mktemp("sdist")
+    code = f"from setuptools.build_meta import build_sdist; build_sdist({str(target)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=copy, check=True, capture_output=True)
+    (archive,) = target.iterdir()
+    with tarfile.open(archive) as file:
+        file.extractall(target, filter="data")
+    (root,) = (path for path in target.iterdir() if path.is_dir())
+    assert root.name == f"grucore-{grucore.__version__}"
+    for path in (ROOT / "kernels" / "native").glob("*.[ch]*"):
+        assert [found.relative_to(root).as_posix() for found in root.rglob(path.name)] == [
+            f"grucore/kernels/native/{path.name}"
+        ]
+    again = built(tmp_path_factory, root)
+    assert again.name == wheel.name and set(zipfile.ZipFile(again).namelist()) == set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_the_version_is_the_same_everywhere():
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {grucore.__version__}\n" in citation
+    assert f"\n## [{grucore.__version__}] - " in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_pre_commit_runs_the_pinned_tools():
+    pins = dict(re.findall(r"^([\w-]+)==([\w.]+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    hooks = re.findall(r"\[([\w-]+)==([\w.]+)\]", (ROOT / ".pre-commit-config.yaml").read_text())
+    assert len(hooks) == 3 and not [hook for hook in hooks if pins[hook[0]] != hook[1]]
+
+
 @pytest.mark.parametrize("fails_at", [None, "backward.cpp", "-shared"])
 def test_without_a_compiler_it_installs_and_says_so(fails_at, tmp_path_factory, tmp_path):
-    """None at all, or one that fails half-way: no part of a library is installed."""
+    """Without a compiler, or with one that fails half-way, no part of a library is installed."""
     compiler = tmp_path_factory.mktemp("compiler") / "c++"
     if fails_at:
         compiler.write_text(f'#!/bin/sh\nfor last; do :; done\ncase "$*" in *{fails_at}*) exit 1;; esac\n: > "$last"\n')
@@ -75,7 +113,7 @@ print(grucore.GRU(3, 4).explain_backend(torch.ones(5, 2, 3)))
 
 
 def run_installed(target, code):
-    """Runs code where grucore is only what the wheel brought."""
+    """Runs code with grucore only from the wheel."""
     flags = ["-c", f"import sys; sys.path.insert(0, {str(target)!r})\n" + code]
     result = subprocess.run([sys.executable, "-I", *flags], cwd=target, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -101,7 +139,7 @@ print(x.grad.abs().sum() > 0, sys.modules.get("kernels"))
 
 
 def test_an_installation_is_only_read(wheel, tmp_path):
-    """Whoever runs it may not be allowed to write there."""
+    """The user may not be allowed to write there."""
     zipfile.ZipFile(wheel).extractall(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     for path in (tmp_path, *before):
@@ -120,7 +158,7 @@ print(layer.explain_backend(x).name)
 
 
 def test_runs_from_a_zip(wheel):
-    """As zipapp, pex and Spark bring packages: nothing is a file by itself."""
+    """Like zipapp, pex and Spark: the package has no files of its own."""
     code = """
 import grucore, torch
 layer, x = grucore.GRU(3, 4), torch.randn(5, 2, 3, requires_grad=True)
@@ -153,7 +191,7 @@ print(sorted(root for root in roots if root not in sys.stdlib_module_names and r
 
 
 def test_a_checkout_runs_uninstalled(tmp_path):
-    """As on a machine without a network: the folders as they are, with the checkout's root on the path."""
+    """On a machine without a network, the checkout's root on the path is enough."""
     copy_packages(tmp_path)
     (tmp_path / "tests").mkdir()
     code = """
