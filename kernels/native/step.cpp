@@ -3,6 +3,7 @@
 // runs in one order, whatever the tile.
 #include "gru.h"
 #include "products.h"
+#include "team.h"
 
 namespace {
 
@@ -82,9 +83,9 @@ ALWAYS_INLINE void gates(const GruCall& c, int64_t row, int64_t unit, const T* s
   if (c.h_n) store_first(static_cast<T*>(c.h_n) + row * c.h_n_r + unit, now, units);
 }
 
-// Units go in groups whose weights stay in the L1 cache for all rows of a block.
+// Blocks of as many units as a vector has lanes, in groups whose weights stay in the L1 cache for all rows of a block.
 template <typename T>
-void step(const GruCall& c) {
+void step(const GruCall& c, int64_t first_block, int64_t end_block) {
   constexpr int W = LANES<T>;
   constexpr int64_t ROWS = 24;
   const int64_t bytes = 3 * (c.I + c.H) * int64_t{sizeof(T)};  // of a unit's weights
@@ -92,7 +93,7 @@ void step(const GruCall& c) {
   T sums[ROWS][SUMS][W] = {};
   for (int64_t first = 0; first < c.B; first += ROWS) {
     const int64_t end = std::min(c.B, first + ROWS);
-    for (int64_t block = 0; block < c.H; block += W) {
+    for (int64_t block = first_block * W; block < std::min(c.H, end_block * W); block += W) {
       const int64_t units = std::min<int64_t>(W, c.H - block);
       for (int64_t u = 0; u < units; u += group)
         for (int64_t row = first; row < end;) {
@@ -114,9 +115,20 @@ void step(const GruCall& c) {
   }
 }
 
+// Divides the units, whose sums stay the same, among the threads that pay: some 100 us of work for each, or of reading.
+template <typename T>
+int64_t step(const GruCall& c) {
+  const int64_t blocks = (c.H + LANES<T> - 1) / LANES<T>;
+  const double weights = 3. * double(c.H) * double(c.I + c.H);
+  const double work = weights * std::max(2. * double(c.B), 4. * sizeof(T));
+  parallel(std::min({c.threads, blocks, 1 + int64_t(work / 1e7)}), [&](int64_t thread, int64_t threads) {
+    step<T>(c, blocks * thread / threads, blocks * (thread + 1) / threads);
+  });
+  return 0;
+}
+
 }  // namespace
 
 extern "C" int64_t EXPORTED(gru_step)(const GruCall* call) {
-  call->float64 ? step<double>(*call) : step<float>(*call);
-  return 0;
+  return call->float64 ? step<double>(*call) : step<float>(*call);
 }

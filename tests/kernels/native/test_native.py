@@ -32,6 +32,16 @@ def test_a_step_equals_nn_gru_cell(shape):
 
 
 @torch.no_grad()
+def each_number_of_threads():
+    before = torch.get_num_threads()
+    try:
+        for n in (1, 2, 5):
+            torch.set_num_threads(n)
+            yield n
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_row_is_the_same_in_any_batch_and_with_any_number_of_threads():
     """Bit for bit, whatever the others hold: a NaN stays in its row."""
     layer = GRU(40, 100, bidirectional=True, backend="native")
@@ -40,17 +50,24 @@ def test_a_row_is_the_same_in_any_batch_and_with_any_number_of_threads():
     for b in (0, 7, 32):
         y_b, h_b = layer(x[:, b : b + 1])
         assert torch.equal(y_b, y[:, b : b + 1]) and torch.equal(h_b, h_n[:, b : b + 1])
-    threads = torch.get_num_threads()
-    try:
-        for n in (1, 2, 5):
-            torch.set_num_threads(n)
-            assert torch.equal(layer(x)[0], y)
-    finally:
-        torch.set_num_threads(threads)
+    for n in each_number_of_threads():
+        assert torch.equal(layer(x)[0], y), n
     x[:, 5] = float("nan")
     poisoned = layer(x)[0]
     assert poisoned[:, 5].isnan().all()
     assert torch.equal(poisoned[:, :5], y[:, :5]) and torch.equal(poisoned[:, 6:], y[:, 6:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@torch.no_grad()
+def test_a_step_is_the_same_in_any_batch_and_with_any_number_of_threads(dtype):
+    """With some 5 million multiply-adds a row, so that each of the threads is used, and units that divide unevenly."""
+    layer = GRU(700, 531, dtype=dtype, backend="native")
+    x, h = torch.randn(9, 700, dtype=dtype), torch.randn(1, 9, 531, dtype=dtype)
+    y, _ = layer.step(x, h)
+    for n in each_number_of_threads():
+        assert torch.equal(layer.step(x, h)[0], y), n
+        assert torch.equal(layer.step(x[4:5], h[:, 4:5])[0], y[4:5]), n
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1e-4, 1, 1e2])
