@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 CODE = re.compile(r"^( *)(```+).*?^\1\2\s*$|`[^`\n]+`", re.DOTALL | re.MULTILINE)
-LINK = re.compile(r"(?<=\]\()[^)\s#]+(?=[)#])")
+LINK = re.compile(r"(?<=\]\()[^)\s#]+(?=[)#\s])")  # a title may follow
 INCLUDE = re.compile(r'^<!-- include (\S+) from "(.+)" to "(.*)" -->$', re.MULTILINE)
 LANGUAGES = {".py": "python", ".sh": "bash", ".toml": "toml", ".json": "json", ".h": "cpp", ".cpp": "cpp"}
 
@@ -81,7 +81,7 @@ def rendered(path: Path, at: str) -> tuple[str, set[Path]]:
                 continue  # MkDocs says so
             if not target.is_relative_to(DOCS):
                 outside.add(target)
-            text = re.sub(rf"(?<=\]\(){re.escape(link)}(?=[)#])", _relative(place(target), at), text)
+            text = re.sub(rf"(?<=\]\(){re.escape(link)}(?=[)#\s])", _relative(place(target), at), text)
         parts.append(text)
     return "".join(parts), outside
 

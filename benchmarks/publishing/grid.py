@@ -6,6 +6,7 @@ on all threads is what a user waits. A run with some providers or one number of 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -144,27 +145,28 @@ def _marked(value: float | None, marks: bool) -> str:
 
 def summary(rows: list[Row]) -> list[str]:
     """Makes the table of geometric means and minima by kind, and says where grucore loses most."""
-    compared, lines = views(rows), []
+    compared, lines, others = views(rows), [], []
     worst: tuple[float, str] | None = None
     for title, group in groups(rows).items():
-        for other in AGAINST:
-            line, count = [title, name(other)], 0
-            for view in compared:
-                found = {case: r for case, each in group.items() if (r := ratio(each, view, other))}
-                count = max(count, len(found))
-                values = list(found.values())
-                line += [_marked(v, True) for v in (geometric_mean(values), min(values))] if found else ["-", "-"]
-                for case, value in found.items():
-                    where = f"{title}, {in_words(case)}, against {name(other)} by {view.title}"
-                    worst = min(worst or (value, where), (value, where))
-            if count:
-                lines.append([*line, str(count)])
+        line = {}
+        for view, other in itertools.product(compared, AGAINST):
+            found = {case: r for case, each in group.items() if (r := ratio(each, view, other))}
+            if not found:
+                continue
+            mean, least = (_marked(of(list(found.values())), True) for of in (geometric_mean, min))
+            line[view, other] = f"{mean} ({least})"
+            for case, value in found.items():
+                where = f"{title}, {in_words(case)}, compared with {name(other)} by {view.title}"
+                worst = min(worst or (value, where), (value, where))
+        if line:
+            lines.append((title, line, len(group)))
+            others += [key for key in line if key not in others]
     if not lines:
         return ["No case has both a time of grucore and one of another."]
-    header = ["", "other"]
-    for view in compared:
-        header += [f"{view.title}: geometric mean", f"{view.title}: minimum"]
-    made = table([*header, "shapes"], lines, [row for row in rows if row.mode in ("inference", "training", "step")])
+    columns = sorted(others, key=lambda key: (compared.index(key[0]), AGAINST.index(key[1])))
+    header = ["geometric mean (minimum)", "shapes", *(f"{view.title}: {name(other)}" for view, other in columns)]
+    body = [[title, str(count), *(line.get(key, "-") for key in columns)] for title, line, count in lines]
+    made = table(header, body, [row for row in rows if row.mode in ("inference", "training", "step")])
     if worst:
         says = "Where grucore loses most" if worst[0] < 1 else "grucore loses nowhere; where it is closest"
         made += ["", f"{says}: {worst[1]}, {figure(worst[0])}."]

@@ -1,25 +1,21 @@
-"""Writes `benchmarks/RESULTS.md`, its plots and the README's tables from committed raw results.
+"""Writes `benchmarks/RESULTS.md`, its plots and the blocks of other pages from committed raw results.
 
     python -m benchmarks.publishing.report                  of benchmarks/results
     python -m benchmarks.publishing.report DIR [DIR ...]    of others: DIR/RESULTS.md and its plots, or --output PAGE
 
 No figure is typed by hand. A folder holds what `benchmarks.measuring.run`, `.imdb_epoch` and, under `ceilings/` and
-`accuracy/`, `.ceilings` and `.accuracy` wrote. In the README a table stands between
-`<!-- NAME -->` and `<!-- /NAME -->`.
+`accuracy/`, `.ceilings` and `.accuracy` wrote. Figures in other pages are in blocks: see `blocks.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import re
-import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.measuring import ceilings
-from benchmarks.publishing import accuracy, grid, plots
+from benchmarks.publishing import accuracy, blocks, grid, plots
 from benchmarks.publishing.tables import (
     LENGTHS,
     PACKED,
@@ -152,63 +148,6 @@ def report(
     return "\n".join(lines) + "\n"
 
 
-def cpu_summary(rows: list[Row]) -> str:
-    """Makes the README's table of CPU speed, one for each run, or one for each machine where rows say their threads."""
-    lines = []
-    for machine, of_machine in grid.machines(rows).items():
-        if not grid.has_cells(of_machine):
-            continue
-        lines += ["", f"On {grid.heading(machine)}, float32, torch {machine.torch}. {grid.explained(of_machine)}"]
-        lines += ["", *grid.summary(of_machine)]
-    for run in dict.fromkeys(row.run for row in rows if not row.cudnn and row.threads is None):
-        if made := summary(cells(row for row in rows if row.run == run)):
-            lines += ["", f"On {run.device}, float32, torch {run.torch}:", "", *made]
-    return "\n".join(lines[1:])
-
-
-def imdb_summary(folder: Path) -> str:
-    """Makes the README's table of IMDB runs, from the example's results."""
-    lines = []
-    for file in sorted(folder.glob("*.json")):
-        run = json.loads(file.read_text())
-        summary = run.get("summary", run)  # the two stood side by side before a summary held all
-        layer = {"grucore": "grucore.GRU", "torch": "torch.nn.GRU"}[run["config"]["gru"]]
-        of_each = summary.get("test_accuracy_of_each_gru")
-        best = sorted(set(summary["best_epoch"])) if of_each else [summary["best_epoch"]]
-        line = [run["config"]["preset"], layer, f"{summary['test_accuracy']:.4f}"]
-        line.append(f"{' or '.join(map(str, best))} of {summary['epochs']}")
-        alone = [statistics.mean(of_each), statistics.stdev(of_each)] if of_each else []
-        line.append("{:.4f} ± {:.4f}, {} seeds".format(*alone, len(of_each)) if of_each else "-")
-        each = [summary.get(f"test_accuracy_{part}") for part in ("gru", "ngrams")]
-        line += ["-" if accuracy is None else f"{accuracy:.4f}" for accuracy in each]
-        gain = [summary.get(f"test_gain_{name}") for name in ("over_ngrams", "standard_error")]
-        line.append("-" if gain[0] is None else f"{100 * gain[0]:+.2f} ± {100 * gain[1]:.2f}")
-        line.append(f"{summary['device']}, {summary['threads']} threads" if "threads" in summary else summary["device"])
-        lines.append([*line, summary["commit"], f"[{file.name}](examples/imdb/results/{file.name})"])
-    titles = ["preset", "layer", "test accuracy", "from epoch", "a GRU by itself", "mean of GRUs", "n-grams"]
-    titles += ["points that GRUs add to n-grams", "on", "commit", "file"]
-    return "\n".join(table(titles, lines))
-
-
-def with_block(page: str, name: str, block: str) -> str:
-    """Returns the page with the text between a name's two marks replaced.
-
-    Raises:
-        ValueError: the page has no such marks.
-    """
-    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-    if not pattern.search(page):
-        raise ValueError(f"the page must hold <!-- {name} --> and <!-- /{name} -->")
-    return pattern.sub(lambda marks: f"{marks[1]}{block}\n{marks[2]}", page)
-
-
-def readme(page: str, rows: list[Row], errors: Sequence[accuracy.Row]) -> str:
-    """Returns the README with its tables made again."""
-    page = with_block(page, "cpu-speed", cpu_summary(rows))
-    page = with_block(page, "accuracy", accuracy.summary(errors))
-    return with_block(page, "imdb-results", imdb_summary(ROOT / "examples" / "imdb" / "results"))
-
-
 def main() -> None:
     """Writes the pages and their pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -227,7 +166,7 @@ def main() -> None:
     pictures = [str(path.relative_to(page.parent)) for path in plots.save(cells(rows), limits, folder)]
     pages = {page: report(rows, limits, pictures, errors)}
     if not (options.folders or options.output):
-        pages[ROOT / "README.md"] = readme((ROOT / "README.md").read_text(), rows, errors)
+        pages |= blocks.pages(ROOT, rows, errors)
     for path, text in pages.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

@@ -13,8 +13,8 @@ from benchmarks.measuring import ceilings, compare, imdb_epoch, peak, run, timin
 from benchmarks.measuring.cases import Case
 from benchmarks.measuring.grid import IMDB, SHAPES, grid
 from benchmarks.providers import PROVIDERS
+from benchmarks.publishing import blocks, report
 from benchmarks.publishing import grid as tables
-from benchmarks.publishing import report
 from benchmarks.results import Row, Run
 
 CASE = Case(4, 3, 5, 6)
@@ -185,9 +185,10 @@ def test_tables_compare_by_cpu_on_one_thread_and_by_wall_on_all():
     assert "| 8 x 3, 5 -> 6 | 1 | 100 | **0.5** | - | - | - |" in page
     assert "| geometric mean |  | 70.7 | 1 | 0.5 |  | 3 |" in page
     assert "| minimum |  | 50 | **0.5** | 0.5 |  | 3 |" in page
-    readme = report.cpu_summary(rows)
-    assert "| inference | nn.GRU | 1 | **0.5** | 3 | 3 | 2 |" in readme
-    assert "Where grucore loses most: inference, 8 x 3, 5 -> 6, against nn.GRU by CPU, 0.5." in readme
+    readme = blocks.cpu_speed(rows)
+    assert "| geometric mean (minimum) | shapes | CPU: nn.GRU | wall: nn.GRU |" in readme
+    assert "| inference | 2 | 1 (**0.5**) | 3 (3) |" in readme
+    assert "Where grucore loses most: inference, 8 x 3, 5 -> 6, compared with nn.GRU by CPU, 0.5." in readme
 
 
 def test_lengths_are_compared_with_the_faster_nn_gru_of_each_clock():
@@ -195,7 +196,7 @@ def test_lengths_are_compared_with_the_faster_nn_gru_of_each_clock():
     rows = [row(p, wall, cpu, case=case) for p, wall, cpu in (("grucore-auto", 1.0, 1.0), ("torch", 2.0, 4.0))]
     rows.append(row("torch-padded", 3.0, 3.0, case=case))
     summary = "\n".join(tables.summary(rows))
-    assert "| inference, rows of different lengths | nn.GRU | 3 | 3 | 2 | 2 | 1 |" in summary
+    assert "| inference, rows of different lengths | 1 | 3 (3) | 2 (2) |" in summary
     assert "grucore loses nowhere; where it is closest: " in summary
     page = report.report(rows, {}, [])
     assert "| 4 x 3, 5 -> 6, IMDB's | 1 | 4 | 3 | 1 | 2 | 3 |" in page and "% of peak" not in page
@@ -211,7 +212,7 @@ def test_lengths_are_compared_with_the_faster_nn_gru_of_each_clock():
     ],
 )
 def test_a_run_with_only_some_is_published(rows):
-    assert "## cpu, native kernels" in report.report(rows, {}, []) and "On cpu, " in report.cpu_summary(rows)
+    assert "## cpu, native kernels" in report.report(rows, {}, []) and blocks.cpu_speed(rows).startswith("cpu, ")
 
 
 def test_what_a_process_of_its_own_shows_is_shown_on_all_threads():
@@ -240,4 +241,4 @@ def test_what_has_no_shapes_makes_no_empty_table():
     rows = [row("torch", 3.0, None, mode="first"), row("grucore-auto", 3.0, mode="epoch")]
     page = report.report(rows, {}, [])
     assert "## cpu, native kernels" in page and "An epoch" in page and "No case" not in page
-    assert report.cpu_summary(rows) == ""
+    assert blocks.cpu_speed(rows) == ""

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import results
 from benchmarks.measuring import ceilings
-from benchmarks.publishing import accuracy, plots, report
+from benchmarks.publishing import accuracy, blocks, plots, report
 
 RESULTS = report.RESULTS
 
@@ -15,8 +15,8 @@ RESULTS = report.RESULTS
 def test_pages_are_what_the_report_writes(tmp_path):
     rows, limits = results.read([RESULTS]), ceilings.read(RESULTS / "ceilings")
     errors = accuracy.read(RESULTS / "accuracy")
-    page = (report.ROOT / "README.md").read_text()
-    assert report.readme(page, rows, errors) == page
+    for path, text in blocks.pages(report.ROOT, rows, errors).items():
+        assert path.read_text() == text
     page = report.ROOT / "benchmarks" / "RESULTS.md"
     pictures = [f"plots/{path.name}" for path in plots.save(results.cells(rows), limits, tmp_path)]
     assert page.read_text() == report.report(rows, limits, pictures, errors)
@@ -29,13 +29,6 @@ def test_other_columns_are_refused(tmp_path):
         results.read([tmp_path])
     with pytest.raises(ValueError, match=r"holds no \.csv file"):
         results.read([tmp_path / "nothing"])
-
-
-def test_readme_example_runs():
-    code = (report.ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    names = {}
-    exec(code, names)
-    assert names["y"].shape == (50, 8, 512) and names["h_n"].shape == (4, 8, 256)
 
 
 PAGES = ["README.md", "CONTRIBUTING.md", "examples/imdb/README.md", "benchmarks/README.md", "benchmarks/RESULTS.md"]

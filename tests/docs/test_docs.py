@@ -57,6 +57,13 @@ def test_links_lead_somewhere(page):
         assert not missing
 
 
+def test_each_claim_of_the_comparison_names_its_test():
+    text = (DOCS / "comparison.md").read_text()
+    cells = re.findall(r'\]\(\.\./(tests/[^\s)]+)(?: "(\w+)")?\)', text)
+    assert len(cells) > 40
+    assert not [(file, name) for file, name in cells if f"def {name}(" not in (ROOT / file).read_text()]
+
+
 def public_names():
     names = [f"grucore.{name}" for name in grucore.__all__]
     names += [f"grucore.convert.{name}" for name in grucore.convert.__all__]

@@ -1,0 +1,121 @@
+"""The figures in pages that people write: each block is between `<!-- NAME -->` and `<!-- /NAME -->`."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.publishing import accuracy, grid
+from benchmarks.publishing.tables import figure, geometric_mean, shape, table
+from benchmarks.results import Row, cells
+
+IMDB_RESULTS = Path("examples", "imdb", "results")
+COMPARISON = Path("docs", "comparison.md")
+
+
+def pages(root: Path, rows: list[Row], errors: Sequence[accuracy.Row]) -> dict[Path, str]:
+    """Returns every page that has blocks, by its path, with its blocks made again."""
+    runs = [json.loads(file.read_text()) | {"file": file.name} for file in sorted((root / IMDB_RESULTS).glob("*.json"))]
+    blocks = {
+        "README.md": {"reasons": reasons(rows, root), "cpu-speed": cpu_speed(rows), "imdb": imdb(runs)},
+        "docs/numerics.md": {"accuracy": accuracy.summary(errors)},
+        "examples/imdb/README.md": {"imdb-results": imdb_results(runs)},
+    }
+    return {root / page: _with_blocks((root / page).read_text(), made) for page, made in blocks.items()}
+
+
+def reasons(rows: list[Row], root: Path) -> str:
+    """Makes the README's reasons to use the library, a figure in each."""
+    groups = grid.groups(rows)
+    view = grid.views(rows)[0]
+    inference, training, lengths = (
+        _mean(groups[kind], view) for kind in ("inference", "training", "training, rows of different lengths")
+    )
+    memory = next(cell for cell in cells(rows) if cell.mode == "memory")
+    ours, theirs = (memory.value(provider, "peak_mib") for provider in ("grucore-auto", "torch"))
+    claims = len(re.findall(r"^\| [^|]+ \| [^|]*\]\(\.\./tests", (root / COMPARISON).read_text(), re.MULTILINE))
+    return f"""\
+- **Faster on CPUs.** `nn.GRU` takes {inference} times as long for inference and {training} times as long for training.
+- **Variable lengths without packing.** `lengths=`, `mask=` and `reset=` work on a padded batch in any order. Training
+  on such batches takes `nn.GRU` {lengths} times as long.
+- **Less memory.** A training step on {shape(memory.case)} peaks at {figure(ours)} MiB instead of {figure(theirs)}: most
+  gates are computed again instead of saved.
+- **What `nn.GRU` refuses.** Gradients of gradients, `torch.func`, full-graph compilation, export with free sizes,
+  recurrent dropout, zoneout and more: {claims} claims, [each linked to its test]({COMPARISON})."""
+
+
+def _mean(group: grid.Group, view: grid.View) -> str:
+    found = (grid.ratio(each, view, grid.NN_GRU) for each in group.values())
+    return f"{geometric_mean([ratio for ratio in found if ratio]):.1f}"
+
+
+def cpu_speed(rows: list[Row]) -> str:
+    """Makes the README's table of CPU speed, one per machine."""
+    lines = []
+    for machine, of_machine in grid.machines(rows).items():
+        if grid.has_cells(of_machine):
+            lines += ["", f"{grid.heading(machine)}, float32, torch {machine.torch}. {grid.explained(of_machine)}"]
+            lines += ["", *grid.summary(of_machine)]
+    return "\n".join(lines[1:])
+
+
+def imdb(runs: list[dict[str, Any]]) -> str:
+    """Makes the README's table of IMDB runs: the test accuracy of each."""
+    lines = [[_preset(run), _layer(run), f"{_summary(run)['test_accuracy']:.4f}"] for run in runs]
+    return "\n".join(table(["preset", "layer", "test accuracy"], lines))
+
+
+def imdb_results(runs: list[dict[str, Any]]) -> str:
+    """Makes the example's table of IMDB runs, with what each part contributes."""
+    lines = []
+    for run in runs:
+        summary = _summary(run)
+        of_each = summary.get("test_accuracy_of_each_gru")
+        best = sorted(set(summary["best_epoch"])) if of_each else [summary["best_epoch"]]
+        line = [_preset(run), _layer(run), f"{summary['test_accuracy']:.4f}"]
+        line.append(f"{' or '.join(map(str, best))} of {summary['epochs']}")
+        single = [statistics.mean(of_each), statistics.stdev(of_each)] if of_each else []
+        line.append("{:.4f} ± {:.4f}, {} seeds".format(*single, len(of_each)) if of_each else "-")
+        each = [summary.get(f"test_accuracy_{part}") for part in ("gru", "ngrams")]
+        line += ["-" if accuracy is None else f"{accuracy:.4f}" for accuracy in each]
+        gain = [summary.get(f"test_gain_{name}") for name in ("over_ngrams", "standard_error")]
+        line.append("-" if gain[0] is None else f"{100 * gain[0]:+.2f} ± {100 * gain[1]:.2f}")
+        line.append(f"{summary['device']}, {summary['threads']} threads" if "threads" in summary else summary["device"])
+        lines.append([*line, summary["commit"], f"[{run['file']}](results/{run['file']})"])
+    titles = ["preset", "layer", "test accuracy", "from epoch", "one GRU", "mean of GRUs", "n-grams"]
+    titles += ["points that GRUs add to n-grams", "on", "commit", "file"]
+    return "\n".join(table(titles, lines))
+
+
+def _summary(run: dict[str, Any]) -> dict[str, Any]:
+    return run.get("summary", run)  # older files have the configuration next to the summary
+
+
+def _preset(run: dict[str, Any]) -> str:
+    return run["config"]["preset"]
+
+
+def _layer(run: dict[str, Any]) -> str:
+    return {"grucore": "grucore.GRU", "torch": "torch.nn.GRU"}[run["config"]["gru"]]
+
+
+def _with_blocks(page: str, blocks: dict[str, str]) -> str:
+    for name, text in blocks.items():
+        page = with_block(page, name, text)
+    return page
+
+
+def with_block(page: str, name: str, text: str) -> str:
+    """Returns the page with the text between a name's two marks replaced.
+
+    Raises:
+        ValueError: the page has no such marks.
+    """
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    if not pattern.search(page):
+        raise ValueError(f"the page must hold <!-- {name} --> and <!-- /{name} -->")
+    return pattern.sub(lambda marks: f"{marks[1]}{text}\n{marks[2]}", page)
