@@ -1,8 +1,8 @@
-# Every target makes .venv and installs what it needs; nothing has to be installed before but Python 3.10 or newer.
+# Every target makes .venv and installs what it needs; only Python 3.10 or newer must be installed before.
 PYTHON ?= python3
 DATA ?= sample
 BIN := .venv/bin
-SAMPLE := --dropout 0.2 --learning-rate 2e-3 --epochs 5  # few words, each of which counts: less dropout than for 46,000
+SAMPLE := --dropout 0.2 --learning-rate 2e-3 --epochs 5  # small vocabulary, so less dropout
 FAST := tests/kernels tests/grucore tests/pytorch tests/support --ignore tests/grucore/convert
 THREADS := $(shell nproc 2>/dev/null || echo 2)
 
@@ -17,7 +17,7 @@ help:  ## this list
 	touch $@
 
 examples: OUT := runs/forecast-$(shell date +%Y%m%d-%H%M%S).png
-examples: .venv/installed-examples  ## the three examples of one file each, a minute or two each; OUT=a new file for the forecast
+examples: .venv/installed-examples  ## the three one-file examples, a minute or two each; OUT=new file for the forecast
 	mkdir -p runs
 	$(BIN)/python examples/policy.py
 	$(BIN)/python examples/forecasting.py --output $(OUT)
@@ -27,19 +27,19 @@ imdb: .venv/installed-imdb  ## train the IMDB example; DATA=sample (synthetic, n
 	$(BIN)/python examples/imdb/train.py --preset book-masked --data $(DATA) \
 		$(if $(filter sample,$(DATA)),$(SAMPLE)) --output runs/imdb-$(if $(filter sample hub,$(DATA)),$(DATA),folder)
 
-demo: .venv/installed-imdb  ## type a review, see what a model of real reviews makes of it; PORT=, CHECKPOINT=folder
+demo: .venv/installed-imdb  ## type a review and see a model's prediction explained; PORT=, CHECKPOINT=folder
 	$(BIN)/python examples/imdb/demo.py $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) --port $(or $(PORT),8000)
 
-docs: .venv/installed-test  ## the documentation site, into build/site; a broken link or an unknown name fails
+docs: .venv/installed-test  ## build the documentation site into build/site; a broken link or an unknown name fails
 	$(BIN)/mkdocs build --strict
 
-docs-serve: .venv/installed-test  ## the documentation site on this machine, rebuilt after every change; PORT=
+docs-serve: .venv/installed-test  ## serve the documentation site here, rebuilt after every change; PORT=
 	$(BIN)/mkdocs serve --dev-addr localhost:$(or $(PORT),8000)
 
 test: .venv/installed-test  ## all tests that need no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS) --dist worksteal
 
-test-fast: .venv/installed-test  ## the library's quick tests, half a minute in all: while you work
+test-fast: .venv/installed-test  ## the library's quick tests, half a minute: run it while you work
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS) --dist worksteal -m "not slow" $(FAST)
 
 test-gpu: .venv/installed-test  ## the tests that need a GPU; fails without one
@@ -52,7 +52,7 @@ fuzz: .venv/installed-test  ## random calls against torch.nn.GRU, random files, 
 sanitize: .venv/installed-test  ## the native kernels under sanitizers and valgrind: some minutes
 	$(BIN)/python tests/kernels/native/sanitize.py
 
-test-ptx: .venv/installed-test  ## execute every plan's PTX without a GPU, hours: what is done is not done again; ARGS="layers --only bf16"
+test-ptx: .venv/installed-test  ## execute every plan's PTX without a GPU, hours; resumes where it stopped; ARGS="layers --only bf16"
 	PYTHONPATH=.:tests/support:tests/ptxrun OMP_NUM_THREADS=1 $(BIN)/python -m ptxrun --jobs $(THREADS) $(ARGS)
 
 bench: OUT := runs/bench-$(shell date +%Y%m%d-%H%M%S)
@@ -69,5 +69,5 @@ check: .venv/installed-test  ## ruff, clang-format, type check, doctests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --doctest-modules grucore
 
-clean:  ## remove .venv and what tools left behind (runs/ stays)
+clean:  ## remove .venv and the files of tools (runs/ stays)
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,1 +1,1 @@
-"""GRU implementations side by side; README.md in this folder says how a figure is made."""
+"""Compares GRU implementations; README.md in this folder describes how a figure is made."""

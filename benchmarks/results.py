@@ -1,6 +1,6 @@
 """The schema of results: a measurement is a `Row` of a CSV file, and the rows of one case in one run make a `Cell`.
 
-Whatever measures writes rows with `new_file`; whatever publishes them begins with `read` and `cells`.
+Measuring writes rows with `new_file`; publishing starts with `read` and `cells`.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from benchmarks.measuring.cases import Case
 
 
 class Run(NamedTuple):
-    """What rows share that may stand in one table: a machine, its software, and the commit."""
+    """The properties that all rows of one table share: a machine, its software, and the commit."""
 
     device: str
     torch: str
     triton: str
     cudnn: str
     commit: str
-    instruction_set: str = ""  # of the native library; older files do not say it
+    instruction_set: str = ""  # of the native library; "" in older files
 
     @property
     def machine(self) -> Run:
-        """The run but for its number of threads."""
+        """The run without its number of threads."""
         return self._replace(device=re.sub(r", \d+ threads?$", "", self.device))
 
 
 @dataclass
 class Row:
-    """One provider's figures in one mode on one case; None and "" where there is none."""
+    """One provider's figures in one mode on one case; None or "" if there are none."""
 
-    # what was measured
+    # the case
     provider: str
     mode: str  # "inference", "training", "step" (one step of all layers), "first", "memory" or "epoch"
     T: int | None = None
@@ -50,7 +50,7 @@ class Row:
     dtype: str = ""
     precision: str = ""
     data: str = "random"  # of an epoch: "sample" (synthetic reviews) or "IMDB"
-    # what came out
+    # the results
     ms_p50: float | None = None
     ms_p20: float | None = None
     ms_p80: float | None = None
@@ -61,7 +61,7 @@ class Row:
     us_per_step: float | None = None
     peak_mib: float | None = None
     error_rms: float | None = None
-    # under what
+    # the conditions
     device: str = ""
     torch: str = ""
     triton: str = ""
@@ -70,7 +70,7 @@ class Row:
     threads: int | None = None  # of a CPU
     instruction_set: str = ""  # of grucore's native library
     date: str = ""
-    note: str = ""  # why there is no figure; of an epoch, its preset
+    note: str = ""  # why there is no figure; for an epoch, its preset
 
     @property
     def case(self) -> Case:
@@ -79,7 +79,7 @@ class Row:
 
     @property
     def run(self) -> Run:
-        """The run that it belongs to."""
+        """The run that the row belongs to."""
         return Run(*(getattr(self, name) for name in Run._fields))
 
 
@@ -92,7 +92,7 @@ FROM_TEXT |= {"int | None": int, "float | None": float}
 
 
 class Cell(NamedTuple):
-    """One case in one mode in one run, with a row for each provider."""
+    """One case in one mode in one run, with one row per provider."""
 
     run: Run
     mode: str
@@ -101,26 +101,26 @@ class Cell(NamedTuple):
     rows: dict[str, Row]
 
     def value(self, provider: str, column: str = "ms_p50") -> float | None:
-        """Returns a provider's figure, None where it has none."""
+        """Returns a provider's figure, or None."""
         return getattr(self.rows.get(provider), column, None)
 
     @property
     def ours(self) -> str:
-        """The provider that is ours."""
+        """Our own provider."""
         names = ("grucore-triton", "grucore-auto", "grucore-eager")
         return next((name for name in names if self.value(name)), "grucore-eager")
 
     @property
     def baseline(self) -> str:
-        """The faster way to run nn.GRU, of those that have a time."""
+        """The faster of the timed ways to run nn.GRU."""
         return self.baseline_by("ms_p50")
 
     def baseline_by(self, column: str) -> str:
-        """The faster way to run nn.GRU by one column, of those that have a figure there."""
+        """The faster way to run nn.GRU by one column, among those with a figure there."""
         return min(("torch", "torch-padded"), key=lambda name: self.value(name, column) or float("inf"))
 
     def ratio(self, provider: str, column: str = "ms_p50") -> float | None:
-        """Returns how many times as fast as a provider we are: its time divided by ours."""
+        """Returns our speed-up over a provider: its time divided by ours."""
         theirs, ours = self.value(provider, column), self.value(self.ours, column)
         return theirs / ours if theirs and ours else None
 
@@ -135,7 +135,7 @@ def read(folders: Iterable[Path]) -> list[Row]:
     for folder in folders:
         files = sorted(folder.glob("*.csv"))
         if not files:
-            raise ValueError(f"{folder} holds no .csv file: expected what `python -m benchmarks.measuring.run` writes")
+            raise ValueError(f"{folder} holds no .csv file written by `python -m benchmarks.measuring.run`")
         for file in files:
             with file.open(newline="") as stream:
                 reader = csv.DictReader(stream)
@@ -158,7 +158,7 @@ def _row(texts: Mapping[str, str]) -> Row:
 
 @contextmanager
 def new_file(target: Path, columns: Iterable[str] = COLUMNS) -> Iterator[Callable[[Row | Mapping[str, Any]], None]]:
-    """Opens a new CSV file, and gives the function that writes a row to it at once: it stays when the rest fails."""
+    """Opens a new CSV file and yields a function that writes a row at once, so that rows survive a later failure."""
     if target.exists():
         raise SystemExit(f"error: {target} exists: results are never overwritten; give another --out or move it away")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def new_file(target: Path, columns: Iterable[str] = COLUMNS) -> Iterator[Callabl
 
 
 def cells(rows: Iterable[Row]) -> list[Cell]:
-    """Gathers the rows of layers into cells, in their order."""
+    """Gathers the rows of layers into cells, in order."""
     found: dict[tuple, Cell] = {}
     for row in rows:
         if row.mode != "epoch":

@@ -1,4 +1,4 @@
-"""Makes a site of pages that refer to the rest of the repository; mkdocs.yml names this file.
+"""MkDocs hooks for a site whose pages refer to other files of the repository.
 
 Tables and lists live once. A page includes one, from the first line that begins with one text up to the first line
 after it that begins with another (to the end of the file, if that is empty):
@@ -58,7 +58,7 @@ def _between(source: Path, first: str, last: str) -> str:
 
 
 def place(path: Path) -> str:
-    """Where a file of the repository is on the site."""
+    """The path of a repository's file on the site."""
     if path.is_relative_to(DOCS):
         return path.relative_to(DOCS).as_posix()
     name = path.relative_to(ROOT).as_posix().replace("/.", "/").lstrip(".")  # MkDocs leaves out what begins with a dot

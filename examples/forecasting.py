@@ -1,8 +1,8 @@
-"""Forecasts of a year of weekly measurements, with intervals, from histories with gaps.
+"""Forecasts a year of weekly measurements, with intervals, from histories with gaps.
 
-The carbon dioxide in the air over Mauna Loa, 1958 to 2001, comes with statsmodels. 59 weeks are missing; each history
-begins one to three years ago, and loses up to half of its weeks again. `mask=` says which steps are there: padding on
-the left and gaps alike. What the input holds at the others, here NaN, reaches neither results nor gradients.
+The data, carbon dioxide in the air over Mauna Loa from 1958 to 2001, comes with statsmodels. 59 weeks are missing; each
+history begins one to three years earlier and randomly loses up to half of its weeks. `mask=` marks the steps that
+exist, which covers left padding as well as gaps. The other inputs, here NaN, affect neither results nor gradients.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SPLIT = int((DATA.index.year < 1994).sum())
 
 
 class Forecaster(nn.Module):
-    """A GRU that reads a history, and the quantiles of what follows."""
+    """A GRU that reads a history and predicts quantiles of the year that follows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Forecaster(nn.Module):
 
 
 def histories(ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What is known before each of B weeks: x (T, B, 3), which steps are there (T, B), the last measurement (B,)."""
+    """The history of each of B weeks: x (T, B, 3), which steps exist (T, B), the last measurement (B,)."""
     weeks = ends + torch.arange(-PAST, 0)[:, None]
     values, phase = VALUES[weeks.clamp(0)], PHASE[weeks.clamp(0)]
     begins = (ends - torch.randint(YEAR, PAST + 1, ends.shape)).clamp(0)
@@ -52,12 +52,12 @@ def histories(ends: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def following(ends: Tensor) -> Tensor:
-    """What was measured in the year from each week on: (B, YEAR)."""
+    """The measurements in the year from each week on: (B, YEAR)."""
     return VALUES[ends[:, None] + torch.arange(YEAR)]
 
 
 def pinball(quantiles: Tensor, truth: Tensor) -> Tensor:
-    """The loss that is least at the quantiles (Koenker & Bassett 1978), over the weeks that were measured."""
+    """The loss that quantiles minimise (Koenker & Bassett 1978), over the measured weeks."""
     error = truth.unsqueeze(-1) - quantiles
     return torch.maximum(QUANTILES * error, (QUANTILES - 1) * error)[~truth.isnan()].mean()
 
@@ -76,7 +76,7 @@ def train(model: Forecaster, steps: int) -> Iterator[float]:
 
 
 def with_nn_gru(gru: nn.GRU, x: Tensor, mask: Tensor) -> Tensor:
-    """The last states as torch.nn.GRU can give them: what is there of each row is cut out, and packed."""
+    """The last states by torch.nn.GRU: the existing steps of each row are extracted and packed."""
     rows = [row[there] for row, there in zip(x.unbind(1), mask.unbind(1), strict=True)]
     return gru(pack_sequence(rows, enforce_sorted=False))[1]
 
@@ -104,7 +104,7 @@ if __name__ == "__main__":
     trend = naive + (VALUES[ends - 1] - VALUES[ends - 1 - YEAR])[:, None]
     for name, guess in {"the year before": naive, "with its growth": trend, "GRU, the median": median}.items():
         print(f"{name}: mean error {(guess - truth).abs().mean():.2f} ppm from 1994 on")
-    print(f"inside the interval for 80%: {((low <= truth) & (truth <= high)).float().mean():.0%} of the weeks")
+    print(f"inside the 80% interval: {((low <= truth) & (truth <= high)).float().mean():.0%} of the weeks")
 
     weeks, axes = DATA.index[-YEAR:], Figure().subplots()
     axes.fill_between(weeks, low[-1], high[-1], alpha=0.3, label="80% interval")

@@ -1,8 +1,8 @@
-"""A character language model that trains on a stream of documents, then writes one character at a time.
+"""Trains a character language model on a stream of documents, then writes one character at a time.
 
-The text is the reference that comes with Python, which `help("with")` shows a page of. It runs by in 32 rows, 32
-characters at a time: `truncated_bptt` carries the state on and cuts its history, and `reset=` forgets it where a page
-begins, in the middle of a row. Writing takes one `step` a character, on weights that are packed once.
+The text is the reference that comes with Python; `help("with")` shows a page of it. It is read in 32 rows, 32
+characters at a time: `truncated_bptt` carries the state and detaches it, and `reset=` clears it where a page begins, in
+the middle of a row. Writing takes one `step` per character, on weights that are packed once.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from torch.utils.benchmark import Timer
 
 from grucore import GRU, truncated_bptt
 
-PAGE = "\f"  # begins every page; what follows is predicted from no more than that
+PAGE = "\f"  # begins every page: a page is predicted without the one before
 TRAIN = "".join(PAGE + text for i, text in enumerate(topics.values()) if i % 10)
 HELD_OUT = "".join(PAGE + text for i, text in enumerate(topics.values()) if i % 10 == 0)
 ALPHABET = sorted({*TRAIN, *HELD_OUT})
@@ -28,7 +28,7 @@ ROWS, PART, HIDDEN = 32, 32, 256
 
 
 def ngram_bits(order: int) -> float:
-    """Bits per held-out character, each predicted from `order` before it, and from fewer where those are rare."""
+    """Bits per held-out character, each predicted from the `order` before it, or from fewer if those are rare."""
     predicted = [1 / len(ALPHABET)] * (len(HELD_OUT) - order)
     for n in range(order + 1):
         grams, contexts = (Counter(TRAIN[i : i + k] for i in range(len(TRAIN) - k + 1)) for k in (n + 1, n))
@@ -39,7 +39,7 @@ def ngram_bits(order: int) -> float:
 
 
 class LanguageModel(nn.Module):
-    """A GRU on one-hot characters, and what follows."""
+    """A GRU on one-hot characters that predicts the next one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class LanguageModel(nn.Module):
 
 
 def stream(text: str, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The text in rows, time first: characters as one-hot vectors (T, B, V), where pages begin, and what follows."""
+    """The text in rows, time first: one-hot characters (T, B, V), where pages begin, and the next characters."""
     codes = torch.tensor([CODES[character] for character in text])
     steps = (len(codes) - 1) // rows
     now, following = (part[: steps * rows].view(rows, steps).t() for part in (codes, codes[1:]))
@@ -55,7 +55,7 @@ def stream(text: str, rows: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def train(model: LanguageModel, steps: int) -> Iterator[float]:
-    """Updates the model after each part of the stream, round and round; yields bits per character."""
+    """Updates the model after each part of the stream, repeatedly; yields bits per character."""
     optimizer = torch.optim.Adam(model.parameters(), 8e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     x, page, following = stream(TRAIN, ROWS)
@@ -112,5 +112,5 @@ if __name__ == "__main__":
             ways = "write(model, step, 100)", "gru(x)[0].sum().backward()"
             timers = (Timer(way, globals=globals() | {"gru": gru}) for way in ways)
             page_ms, part_ms = (timer.blocked_autorange(min_run_time=1).median * 1e3 for timer in timers)
-        print(f"{name:12}: {page_ms / 100:.2f} ms a character, {part_ms:.1f} ms forward and backward over a part")
+        print(f"{name:12}: {page_ms / 100:.2f} ms per character, {part_ms:.1f} ms per part, forward and backward")
     print(f"which write the same page: {pages[0] == pages[1]}\n{pages[0]}")

@@ -1,8 +1,8 @@
-"""A recurrent policy that has to remember, trained by PPO (Schulman et al. 2017, arXiv:1707.06347).
+"""Trains a recurrent policy that has to remember, by PPO (Schulman et al. 2017, arXiv:1707.06347).
 
 A cue says left or right, a corridor of 10 to 30 steps of noise follows, and at its end a turn to the side of the cue is
-worth 1. A row of experience begins in the middle of a corridor and holds several more: `reset=` says where they begin,
-`reset_state=` that the state is zeros there, not the one that the row began with. An update reads all in one call.
+worth 1. A row of experience begins in the middle of a corridor and contains several more: `reset=` marks where they
+begin, and `reset_state=` makes the state there zero, not the row's initial state. An update reads them in one call.
 """
 
 import argparse
@@ -19,18 +19,18 @@ ROWS, STEPS, HIDDEN = 64, 64, 32
 
 
 class Corridors:
-    """Corridors side by side, each followed by another."""
+    """Parallel corridors, each followed by another."""
 
     def __init__(self) -> None:
         self.cue, self.left = torch.randint(2, (ROWS,)), torch.randint(10, 31, (ROWS,))  # left: steps to go
         self.first = self.left > 0
 
     def look(self) -> tuple[Tensor, Tensor]:
-        """What is seen, (B, 3): the cue, at first; whether to turn; noise. And which corridors begin, (B,)."""
+        """The observation, (B, 3): the cue (at first), whether to turn, noise; and which corridors begin, (B,)."""
         return torch.stack([self.first * (2 * self.cue - 1), self.left == 0, torch.randn(ROWS)], 1), self.first
 
     def act(self, turn: Tensor) -> tuple[Tensor, Tensor]:
-        """Goes on by a step, or turns (0 or 1) at the end. Returns the rewards, and which corridors are over, (B,)."""
+        """Takes a step, or turns (0 or 1) at the end. Returns the rewards, and which corridors have ended, (B,)."""
         self.first = over = self.left == 0
         reward, new = (over & (turn == self.cue)).float(), Corridors()
         self.cue, self.left = torch.where(over, new.cue, self.cue), torch.where(over, new.left, self.left - 1)
@@ -38,20 +38,20 @@ class Corridors:
 
 
 class Policy(nn.Module):
-    """A GRU, what to do in a state, and what the state is worth."""
+    """A GRU with a policy head and a value head."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gru, self.actor, self.critic = GRU(3, HIDDEN), nn.Linear(HIDDEN, 2), nn.Linear(HIDDEN, 1)
 
     def heads(self, y: Tensor) -> tuple[distributions.Categorical, Tensor]:
-        """The choice of turns, and the value (...), in states y (..., H)."""
+        """The distribution of turns, and the value (...), in states y (..., H)."""
         return distributions.Categorical(logits=self.actor(y)), self.critic(y).squeeze(-1)
 
 
 @torch.no_grad()
 def gather(policy: Policy, corridors: Corridors, h: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Acts from the state h (1, B, H) on. Returns what happened, each (T, B, ...), and the state after it."""
+    """Acts from the state h (1, B, H) on. Returns the experience, each (T, B, ...), and the final state."""
     steps = []
     for _ in range(STEPS):
         x, first = corridors.look()
@@ -64,14 +64,14 @@ def gather(policy: Policy, corridors: Corridors, h: Tensor) -> tuple[list[Tensor
 
 def advantages(value: Tensor, reward: Tensor, over: Tensor, discount: float = 0.99, decay: float = 0.95) -> Tensor:
     """Generalised advantage estimation (Schulman et al. 2015, arXiv:1506.02438), (T, B)."""
-    found = [torch.zeros(ROWS)]  # after the last step, whose value stands in for that of the next
+    found = [torch.zeros(ROWS)]  # after the last step, whose value is used instead of that of the next
     for t in reversed(range(STEPS)):
         found.append(reward[t] - value[t] + ~over[t] * discount * (value[min(t + 1, STEPS - 1)] + decay * found[-1]))
     return torch.stack(found[:0:-1])
 
 
 def train(policy: Policy, updates: int) -> Iterator[float]:
-    """Acts, and learns four times from what happened, again and again; yields the share of right turns."""
+    """Alternates acting and four updates on the experience; yields the share of right turns."""
     optimizer = torch.optim.Adam(policy.parameters(), 1e-2)
     corridors, h, zeros = Corridors(), *torch.zeros(2, 1, ROWS, HIDDEN)
     for _ in range(updates):
@@ -91,10 +91,10 @@ def train(policy: Policy, updates: int) -> Iterator[float]:
 
 
 def with_nn_gru(gru: nn.GRU, x: Tensor, h0: Tensor, first: Tensor) -> Tensor:
-    """All outputs, (T, B, H), as torch.nn.GRU can give them: episodes are split, packed, unpacked and put together."""
+    """All outputs, (T, B, H), by torch.nn.GRU: episodes are split, packed, unpacked and put together again."""
     begins = first.t() | (torch.arange(STEPS) == 0)  # (B, T)
     episodes = x.transpose(0, 1).flatten(0, 1).tensor_split(begins.flatten().nonzero()[1:, 0])
-    states = (h0 * ~first.unsqueeze(2)).transpose(0, 1)[begins]  # the row's own where it goes on, else zeros
+    states = (h0 * ~first.unsqueeze(2)).transpose(0, 1)[begins]  # the row's own where an episode continues, else zeros
     packed = pack_sequence(episodes, enforce_sorted=False)
     y, lengths = pad_packed_sequence(gru(packed, states[None])[0], batch_first=True)
     return y[torch.arange(y.shape[1]) < lengths[:, None]].view(ROWS, STEPS, HIDDEN).transpose(0, 1)

@@ -1,7 +1,7 @@
-"""Layers and steps on the native kernels as functions of torch.autograd, for plain tensors.
+"""The native kernels as torch.autograd functions, for plain tensors.
 
-An operator of `torch.library` (`ops.py`) costs some 100 us a call, more than a small layer takes. Where nothing looks
-at the operators (no torch.compile, trace, mode or tensor subclass) these say as much to autograd, sooner.
+An operator of `torch.library` (`ops.py`) costs about 100 us per call, more than a small layer takes. These functions
+avoid that cost where nothing observes operators: no torch.compile, trace, mode or tensor subclass.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def native_layer(
     wants_gradient: bool,
     variant: Variant | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """y (T, B, D*H) and h_n (D, B, H) of one layer, from a group of weights for each direction."""
+    """Runs one layer, with a group of weights per direction: y (T, B, D*H) and h_n (D, B, H)."""
     seed = None if variant is None or not is_noisy(variant) else new_seed(x.device)
     if wants_gradient:
         return _Layer.apply(x, *state, steps, form, variant, seed, *(w for group in groups for w in group))
@@ -128,7 +128,7 @@ def _differentiable(
     variant: Variant,
     seed: Tensor | None,
 ) -> Gradients:
-    """The gradients by PyTorch's own autograd, which can differentiate them once more."""
+    """Computes the gradients with PyTorch's autograd, so that they can be differentiated again."""
     names = Gradients._fields
     leaves = {name: t for name, t in zip(names, (x, *state, *weights), strict=False) if t is not None}
     leaves = {name: t if t.requires_grad else t.detach().requires_grad_() for name, t in leaves.items()}

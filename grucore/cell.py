@@ -14,7 +14,7 @@ from grucore.options import OF_CELL, Activation, LayerWithOptions, Precision
 
 
 class GRUCell(LayerWithOptions):
-    r"""One step of a GRU; takes the place of :class:`torch.nn.GRUCell`.
+    r"""One step of a GRU; replaces :class:`torch.nn.GRUCell`.
 
     The equations are those of :class:`GRU`. Source: Cho et al. 2014 (arXiv:1406.1078), as torch.nn.GRUCell documents.
 
@@ -24,22 +24,23 @@ class GRUCell(LayerWithOptions):
         bias: whether there are bias_ih and bias_hh.
         device: of the parameters.
         dtype: of the parameters.
-        reset_after: where the reset gate acts, see :class:`GRU`.
+        reset_after: whether the reset gate acts after the recurrent product, see :class:`GRU`.
         zoneout, layer_norm, activation, recurrent_activation, precision, backend: see :class:`GRU`. A cell has no
-            recurrent_dropout, whose mask is the same for all steps of a row, and no dropout, which is between layers.
+            recurrent_dropout, because its mask is shared by all steps of a row, and no dropout, which acts between
+            layers.
 
     Attributes:
         weight_ih: (W_ir|W_iz|W_in), shape (3H, I).
         weight_hh: (W_hr|W_hz|W_hn), shape (3H, H).
         bias_ih, bias_hh: shape (3H,), or None.
-        layer_norm_ih, layer_norm_hh: the gains, shape (3H,), 1 at first; where layer_norm.
+        layer_norm_ih, layer_norm_hh: the gains, shape (3H,), initially 1; only if layer_norm.
 
     Example:
         >>> GRUCell(10, 20)(torch.randn(3, 10)).shape
         torch.Size([3, 20])
     """
 
-    # What a `GRU` has and a single step does not.
+    # Options of a `GRU` that a single step does not have.
     recurrent_dropout = 0.0
     dropout = 0.0
     bidirectional = False
@@ -102,7 +103,7 @@ class GRUCell(LayerWithOptions):
             The new state, shaped as hx.
 
         Raises:
-            InputError: a size that does not fit.
+            InputError: a size does not match.
         """
         if (result := direct.cell(self, input, hx)) is not None:
             return result
@@ -149,7 +150,7 @@ class GRUCell(LayerWithOptions):
         """A copy as torch.nn.GRUCell: the same options, parameters, device, dtype and mode.
 
         Raises:
-            InputError: the cell has what torch.nn.GRUCell does not.
+            InputError: the cell has an option that torch.nn.GRUCell does not have.
 
         Example:
             >>> type(GRUCell(3, 4).to_torch())

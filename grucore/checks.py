@@ -1,4 +1,4 @@
-"""The checks of a call's tensors: sizes, dtypes and devices that fit one another."""
+"""Checks that the tensors of a call agree in size, dtype and device."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def check_sequence(input: Tensor, hx: Tensor | None, weights: Sequence[Group], d
     """T, B and H of a time-major batch.
 
     Raises:
-        InputError: a size that does not fit.
-        TypeError: a dtype that does not fit.
+        InputError: a size does not match.
+        TypeError: a dtype does not match.
     """
     check_tensor("input", input)
     if input.dim() != 3:
@@ -40,7 +40,7 @@ def check_sequence(input: Tensor, hx: Tensor | None, weights: Sequence[Group], d
 
 
 def check_alike(input: Tensor, hx: Tensor | None, w_ih: Tensor) -> None:
-    """Raises where input and hx are not of a dtype, and on a device, that go with the weights'."""
+    """Raises if input or hx differs from the weights in dtype or device."""
     for name, tensor in (("input", input), ("hx", hx)):
         if tensor is None:
             continue
@@ -59,11 +59,11 @@ def check_alike(input: Tensor, hx: Tensor | None, w_ih: Tensor) -> None:
 
 
 def check_groups(weights: Sequence[Group], directions: int) -> None:
-    """Raises where weights are not groups of tensors, for each layer as many as directions."""
+    """Raises if weights are not groups of tensors, one per layer and direction."""
     if not isinstance(weights, Sequence):
         raise TypeError(f"weights must be a list of groups of tensors, got {type(weights).__name__}")
     if not weights or len(weights) % directions:
-        raise InputError(f"weights must hold {directions} group(s) a layer, got {len(weights)} group(s)")
+        raise InputError(f"weights must hold {directions} group(s) per layer, got {len(weights)} group(s)")
     for group in weights:
         if len(group) not in (2, 4):
             raise InputError(f"weights must be (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh), got {len(group)} tensors")
@@ -74,45 +74,45 @@ def check_groups(weights: Sequence[Group], directions: int) -> None:
 
 
 def check_recordable(*tensors: Tensor) -> None:
-    """Raises where gradients are wanted of inference tensors: no operator would see them, and none would come."""
+    """Raises if gradients are wanted for inference tensors: autograd would silently give none."""
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
         return
     if any(t.requires_grad and t.is_inference() for t in tensors):
         raise InputError(
-            "Inference tensors cannot be saved for backward: weights or input that require a gradient were made, "
-            "copied, cast or loaded inside torch.inference_mode(). Do that outside, or clone them; where no gradient "
-            "is wanted, call under torch.no_grad()"
+            "Inference tensors cannot be saved for backward: weights or input that require a gradient were created, "
+            "copied, cast or loaded inside torch.inference_mode(). Do that outside, or clone them. If you need no "
+            "gradient, call under torch.no_grad()"
         )
 
 
 def check_reset_state(
     reset_state: Tensor | None, reset: Tensor | None, bidirectional: bool, shape: tuple[int, int, int]
 ) -> None:
-    """Raises where resets cannot go to that state, of the shape that hx has."""
+    """Raises if reset_state does not have the shape of hx, or the call cannot use it."""
     if reset_state is None:
         return
     check_tensor("reset_state", reset_state)
     if reset is None:
-        raise InputError("reset_state is where resets go: give reset too")
+        raise InputError("reset_state requires reset")
     if bidirectional:
-        raise InputError("reset_state needs one direction: in reverse a batch does not carry its state on")
+        raise InputError("reset_state requires a unidirectional layer: backwards, no state is carried over")
     if differ(reset_state.shape, shape):
         raise InputError(f"Expected reset_state of shape {shape}, as hx, got {tuple(reset_state.shape)}")
 
 
 def check_gains(layer_norms: Sequence[Group], weights: Sequence[Group]) -> None:
-    """Raises where the gains are not a pair for each group of weights."""
+    """Raises unless there is a pair of gains for each group of weights."""
     expected = [((w_hh.shape[0],),) * 2 for _, w_hh, *_ in weights]
     if differ(got := [tuple(tuple(gain.shape) for gain in pair) for pair in layer_norms], expected):
-        raise InputError(f"layer_norms must hold gains of shapes {expected}, a pair for each group, got {got}")
+        raise InputError(f"layer_norms must hold gains of shapes {expected}, a pair per group, got {got}")
 
 
 def check_weights(weights: Group, input_size: int, hidden_size: int) -> None:
-    """Raises where a group of weights is not one of these sizes, of one dtype on one device."""
+    """Raises if a group of weights has other sizes, or more than one dtype or device."""
     if any(type(w).__name__ == "ExpandedWeight" for w in weights):
         raise InputError(
             "torch.nn.utils' call_for_per_sample_grads (ExpandedWeights, Opacus' grad_sample_mode='ew') only knows "
-            "torch.nn's layers: vmap(grad(...)) of torch.func gives these gradients, and so does "
+            "torch.nn's layers. For per-sample gradients use vmap(grad(...)) of torch.func, or "
             "grucore.integrations.opacus"
         )
     gates, w_ih = 3 * hidden_size, weights[0]
@@ -123,6 +123,6 @@ def check_weights(weights: Group, input_size: int, hidden_size: int) -> None:
     for name, w in zip(NAMES, weights, strict=False):
         if w.device != w_ih.device or (w.dtype != w_ih.dtype and compat.autocast_dtype(w_ih, w) is None):
             raise InputError(
-                f"all weights must be of one dtype on one device: w_ih is {w_ih.dtype} on {w_ih.device}, "
+                f"all weights must have one dtype and be on one device: w_ih is {w_ih.dtype} on {w_ih.device}, "
                 f"{name} is {w.dtype} on {w.device}"
             )

@@ -1,4 +1,4 @@
-"""Every call of a private part of PyTorch, in one place; checked on torch 2.8, 2.11, 2.13 and 2.15."""
+"""All uses of PyTorch's private API, in one place; checked on torch 2.8, 2.11, 2.13 and 2.15."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch.amp import is_autocast_available
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-# Asked once: before torch 2.12 torch.compile could not trace the question.
+# Computed once: before 2.12, torch.compile could not trace is_autocast_available.
 _DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "maia", torch._C._get_privateuse1_backend_name())
 _AUTOCAST_DEVICES = [each for each in _DEVICES if is_autocast_available(each)]
 
 
 def autocast_dtype(*tensors: Tensor) -> torch.dtype | None:
-    """The dtype that torch.autocast gives to all of these; None where it is off or leaves one as it is, as float64."""
+    """The dtype to which torch.autocast casts all of these; None if it is off or skips one of them, such as float64."""
     device = tensors[0].device.type
     if device not in _AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
         return None
@@ -27,16 +27,16 @@ def autocast_dtype(*tensors: Tensor) -> torch.dtype | None:
 
 
 def transformed() -> bool:
-    """Whether torch.func (grad, vmap, jvp and what is made of them) or a forward-mode dual level is active.
+    """Whether a torch.func transform or forward-mode differentiation is active.
 
-    `torch.library` operators have no rule for these; `kernels.reference` needs none.
+    `torch.library` operators have no rules for these; `kernels.reference` needs none.
     """
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def in_onnx_export() -> bool:
     """Whether torch.onnx.export, with either value of `dynamo`, runs this call."""
-    # These two cost a call almost nothing; torch.onnx is slow to import and to ask.
+    # The first two checks cost almost nothing; torch.onnx is slow to import and to call.
     return (torch.jit.is_tracing() or torch.compiler.is_exporting()) and _of_onnx()
 
 
@@ -44,26 +44,23 @@ def _of_onnx() -> bool:
     return torch.onnx.is_in_onnx_export()
 
 
-# torch.export's strict mode, to which torch.onnx.export resorts, would take the answer for False. This is what
-# torch.compiler.assume_constant_result says of a function; it imports torch._dynamo, which takes a second or two.
+# Without this mark torch.export's strict mode, the fallback of torch.onnx.export, would take the result to be False.
+# torch.compiler.assume_constant_result does the same, but imports torch._dynamo, which takes a second or two.
 _of_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def untraced(function: Callable) -> Callable:
-    """The function, which torch.compile does not look into where it runs a frame as it is.
-
-    As `torch.compiler.disable`, which imports torch._dynamo at once.
-    """
+    """Hides a function from torch.compile, like `torch.compiler.disable` but without importing torch._dynamo."""
     return torch._disable_dynamo(function)
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether a tensor has values to read: neither a meta tensor nor one that torch.compile or torch.export made up."""
+    """Whether a tensor has values to read: it is neither a meta tensor nor a FakeTensor."""
     return not (tensor.is_meta or isinstance(tensor, FakeTensor))
 
 
 def in_dispatch_mode() -> bool:
-    """Whether a mode is active through which every operator call goes."""
+    """Whether a dispatch mode is active, which sees every operator call."""
     return torch._C._len_torch_dispatch_stack() > 0
 
 
@@ -79,5 +76,5 @@ def is_unwatched() -> bool:
 
 
 def dispatch_modes() -> list[Any]:
-    """The modes through which every operator call goes now, such as a profiler's or a counter's."""
+    """The active dispatch modes, such as a FLOP counter's."""
     return _get_current_dispatch_mode_stack()

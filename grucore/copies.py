@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-# Bound here: a program that has put ours in the place of torch.nn.GRU still converts.
+# Bound at import, so that converting still works in a program that assigns our class to torch.nn.GRU.
 from torch.nn import GRU as TorchGRU
 from torch.nn import GRUCell as TorchGRUCell
 
@@ -30,16 +30,16 @@ def to_torch(layer: nn.Module) -> Any:
 
 
 def check_equal_exists(layer: nn.Module, name: str = "this layer") -> None:
-    """Raises an InputError where a layer of ours has an option that torch.nn does not have."""
+    """Raises an InputError if the layer has an option that torch.nn does not have."""
     own = changed(layer, without=(*_torch_options(layer), *OF_RUN))
     if own:
         kind = "GRU" if hasattr(layer, "num_layers") else "GRUCell"
         given = ", ".join(f"{option}={value!r}" for option, value in own.items())
-        raise InputError(f"torch.nn.{kind} has no {given}; {name} has no equal there")
+        raise InputError(f"torch.nn.{kind} has no {given}, so {name} cannot be converted")
 
 
 def copied(source: nn.Module, kind: type, **options: Any) -> Any:
-    """A layer of `kind` with the options and the weights of `source`: parametrised ones as they are now."""
+    """A layer of `kind` with the options and the weights of `source`; parametrised weights as currently computed."""
     weight: Any = source.weight_ih_l0 if hasattr(source, "num_layers") else source.weight_ih
     copy = alike(source, kind, device=weight.device, dtype=weight.dtype, **options)
     with torch.no_grad():

@@ -1,8 +1,7 @@
-"""The shortest way to the native kernels: a plain call of a layer without extras.
+"""The fast path to the native kernels, for plain calls of layers without extra options.
 
-Most calls are like that, and for a small layer `functional.run`, which serves every call, takes longer than the kernel.
-Each function here returns None where anything is not plain: the call then goes the general way, which also says what is
-wrong with it.
+Most calls are plain, and for a small layer the general path, `functional.run`, takes longer than the kernel. Each
+function here returns None if anything is not plain; the caller then takes the general path, which also reports errors.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _ALL_STEPS, _FORMS = Steps(), {after: Form(after) for after in (True, False)}
 
 
 def forward(layer: Any, input: Tensor, hx: Tensor | None, lengths: Any = None) -> tuple[Tensor, Tensor] | None:
-    """What `GRU.forward` returns for input (T, B, I) or (B, T, I) without mask and resets."""
+    """Computes `GRU.forward` for input (T, B, I) or (B, T, I) without mask and resets."""
     if not _is_plain_layer(layer) or type(input) is not Tensor or input.dim() != 3 or layer.learn_initial_state:
         return None
     K, D, H = layer.num_layers, 2 if layer.bidirectional else 1, layer.hidden_size
@@ -54,7 +53,7 @@ def forward(layer: Any, input: Tensor, hx: Tensor | None, lengths: Any = None) -
 
 
 def step(layer: Any, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor] | None:
-    """What `GRU.step` returns for input (B, I)."""
+    """Computes `GRU.step` for input (B, I)."""
     if not _is_plain_layer(layer) or type(input) is not Tensor or input.dim() != 2 or layer.learn_initial_state:
         return None
     K, (B, I), H = layer.num_layers, input.shape, layer.hidden_size  # noqa: E741
@@ -72,7 +71,7 @@ def step(layer: Any, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor] 
 
 
 def cell(layer: Any, input: Tensor, hx: Tensor | None) -> Tensor | None:
-    """What `GRUCell.forward` returns for input (B, I)."""
+    """Computes `GRUCell.forward` for input (B, I)."""
     if not _is_plain_layer(layer) or type(input) is not Tensor or input.dim() != 2 or not layer.reset_after:
         return None
     (B, I), H = input.shape, layer.hidden_size  # noqa: E741
@@ -94,14 +93,14 @@ def _step(x: Tensor, h: Tensor, group: Any, wants_gradient: bool) -> Tensor:
 
 @functools.cache
 def parameter_names(layers: int, directions: int, bias: bool) -> list[tuple[str, ...]]:
-    """The names of a `GRU`'s parameters, a group for each layer and direction."""
+    """The names of a `GRU`'s parameters, one group per layer and direction."""
     kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if bias else ("weight_ih", "weight_hh")
     suffixes = [f"_l{k}{'_reverse' if d else ''}" for k in range(layers) for d in range(directions)]
     return [tuple(kind + suffix for kind in kinds) for suffix in suffixes]
 
 
 def _is_plain_layer(layer: Any) -> bool:
-    """Whether nothing watches the call, and the layer has nothing but the equations."""
+    """Whether nothing observes the call, and the layer has no options beyond the equations."""
     if torch.compiler.is_compiling() or LIBRARY is None or not compat.is_unwatched():
         return False
     return not (
@@ -115,13 +114,13 @@ def _is_plain_layer(layer: Any) -> bool:
 
 
 def _groups(layer: Any, names: Sequence[Sequence[str]]) -> list[list[Any]]:
-    """The parameters of those names; None for one that is made of others, as parametrizations do."""
+    """The parameters of those names; None for a parametrised one."""
     parameters = layer._parameters
     return [[parameters.get(name) for name in group] for group in names]
 
 
 def _fit(groups: Sequence[Any], D: int, input: Tensor, I: int, hx: Any, states: tuple[int, ...]) -> bool:  # noqa: E741
-    """Whether the kernels can read all tensors, and their sizes go together."""
+    """Whether the kernels can read all tensors, and their sizes match."""
     *_, B, H = states
     dtype = input.dtype
     if dtype not in _DTYPES or not B or not I or not H:
@@ -138,10 +137,10 @@ def _fit(groups: Sequence[Any], D: int, input: Tensor, I: int, hx: Any, states: 
 
 
 def _wants_gradient(input: Tensor, hx: Tensor | None, groups: Sequence[Sequence[Tensor]]) -> bool:
-    """Whether autograd has to know of the call.
+    """Whether the call needs gradients.
 
     Raises:
-        InputError: it has to, and cannot.
+        InputError: it does, but a tensor cannot be saved for backward.
     """
     if not torch.is_grad_enabled():
         return False

@@ -35,7 +35,7 @@ def _no_triton(installed: str | None) -> str | None:
         return "Triton is not installed"
     if tuple(int(part) for part in installed.split(".")[:2]) < OLDEST_TRITON:
         oldest = ".".join(map(str, OLDEST_TRITON))
-        return f"the fused kernels need Triton {oldest} or newer, and {installed} is installed"
+        return f"the fused kernels need Triton {oldest} or newer, but {installed} is installed"
     return None
 
 
@@ -49,7 +49,7 @@ _FASTEST = {"cpu": ("native",), "cuda": ("triton",)}
 
 
 class Request(NamedTuple):
-    """What a call wants, as far as the choice depends on it."""
+    """The properties of a call that the choice depends on."""
 
     device: torch.device
     dtype: torch.dtype
@@ -90,7 +90,7 @@ def choose(backend: str, request: Request) -> Choice:
         return Choice("onnx", "torch.onnx.export writes it as a node")
     if backend != "auto":
         if obstacle := _obstacle(backend, request):
-            raise RuntimeError(f"backend={backend!r} cannot run: {obstacle}. backend='auto' runs what can")
+            raise RuntimeError(f"backend={backend!r} cannot run: {obstacle}. Use backend='auto'")
         return Choice(backend, "asked for")
     device, first_obstacle = request.device.type, None
     for name in (*_FASTEST.get(device, ()), "eager", "reference"):
@@ -126,9 +126,9 @@ def _obstacle(backend: str, request: Request) -> str | None:
     if backend == "reference":
         return None
     if request.wants_gates:
-        return f"{what} no gates to trace: they exist only inside"
+        return f"{what} no gates to return: they never leave the kernel"
     if request.is_transformed:
-        return f"{what} no rule for torch.func and forward-mode differentiation"
+        return f"{what} no rules for torch.func and forward-mode differentiation"
     if backend == "triton":
         return _obstacle_to_triton(request)
     if backend == "native":
@@ -155,14 +155,14 @@ def _seen_on_first_use(request: Request) -> str | None:
 
 def _obstacle_to_native(request: Request) -> str | None:
     if request.device.type != "cpu":
-        return f"the native kernels are for the CPU, and the tensors are on {request.device}"
+        return f"the native kernels run on the CPU, but the tensors are on {request.device}"
     if NO_NATIVE:
         return NO_NATIVE
     if request.regularised and not request.is_plain:
         what = " and ".join(request.regularised)
         return f"a call with {what} that is compiled, traced or watched is left to PyTorch"
     if request.dtype not in _NATIVE_DTYPES:
-        return f"the native kernels take float16, bfloat16, float32 and float64, and the dtype is {request.dtype}"
+        return f"the native kernels take float16, bfloat16, float32 and float64, but the dtype is {request.dtype}"
     return None
 
 
@@ -171,9 +171,9 @@ def _obstacle_to_triton(request: Request) -> str | None:
         return NO_TRITON
     device, dtype = request.device, request.dtype
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        return f"the triton kernels need a CUDA device, and the tensors are on {device}"
+        return f"the triton kernels need a CUDA device, but the tensors are on {device}"
     if dtype not in (torch.float16, torch.bfloat16, torch.float32):
-        return f"the triton kernels take float16, bfloat16 and float32, and the dtype is {dtype}"
+        return f"the triton kernels take float16, bfloat16 and float32, but the dtype is {dtype}"
     if not request.form.reset_after:
         return "the triton kernels have no reset_after=False"
     arithmetic = plan.kind(dtype, request.form.precision)

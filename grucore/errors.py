@@ -1,4 +1,4 @@
-"""The error for arguments of a wrong size, shape or value, and the checks that layers share."""
+"""The error for arguments with a wrong size, shape or value, and the checks that layers share."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import torch
 
 
 class InputError(ValueError, RuntimeError):
-    """An argument whose shape or value does not fit.
+    """An argument has a wrong shape or value.
 
-    torch.nn.GRU raises RuntimeError for some of these and ValueError for others: code that catches either still does.
-    Wrong types are a TypeError, and an explicit backend that cannot run is a RuntimeError.
+    torch.nn.GRU raises RuntimeError for some of these and ValueError for others; code that catches either still works.
+    Wrong types raise TypeError, and an explicit backend that cannot run raises RuntimeError.
     """
 
 
 def differ(sizes: Sequence[Any], expected: Sequence[Any]) -> bool:
-    """Whether sizes are not those expected. torch.jit.trace, which leaves sizes open, compares none."""
+    """Whether sizes differ from those expected; always False in torch.jit.trace, where sizes stay open."""
     return not torch.jit.is_tracing() and tuple(sizes) != tuple(expected)
 
 
 def check_size(name: str, size: Any, least: int = 1) -> int:
-    """A layer's size as an int; NumPy integers are sizes too.
+    """A layer's size as an int; NumPy integers are accepted.
 
     Raises:
         TypeError: it is not an integer.
@@ -37,10 +37,10 @@ def check_size(name: str, size: Any, least: int = 1) -> int:
 
 
 def check_flag(name: str, flag: Any) -> bool:
-    """A flag itself, where it is a bool.
+    """Returns a flag that is a bool.
 
     Raises:
-        TypeError: it is anything else, such as "no", which is true.
+        TypeError: it is anything else, such as the string "no", which Python takes for true.
     """
     if not isinstance(flag, bool):
         kind = type(flag).__name__
@@ -52,9 +52,9 @@ def check_probability(name: str, p: Any, of: str = "an element being zeroed") ->
     """A probability as a float.
 
     Args:
-        name: the argument's.
+        name: the name of the argument.
         p: a number from 0 to 1.
-        of: what happens with that probability.
+        of: the event, for the message.
 
     Raises:
         InputError: it is anything else.
@@ -65,6 +65,6 @@ def check_probability(name: str, p: Any, of: str = "an element being zeroed") ->
 
 
 def check_tensor(name: str, tensor: Any) -> None:
-    """Raises a TypeError for what is not a tensor."""
+    """Raises a TypeError for anything but a tensor."""
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{name} must be a Tensor, got {type(tensor).__name__}")

@@ -1,8 +1,8 @@
-"""The first use of a fused kernel on a GPU of a generation that nobody has measured: checked before it is trusted.
+"""Checks a fused kernel on its first use, on GPU generations for which there are no measurements yet.
 
-Once per process, device and launch plan, a tiny layer of the same plan runs, backward too in training, and is held
-against the equations in float32. It takes the kernels that the call itself is about to run, compiled for it anyway, and
-waits for the device once. Naming backend="triton" goes without.
+Once per process, device and launch plan, a tiny layer runs with the same plan, backward too if gradients are wanted,
+and is compared with the equations in float32. It uses the kernels that the call compiles anyway, and waits for the
+device once. backend="triton" skips the check.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from grucore.kernels import Form, State, Steps, Weights, reference
 from grucore.kernels.triton import plan
 
 MEASURED: frozenset[int] = frozenset()  # capabilities (90 for 9.0) whose measured rows are in benchmarks/results
-# RMS errors far above those that tests allow and rounding makes (5e-3, 7e-4, 8e-4, 5e-7), far below a fault's.
+# RMS errors far above those of rounding (5e-3, 7e-4, 8e-4, 5e-7) and far below those of a wrong kernel.
 LIMITS = {"bfloat16": 5e-2, "float16": 1e-2, "tf32": 1e-2, "ieee": 1e-4}
 
 
 class Case(NamedTuple):
-    """What a launch is compiled for."""
+    """The properties that a launch is compiled for."""
 
     device: torch.device
     dtype: torch.dtype
@@ -40,9 +40,10 @@ class Case(NamedTuple):
 def obstacle(
     device: torch.device, dtype: torch.dtype, form: Form, hidden_size: int, batch: int, directions: int, **flags: bool
 ) -> str | None:
-    """What speaks against the fused kernels for calls like this one, None where nothing does.
+    """Why calls like this one should avoid the fused kernels, or None.
 
-    Nothing is checked, or said, where a check would be recorded: under torch.compile, modes, and in a CUDA graph.
+    Nothing is checked where the check itself would be recorded: under torch.compile, in dispatch modes and while a CUDA
+    graph is captured.
     """
     if device.type != "cuda" or torch.compiler.is_compiling() or compat.in_dispatch_mode():
         return None
@@ -57,11 +58,11 @@ def obstacle(
 
 @functools.cache
 def checked(case: Case) -> str | None:
-    """`difference`, once, with a warning that says what to report."""
+    """`difference`, computed once per case; warns and asks for a report if there is one."""
     said = difference(case)
     if said is not None:
         warnings.warn(
-            f"the fused kernels do not compute what they should on this GPU, and backend='auto' goes without: {said}. "
+            f"the fused kernels give wrong results on this GPU, so backend='auto' does not use them: {said}. "
             f"Please report it with {case}",
             RuntimeWarning,
             stacklevel=2,
@@ -70,7 +71,7 @@ def checked(case: Case) -> str | None:
 
 
 def difference(case: Case) -> str | None:
-    """How the kernels differ from the equations in a tiny case, None where they do not."""
+    """How the kernels differ from the equations in a tiny case, or None."""
     kind = plan.kind(case.dtype, case.precision)
     limit = LIMITS[str(case.dtype).removeprefix("torch.") if kind == "half" else kind]
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(case.device.type, enabled=False):

@@ -1,6 +1,6 @@
-"""What torch.utils.flop_counter counts for our operators: the products of the equations, as it counts for torch.nn.GRU.
+"""FLOP formulas for torch.utils.flop_counter: the products of the equations, counted as for torch.nn.GRU.
 
-Gates that backward computes again are not counted.
+Gates that are recomputed in backward are not counted.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from grucore import compat
 
 
 def register() -> None:
-    """Tells the counter of our operators, if it was imported; without it that would take a quarter of a second.
+    """Registers our operators if the counter's module is loaded; importing it would take a quarter of a second.
 
-    A counter that counts already has a list of its own, made when it was: that is told too.
+    Counters that are already active have their own copy of the registry, which is updated too.
     """
     counting = sys.modules.get("torch.utils.flop_counter")
     if counting is None:
@@ -32,7 +32,7 @@ def register() -> None:
 
 
 def _steps(x: Tensor, real: Tensor | None) -> tuple[int, int]:
-    """How many steps are real, and how many of them are the first of their row; all, where the flags have no values."""
+    """The number of non-padding steps, and of rows that have one; all steps and rows if the mask has no values."""
     steps, batch, _ = x.shape
     if real is None or not compat.has_values(real):
         return steps * batch, batch if steps else 0

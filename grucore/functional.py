@@ -36,7 +36,7 @@ from grucore.steps import Lengths, steps_of
 
 
 class Stack(NamedTuple):
-    """K*D groups of parameters, and what is done with them; as `gru` takes it."""
+    """K*D groups of parameters and how to apply them, as `gru` takes them."""
 
     weights: Sequence[Group]
     layer_norms: Sequence[Group] | None
@@ -45,7 +45,7 @@ class Stack(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What a call says of its sequences, as `gru` takes it."""
+    """The lengths, mask and resets of a call, as `gru` takes them."""
 
     lengths: Lengths | None = None
     mask: Tensor | None = None
@@ -54,7 +54,7 @@ class Call(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What all layers give."""
+    """The results of a stack of layers."""
 
     y: Tensor  # (T, B, D*H)
     h_n: Tensor  # (K*D, B, H)
@@ -81,27 +81,27 @@ def gru(
         input: shape (T, B, I).
         hx: the initial state, shape (K*D, B, H), or None for zeros.
         weights: K*D groups (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh), as `GRU.all_weights`: gates in the order r, z, n.
-        training: whether dropout, recurrent dropout and zoneout act; else they take their expectation.
-        lengths: shape (B,), integers from 0 to T, any order and device: steps from there on are padding.
-        mask: shape (T, B), bool, False at padding; any pattern. A padding step holds the state, outputs 0 and passes no
-            gradient, whatever the input holds there.
-        reset: shape (T, B), bool: before such a step the state goes back to hx, for both directions.
-        reset_state: shape (K, B, H): where resets go instead of hx, in one direction: a batch that carries hx on from
-            the one before begins its new episodes there.
+        training: whether dropout, recurrent dropout and zoneout draw random masks; otherwise their expectation is used.
+        lengths: shape (B,), integers from 0 to T, in any order and on any device: steps from there on are padding.
+        mask: shape (T, B), bool, False at padding, in any pattern. At padding steps the state is unchanged, the output
+            is 0 and no gradient flows, even if the input there is NaN.
+        reset: shape (T, B), bool: before a step where it is True, the state goes back to hx, in both directions.
+        reset_state: shape (K, B, H): the state that resets go to instead of hx, for unidirectional layers. It serves
+            batches that carry hx over from the batch before, while new episodes begin from reset_state.
         layer_norms: the gains of W x and of W h for each group of weights, each (3H,): both are normalised over their
             3H values before the biases are added.
         **options: bidirectional, dropout, reset_after, recurrent_dropout, zoneout, activation, recurrent_activation,
-            precision and backend, as of `GRU`.
+            precision and backend, as in `GRU`.
 
-    Under torch.autocast everything but float64 is cast to its dtype, as for linear layers; state and sums stay float32
-    inside.
+    Under torch.autocast all but float64 is cast to its dtype, as for linear layers; the state and sums are kept
+    in float32 internally.
 
     Returns:
         y, shape (T, B, D*H), and h_n, shape (K*D, B, H): the state after each row's last step that is not padding.
 
     Raises:
-        InputError: (a ValueError and RuntimeError) a size or value that does not fit.
-        TypeError: a dtype or type that does not fit, an unknown option.
+        InputError: (a ValueError and RuntimeError) a wrong size or value.
+        TypeError: a wrong dtype or type, or an unknown option.
         RuntimeError: an explicit backend that cannot run.
 
     Example:
@@ -111,7 +111,7 @@ def gru(
         (torch.Size([5, 2, 4]), torch.Size([1, 2, 4]), 0)
     """
     if own := {"num_layers", "bias", "batch_first", "layer_norm", "learn_initial_state"} & options.keys():
-        raise TypeError(f"gru takes no {' or '.join(sorted(own))}: its weights and their layout say it")
+        raise TypeError(f"gru takes no {' or '.join(sorted(own))}: its weights and its input determine them")
     check_flag("training", training)
     chosen = Options(**options, layer_norm=layer_norms is not None).checked()
     call = Call(lengths, mask, reset, reset_state)
@@ -120,7 +120,7 @@ def gru(
 
 
 def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates: bool = False) -> Result:
-    """`gru` with options that are checked."""
+    """`gru` with checked options."""
     x, h0, weights, steps, request = _prepared(input, hx, stack, call, wants_gates)
     choice = dispatch.choose(stack.options.backend, request)
     if choice.name == "onnx":
@@ -226,17 +226,17 @@ def gru_cell(
         w_hh: shape (3H, H).
         b_ih: shape (3H,) or None.
         b_hh: shape (3H,) or None.
-        training: whether zoneout acts; else it takes its expectation.
+        training: whether zoneout draws random masks; otherwise its expectation is used.
         layer_norms: the gains of W x and of W h, each (3H,), see `gru`.
-        **options: reset_after, zoneout, activation, recurrent_activation, precision and backend, as of `GRU`; on
-            "triton" one launch computes the step.
+        **options: reset_after, zoneout, activation, recurrent_activation, precision and backend, as in `GRU`; with
+            "triton" a single launch computes the step.
 
     Returns:
         The new state, shaped as hx.
 
     Raises:
-        InputError: a size or value that does not fit.
-        TypeError: a type that does not fit, an unknown option.
+        InputError: a wrong size or value.
+        TypeError: a wrong type, or an unknown option.
         RuntimeError: an explicit backend that cannot run.
 
     Example:
@@ -246,7 +246,7 @@ def gru_cell(
     if unknown := options.keys() - set(OF_CELL) | {"bias", "layer_norm"} & options.keys():
         raise TypeError(f"gru_cell takes no {' or '.join(sorted(unknown))}")
     if (b_ih is None) != (b_hh is None):
-        raise InputError("b_ih and b_hh must be given together or not at all")
+        raise InputError("give both b_ih and b_hh, or neither")
     check_flag("training", training)
     weights = [w_ih, w_hh] if b_ih is None or b_hh is None else [w_ih, w_hh, b_ih, b_hh]
     chosen = Options(**options, layer_norm=layer_norms is not None).checked()
@@ -261,7 +261,7 @@ def step(
     options: Options,
     training: bool,
 ) -> Tensor:
-    """`gru_cell` with options that are checked."""
+    """`gru_cell` with checked options."""
     check_groups([weights], 1)
     check_tensor("hx", hx)
     check_alike(input, hx, weights[0])

@@ -1,4 +1,4 @@
-"""The layouts that torch.nn.GRU takes (time first, batch first, unbatched, packed) as a time-major batch, and back."""
+"""Converts torch.nn.GRU's layouts (time first, batch first, unbatched, packed) to a time-major batch, and back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from grucore.steps import as_lengths, check_step_flag, repack, unpack
 
 
 class Layout(NamedTuple):
-    """How the user laid out the input of a call."""
+    """The layout of a call's input."""
 
     is_batched: bool = True
     is_batch_first: bool = False
@@ -35,12 +35,12 @@ class Layout(NamedTuple):
         return self.unbatched(h_n)
 
     def unbatched(self, tensor: Tensor) -> Tensor:
-        """A tensor (..., B, F) without B where there is no batch."""
+        """Removes B from a tensor (..., B, F) if the input was unbatched."""
         return tensor if self.is_batched else tensor.squeeze(-2)
 
 
 class Arranged(NamedTuple):
-    """The arguments of a call, time-major and batched, and the layout that they had."""
+    """The arguments of a call, time-major and batched, and their original layout."""
 
     input: Tensor
     hx: Tensor | None
@@ -54,7 +54,7 @@ def arranged(
     """The arguments of `GRU.forward`, time-major and batched; `states` is (K*D, H).
 
     Raises:
-        InputError, TypeError: an argument that does not fit; names the layout that the user passed.
+        InputError, TypeError: a wrong argument; shapes are reported in the user's layout.
     """
     if isinstance(input, PackedSequence):
         return _from_packed(input, hx, call, states)
@@ -98,16 +98,16 @@ def _from_unbatched(input: Tensor, hx: Tensor | None, call: Call, states: tuple[
 def _from_packed(packed: PackedSequence, hx: Tensor | None, call: Call, states: tuple[int, int]) -> Arranged:
     if given := [name for name, value in call._asdict().items() if value is not None]:
         raise InputError(
-            f"{', '.join(given)} goes with a padded input, not with a PackedSequence: "
-            "pad_packed_sequence gives the input and its lengths"
+            f"{', '.join(given)} requires a padded input, got a PackedSequence: "
+            "pad_packed_sequence gives the padded input and its lengths"
         )
     if in_onnx_export():
         raise InputError(
-            "a PackedSequence cannot be exported to ONNX: give the padded input with lengths=, which needs no "
-            "sorting and computes the same"
+            "a PackedSequence cannot be exported to ONNX: pass the padded input and lengths=, which computes the same "
+            "without sorting"
         )
     if packed.data.dim() != 2:
-        raise InputError(f"a PackedSequence must hold data of 2 dimensions (N, I), got {tuple(packed.data.shape)}")
+        raise InputError(f"a PackedSequence must hold 2-dimensional data (N, I), got {tuple(packed.data.shape)}")
     if hx is not None and packed.sorted_indices is not None:
         if hx.dim() != 3 or hx.shape[1] != len(packed.sorted_indices):
             expected = (states[0], len(packed.sorted_indices), states[1])

@@ -24,7 +24,7 @@ from grucore.steps import Lengths
 
 
 class Trace(NamedTuple):
-    """What `GRU.trace` returns; T time, B batch, H hidden, K layers, D directions; without B if unbatched."""
+    """The result of `GRU.trace`; T time, B batch, H hidden, K layers, D directions; without B if unbatched."""
 
     y: Tensor  # (T, B, D*H), laid out as the input
     h_n: Tensor  # (K*D, B, H)
@@ -33,7 +33,7 @@ class Trace(NamedTuple):
 
 
 class GRU(LayerWithOptions):
-    r"""A stack of gated recurrent unit layers; takes the place of :class:`torch.nn.GRU`.
+    r"""A stack of gated recurrent unit layers; replaces :class:`torch.nn.GRU`.
 
     .. math::
         r_t &= \sigma(W_{ir} x_t + b_{ir} + W_{hr} h_{t-1} + b_{hr}) \\
@@ -45,41 +45,41 @@ class GRU(LayerWithOptions):
     paper's own candidate, n = tanh(W_in x + b_in + W_hn (r * h) + b_hn).
 
     Parameters have torch.nn.GRU's names, shapes, order and initialisation, U(-1/sqrt(H), 1/sqrt(H)): a `state_dict`
-    loads both ways, and the same seed gives the same weights. Parameters are read at every call, so tied, parametrised
-    and swapped weights just work, and `flatten_parameters` has nothing to do.
+    loads both ways, and the same seed gives the same weights. Parameters are read on every call, so tied, parametrised
+    and swapped weights just work, and `flatten_parameters` does nothing.
 
     Args:
-        input_size: I, the number of features of a step.
+        input_size: I, the number of features per step.
         hidden_size: H, the number of units.
-        num_layers: K; each layer reads the output of the one before.
-        bias: whether there are b_ih and b_hh.
+        num_layers: K; each layer reads the output of the layer below.
+        bias: whether there are biases b_ih and b_hh.
         batch_first: input, output, mask and reset are (B, T, ...) rather than (T, B, ...); h stays (K*D, B, H).
-        dropout: probability of zeroing an element of each layer's output but the last, in training.
-        bidirectional: each layer also runs from the end (D = 2), and the outputs stand side by side.
+        dropout: probability of zeroing an element of the output of every layer but the last, in training.
+        bidirectional: each layer also runs backwards (D = 2), and the two outputs are concatenated.
         device: of the parameters.
         dtype: of the parameters.
-        reset_after: where the reset gate acts, see above.
+        reset_after: whether the reset gate acts after the recurrent product or, as in the paper, before it.
         recurrent_dropout: probability of dropping a unit from the products with h, the same for all steps of a row, in
             training (variational dropout, Gal & Ghahramani 2016).
         zoneout: probability of a unit keeping its state in a step, in training; its expectation otherwise (Krueger et
             al. 2016).
         layer_norm: normalise W_ih x and W_hh h, with gains, before the biases are added (Ba et al. 2016).
-        learn_initial_state: the state before the first step, where no hx is given, is a parameter instead of 0.
+        learn_initial_state: without hx the state before the first step is a parameter instead of 0.
         activation: of the candidate n: "tanh", "relu", "sigmoid", "hard_sigmoid", "hard_tanh", "softsign" or "linear".
         recurrent_activation: of the gates r and z; the same names.
-        precision: of float32 products on a GPU: "ieee", "tf32", or None for what torch.backends.cudnn.allow_tf32 says.
-        backend: what computes: "native" (C++ on CPUs), "eager" (PyTorch operators), "triton" (fused GPU kernels),
-            "reference" (the equations, step by step), or "auto"; see `explain_backend`. An explicit one that cannot
-            serve a call raises.
+        precision: of float32 products on a GPU: "ieee", "tf32", or None to follow torch.backends.cudnn.allow_tf32.
+        backend: the implementation: "native" (C++ on CPUs), "eager" (PyTorch operators), "triton" (fused GPU kernels),
+            "reference" (the equations, step by step), or "auto"; see `explain_backend`. An explicit backend that cannot
+            run a call raises.
 
     Attributes:
         weight_ih_l[k]: (W_ir|W_iz|W_in) of layer k, shape (3H, I), or (3H, D*H) for k > 0.
         weight_hh_l[k]: (W_hr|W_hz|W_hn), shape (3H, H).
         bias_ih_l[k]: (b_ir|b_iz|b_in), shape (3H,).
         bias_hh_l[k]: (b_hr|b_hz|b_hn), shape (3H,).
-        layer_norm_ih_l[k], layer_norm_hh_l[k]: the gains, shape (3H,), 1 at first; where layer_norm.
-        initial_state: shape (K*D, H), 0 at first; where learn_initial_state.
-        The reverse direction's names end in `_reverse`.
+        layer_norm_ih_l[k], layer_norm_hh_l[k]: the gains, shape (3H,), initially 1; only if layer_norm.
+        initial_state: shape (K*D, H), initially 0; only if learn_initial_state.
+        The names of the reverse direction end in `_reverse`.
 
     Raises:
         TypeError: a size that is not an int, a flag that is not a bool.
@@ -92,7 +92,7 @@ class GRU(LayerWithOptions):
         (torch.Size([5, 3, 20]), torch.Size([2, 3, 20]))
     """
 
-    mode = "GRU"  # with proj_size, for code that asks a recurrent layer of torch.nn what it is
+    mode = "GRU"  # this and proj_size are for code that inspects torch.nn's recurrent layers
     proj_size = 0
 
     def __init__(
@@ -188,7 +188,7 @@ class GRU(LayerWithOptions):
                 nn.init.uniform_(parameter, -bound, bound)
 
     def flatten_parameters(self) -> None:
-        """Does nothing: no flat copy of the parameters exists. Here for code written for torch.nn.GRU."""
+        """Does nothing, since there is no flat copy of the parameters. Exists for code written for torch.nn.GRU."""
 
     @overload
     def forward(
@@ -215,7 +215,7 @@ class GRU(LayerWithOptions):
         reset: Tensor | None = None,
         reset_state: Tensor | None = None,
     ) -> tuple[Any, Tensor]:
-        """All states of a batch of sequences.
+        """Runs the layer over a batch of sequences.
 
         T time, B batch, I input, H hidden, K layers, D directions.
 
@@ -223,20 +223,22 @@ class GRU(LayerWithOptions):
             input: shape (T, B, I), (B, T, I) if batch_first, (T, I) unbatched, or a PackedSequence.
             hx: the initial state, shape (K*D, B, H), or (K*D, H) for unbatched input; zeros if None.
             lengths: shape (B,), integers from 0 to T in any order, on any device (or an int, unbatched): the steps
-                from there on are padding. Nothing waits for a device, so lengths on a GPU are not checked.
-            mask: shape (T, B), or (B, T) if batch_first, bool, False at padding; any pattern, so left padding
-                works. A padding step holds the state, outputs 0 and passes no gradient, whatever the input holds there.
-            reset: shape as mask, bool: before such a step the state goes back to hx. The sequence is cut there, for
-                both directions; a cut with only padding beyond it changes nothing.
-            reset_state: shape as hx: what resets go to instead of hx, in one direction. For a batch that carries hx on
-                from the one before (reinforcement learning, truncated backpropagation), whose new episodes begin here.
+                from there on are padding. There is no host-device synchronisation, so lengths on a GPU are not checked.
+            mask: shape (T, B), or (B, T) if batch_first, bool, False at padding, in any pattern, left padding
+                included. At padding steps the state is unchanged, the output is 0 and no gradient flows, even if the
+                input there is NaN.
+            reset: shape as mask, bool: before a step where it is True, the state goes back to hx. It splits the
+                sequence in both directions; a reset followed only by padding has no effect.
+            reset_state: shape as hx: the state that resets go to instead of hx, for unidirectional layers. It serves
+                batches that carry hx over from the batch before (reinforcement learning, truncated backpropagation),
+                while new episodes begin from reset_state.
 
         Returns:
-            y, shape (T, B, D*H), laid out as the input, and h_n, shape (K*D, B, H): the state after each row's last
-            step that is not padding. For a PackedSequence, y is one too.
+            y, shape (T, B, D*H), in the layout of the input, and h_n, shape (K*D, B, H): the state after each row's
+            last non-padding step. For a PackedSequence, y is one too.
 
         Raises:
-            InputError: (a ValueError and a RuntimeError) a size or value that does not fit.
+            InputError: (a ValueError and a RuntimeError) a wrong size or value.
             TypeError: lengths that are not integers, a mask or reset that is not bool.
             RuntimeError: an explicit backend that cannot run.
 
@@ -247,7 +249,7 @@ class GRU(LayerWithOptions):
             >>> torch.equal(h_n[-1], y[-1]), int(y[:3, 1].count_nonzero())
             (True, 0)
             >>> reset = torch.zeros(5, 2, dtype=torch.bool)
-            >>> reset[3] = True  # steps 3 and 4 know nothing of those before
+            >>> reset[3] = True  # steps 3 and 4 do not depend on those before
             >>> torch.allclose(gru(x, reset=reset)[0][3:], gru(x[3:])[0], atol=1e-6)
             True
         """
@@ -270,17 +272,17 @@ class GRU(LayerWithOptions):
         reset: Tensor | None = None,
         reset_state: Tensor | None = None,
     ) -> Trace:
-        """What `forward` returns, with the gates and the output of every layer, step by step in PyTorch.
+        """Also returns the gates and the output of every layer; runs step by step in PyTorch.
 
-        The arguments are those of `forward`, but for a PackedSequence.
+        The arguments are those of `forward`, except that a PackedSequence is refused.
 
         Returns:
-            A `Trace`: y and h_n as of `forward`; gates, `Gates(r, z, n)`, each of shape (K*D, T, B, H) and 0 at
+            A `Trace`: y and h_n as from `forward`; gates, `Gates(r, z, n)`, each of shape (K*D, T, B, H) and 0 at
             padding; and layers, shape (K, *y.shape). Gates and layers have no B if unbatched.
 
         Raises:
             InputError, TypeError: as `forward`.
-            RuntimeError: an explicit backend, other than "reference", has no gates to return.
+            RuntimeError: an explicit backend other than "reference", which cannot return gates.
 
         Example:
             >>> trace = GRU(3, 4, num_layers=2).trace(torch.randn(5, 2, 3))
@@ -288,7 +290,7 @@ class GRU(LayerWithOptions):
             (torch.Size([2, 5, 2, 4]), torch.Size([2, 5, 2, 4]))
         """
         if isinstance(input, PackedSequence):
-            raise InputError("trace needs a padded input: pad_packed_sequence gives the input and its lengths")
+            raise InputError("trace requires a padded input: pad_packed_sequence gives the input and its lengths")
         x, hx, call, layout = self._arranged(input, hx, Call(lengths, mask, reset, reset_state))  # type: ignore[arg-type]
         y, h_n, gates, layers = functional.run(x, *self._state_and_stack(x, hx), call, wants_gates=True)
         assert gates is not None
@@ -296,16 +298,16 @@ class GRU(LayerWithOptions):
         return Trace(layout.sequence(y), layout.state(h_n), gates, layout.sequence(torch.stack(layers)))
 
     def explain_backend(self, input: Tensor | PackedSequence, hx: Tensor | None = None, **call: Any) -> dispatch.Choice:
-        """The implementation that this very call of the layer would run, and why.
+        """Says which implementation this call of the layer would run, and why.
 
-        The arguments are those of `forward`. Surroundings count too: autocast, torch.func, training.
+        The arguments are those of `forward`. The context counts too: autocast, torch.func, training mode.
 
         Returns:
-            A `Choice`: its name ("native", "eager", "triton", "reference", or "regularised" where options such as
+            A `Choice`: its name ("native", "eager", "triton", "reference", or "regularised" if options such as
             zoneout act), and the reason.
 
         Raises:
-            RuntimeError: the layer's explicit backend cannot serve the call.
+            RuntimeError: the layer's explicit backend cannot run the call.
             InputError, TypeError: as `forward`.
 
         Example:
@@ -313,7 +315,7 @@ class GRU(LayerWithOptions):
             Choice(name='eager', reason='asked for')
             >>> GRU(3, 4, zoneout=0.1, backend="reference").explain_backend(torch.randn(5, 2, 3))
             Traceback (most recent call last):
-            RuntimeError: backend='reference' cannot run: the equations have no zoneout. backend='auto' runs what can
+            RuntimeError: backend='reference' cannot run: the equations have no zoneout. Use backend='auto'
         """
         x, hx, arranged_call, _ = self._arranged(input, hx, Call(**call))
         return functional.explain(x, *self._state_and_stack(x, hx), arranged_call)
@@ -333,7 +335,7 @@ class GRU(LayerWithOptions):
         return hx, Stack(self._groups(self._names), gains, self, self.training)
 
     def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """One step of all layers, for streaming: calling it T times equals one call on the whole sequence.
+        """Runs all layers for one step, for streaming; T such calls equal one call on the whole sequence.
 
         Args:
             input: shape (B, I), or (I,) unbatched.
@@ -353,7 +355,7 @@ class GRU(LayerWithOptions):
             (torch.Size([2, 4]), torch.Size([1, 2, 4]))
         """
         if self.bidirectional:
-            raise InputError("step needs one direction: a bidirectional GRU reads the whole sequence first")
+            raise InputError("step requires a unidirectional layer: a bidirectional GRU must see the whole sequence")
         if (result := direct.step(self, input, hx)) is not None:
             return result
         check_tensor("input", input)
@@ -383,10 +385,10 @@ class GRU(LayerWithOptions):
         return y, torch.stack(states)
 
     def final_state(self, h_n: Tensor) -> Tensor:
-        """What the last layer ended with, its directions side by side: what a classifier reads.
+        """Selects the last layer's final state and concatenates its directions, for instance for a classifier.
 
         Args:
-            h_n: shape (K*D, B, H), or (K*D, H) unbatched, as `forward` returns it; it honours lengths.
+            h_n: shape (K*D, B, H), or (K*D, H) unbatched, as returned by `forward`; lengths are respected.
 
         Returns:
             Shape (B, D*H), or (D*H,) unbatched: forward, then (if bidirectional) reverse.
@@ -420,10 +422,10 @@ class GRU(LayerWithOptions):
     def to_torch(self) -> nn.GRU:
         """A copy as torch.nn.GRU: the same options, parameters, device, dtype and mode.
 
-        Weights that are made of others (weight_norm, pruning) are copied as they are now.
+        Parametrised weights (weight_norm, pruning) are copied as currently computed.
 
         Raises:
-            InputError: the layer has what torch.nn.GRU does not.
+            InputError: the layer has an option that torch.nn.GRU does not have.
 
         Example:
             >>> type(GRU(3, 4).to_torch())

@@ -1,9 +1,9 @@
-"""One GRU layer, all its directions, as a `torch.library` operator: fake kernels, first and second order gradients.
+"""One GRU layer with all its directions as a `torch.library` operator: fake kernels, first and second order gradients.
 
-torch.compile and torch.export see `grucore::gru_layer` as one opaque node, whatever T is. Its backward is an operator
-of its own, `grucore::gru_layer_backward`, so that gradients of gradients exist: those come from `kernels.reference`,
-while the first order stays hand-written. The arguments are the fields of the contract's values, one after the other;
-`kept` is what the native kernels keep for backward, and empty for the others.
+torch.compile and torch.export see `grucore::gru_layer` as one opaque node, whatever T is. Its backward pass is a
+separate operator, `grucore::gru_layer_backward`, which has a gradient of its own: second order gradients come from
+`kernels.reference`, the first order is hand-written. The arguments are the flattened fields of the contract's values;
+`kept` holds intermediate results that the native kernels save for backward, and is empty for the others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from grucore.kernels.native import layer as native
 def layer(
     x: Tensor, state: State, weights: Weights, steps: Steps, form: Form, backend: str, keep: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """y (T, B, D*H) and h_n (D, B, H) of one layer by the kernels of a backend; `keep` for backward what they can."""
+    """Runs one layer: y (T, B, D*H) and h_n (D, B, H). `keep` saves what the backend can save for backward."""
     if not torch.compiler.is_compiling():
         flops.register()
     y, h_n, _ = gru_layer(x, *state, *weights, *steps, *form, backend, keep)
@@ -37,9 +37,9 @@ def _values(fields: tuple) -> tuple[State, Weights, Steps, Form]:
 
 
 def _operator(function: Callable) -> Any:
-    """The function as the operator `grucore::NAME`, its schema read from its annotations.
+    """Registers a function as the operator `grucore::NAME`, with the schema of its annotations.
 
-    As `torch.library.custom_op` does, but a first call does not import torch._dynamo, which takes a second or two.
+    Like `torch.library.custom_op`, but without importing torch._dynamo, which takes a second or two, in the first call.
     """
     name = f"grucore::{function.__name__}"
     torch.library.define(name, torch.library.infer_schema(function, mutates_args=()), tags=torch.Tag.pt2_compliant_tag)
@@ -48,8 +48,8 @@ def _operator(function: Callable) -> Any:
     @functools.wraps(function)
     def run(*args: Any) -> tuple[Tensor, ...]:
         device = next(arg for arg in args if isinstance(arg, Tensor)).device
-        # Products inside have the dtype that was chosen for them, whatever torch.autocast holds outside. Where
-        # torch.compile runs a frame as it is, it must not go on to trace the operators that this one calls.
+        # Autocast must not change the dtype of the products inside. Where torch.compile runs a frame uncompiled, it
+        # must not trace the operators that this one calls.
         with torch.autocast(device.type, enabled=False):
             return (untraced if "torch._dynamo" in sys.modules else function)(*args)
 
@@ -89,7 +89,7 @@ def _new_kept(x: Tensor, h0: Tensor, backend: str, keep: bool) -> Tensor:
 
 
 def _owner(t: Tensor) -> Tensor:
-    """The same memory as a tensor that is not a view: FSDP2 warns of views, autograd forbids changing them."""
+    """The same storage as a non-view: FSDP2 warns about views, and autograd forbids changing them in place."""
     return t.new_empty(0).set_(t.untyped_storage(), t.storage_offset(), t.shape, t.stride())
 
 
@@ -140,7 +140,7 @@ _INPUTS, _BACKWARD_INPUTS = (
 
 
 def _by_name(names: tuple[str, ...], **gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-    """A gradient for each of an operator's arguments, in their order."""
+    """Puts gradients in the order of an operator's arguments."""
     return tuple(gradients.get(name) for name in names)
 
 
@@ -155,7 +155,7 @@ def _save(ctx: Any, inputs: tuple, output: tuple) -> None:
 def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     if dy is None and dh_n is None:
         return _by_name(_INPUTS)
-    saved = ctx.saved_tensors  # read once: each reading unpacks, which checkpointing refuses and offloading pays for
+    saved = ctx.saved_tensors  # read once: reading unpacks, which checkpointing allows once and offloading pays for
     need_dx = ctx.needs_input_grad[0]
     gradients = Gradients(*gru_layer_backward(dy, dh_n, *saved, *ctx.options, need_dx))._asdict()
     y_and_tensors = dict(zip(("y", "kept", *_INPUTS), saved, strict=False))
@@ -173,7 +173,7 @@ def _save_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 
 def _double_backward(ctx: Any, *d_gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The gradient of `gru_layer_backward`: the reference's own gradient, differentiated once more."""
+    """The gradient of `gru_layer_backward`: differentiates the gradient of the reference."""
     if all(d is None for d in d_gradients):
         return _by_name(_BACKWARD_INPUTS)
     *primals, real, start = ctx.saved_tensors
@@ -199,7 +199,7 @@ def _double_backward(ctx: Any, *d_gradients: Tensor | None) -> tuple[Tensor | No
 
 
 def _alias(t: Tensor | None) -> Tensor | None:
-    """The same values as a place of its own in the graph: gradients stop here, even where one input made another."""
+    """A separate graph node per input, so that gradients stop here even if one input was computed from another."""
     if t is None:
         return None
     return t.view_as(t) if t.requires_grad else t.detach().requires_grad_()

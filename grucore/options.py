@@ -1,4 +1,4 @@
-"""The one list of what a layer has besides its sizes, with defaults and checks; `GRU` documents each."""
+"""The options of a layer besides its sizes, with defaults and checks; `GRU` documents each."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from grucore.kernels.regularised import ACTIVATIONS, Variant
 Activation = Literal["tanh", "sigmoid", "relu", "hard_sigmoid", "hard_tanh", "softsign", "linear"]
 Precision = Literal["ieee", "tf32"]
 
-# Those that torch.nn's layers have, in the order of their arguments.
+# Options of torch.nn's layers, in the order of their arguments.
 OF_TORCH_GRU = ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
 OF_TORCH_CELL = ("bias",)
-# Those that a single step can have.
+# Options of a single step.
 _EQUATIONS = ("reset_after", "zoneout", "layer_norm", "activation", "recurrent_activation")
 OF_CELL = ("bias", *_EQUATIONS, "precision", "backend")
-# Those that change how a layer computes, not what.
+# Options that change how a layer computes, not what it computes.
 OF_RUN = ("precision", "backend")
 
 
@@ -49,11 +49,11 @@ class Options:
     backend: dispatch.Backend = "auto"
 
     def checked(self) -> Options:
-        """The same options, numbers as int and float.
+        """The same options, with numbers converted to int and float.
 
         Raises:
             TypeError: a flag that is not a bool, a number of layers that is not an integer.
-            InputError: a value out of range, an unknown name, or options that do not go together.
+            InputError: a value out of range, an unknown name, or options that exclude each other.
         """
         self.num_layers = check_size("num_layers", self.num_layers)
         for name in ("bias", "batch_first", "bidirectional", "reset_after", "layer_norm", "learn_initial_state"):
@@ -68,7 +68,7 @@ class Options:
         _check_name("backend", self.backend, dispatch.BACKENDS)
         if self.layer_norm and not self.reset_after:
             raise InputError(
-                "layer_norm needs reset_after=True: it normalises W_hh h as a whole, which the other form never makes"
+                "layer_norm requires reset_after=True: it normalises W_hh h as a whole, which the other form never has"
             )
         return self
 
@@ -77,18 +77,18 @@ DEFAULTS = {field.name: field.default for field in fields(Options)}
 
 
 def names_of(layer: nn.Module) -> tuple[str, ...]:
-    """The options that a kind of layer has: a `GRU`'s are all, a `GRUCell`'s those of a single step."""
+    """The options of a kind of layer: a `GRU` has all of them, a `GRUCell` those of a single step."""
     return tuple(DEFAULTS) if hasattr(layer, "num_layers") else OF_CELL
 
 
 def variant_of(options: Options, training: bool) -> Variant:
-    """What options add to the equations."""
+    """The options that add to the equations."""
     o = options
     return Variant(o.recurrent_dropout, o.zoneout, o.layer_norm, o.activation, o.recurrent_activation, training)
 
 
 def changed(layer: nn.Module, without: Collection[str] = ()) -> dict[str, Any]:
-    """The options of one of our layers that are not the default."""
+    """The options of a layer that differ from their defaults."""
     values = {name: getattr(layer, name) for name in names_of(layer) if name not in without}
     return {name: value for name, value in values.items() if value != DEFAULTS[name]}
 
@@ -103,7 +103,7 @@ else:
 
 
 class LayerWithOptions(_Module):
-    """What `GRU` and `GRUCell` do with their options: each is an attribute, so that a layer serves as its `Options`."""
+    """The part that `GRU` and `GRUCell` share: each option is an attribute, so that a layer serves as its `Options`."""
 
     input_size: int
     hidden_size: int
@@ -113,11 +113,11 @@ class LayerWithOptions(_Module):
         vars(self).update({name: getattr(options, name) for name in given})
 
     def packed_weights(self) -> AbstractContextManager[None]:
-        """Keeps the weights packed for the native kernels while it is open: for streaming on a CPU.
+        """A context manager that keeps the weights packed for the native kernels, for streaming on a CPU.
 
-        A call packs the weights that it reads, which is most of the time of a step of several rows. With this they are
-        packed once, and again after a write that PyTorch counts: by an optimizer, `load_state_dict`, any operator. What
-        is written through `.data` or NumPy is not counted: the old weights would go on to be used.
+        Otherwise every call packs the weights, which takes most of the time of a step with several rows. Inside the
+        context they are packed once, and again after a write that PyTorch counts: by an optimizer, `load_state_dict` or
+        any in-place operator. A write through `.data` or NumPy is not counted, and the old weights stay in use.
 
         Example:
             >>> from grucore import GRUCell
@@ -138,7 +138,7 @@ class LayerWithOptions(_Module):
 
 
 def form_of(options: Options, device: torch.device) -> Form:
-    """The form of the equations; the precision is that asked for, or what torch's switch for cuDNN's RNNs allows."""
+    """The form of the equations; unless given, the precision follows torch's switch for cuDNN's RNNs."""
     if options.precision is not None:
         return Form(options.reset_after, options.precision)
     if device.type == "cpu" and options.backend != "triton":  # nothing rounds the operands there

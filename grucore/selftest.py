@@ -1,6 +1,6 @@
-"""Says what runs on this machine, how exact it is and how fast beside torch.nn.GRU: `python -m grucore.selftest`.
+"""Reports which implementation runs on this machine, its error, and its time next to torch.nn.GRU's.
 
-Exits with 1 if a result is wrong. A minute at most.
+Run it by `python -m grucore.selftest`. It takes a minute at most and exits with 1 if a result is wrong.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from grucore import GRU
 
 # Largest RMS error of outputs and gradients against float64.
 LIMITS = {torch.float32: 1e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3}
-TF32_LIMIT = 4e-3  # ten bits of mantissa, as float16 has, in both operands of every product
+TF32_LIMIT = 4e-3  # both operands of every product have a mantissa of ten bits, like float16
 SHAPES = [(50, 16, 64, 64), (50, 16, 128, 256)]  # (T, B, I, H)
 
 
@@ -51,7 +51,7 @@ def milliseconds(module: nn.Module, x: Tensor, rounds: int = 7) -> float:
 
 
 def main() -> int:
-    """Prints a line for each device, dtype and shape; 1 if one is wrong."""
+    """Prints one line per device, dtype and shape; returns 1 if a result is wrong."""
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     print(f"grucore {grucore.__version__}, torch {torch.__version__}")
     print("device dtype     T   B    I    H  backend    RMS error  training ms  torch.nn.GRU ms")
@@ -71,7 +71,7 @@ def main() -> int:
                     f"{device:6} {str(dtype)[6:]:8} {steps:3} {batch:3} {input_size:4} {hidden_size:4}  {choice.name:9}"
                     f"  {error:9.1e}  {ours:11.2f}  {theirs:15.2f}{'' if right else '  WRONG'}"
                 )
-    print("wrong results: do not use this installation" if wrong else "all results are right")
+    print("wrong results: do not use this installation" if wrong else "all results are correct")
     return int(wrong > 0)
 
 

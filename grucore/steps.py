@@ -1,7 +1,4 @@
-"""What the user says of a batch of sequences (lengths, mask, reset, PackedSequence) as `Steps`, and back.
-
-Making them never waits for a device.
-"""
+"""Converts lengths, masks, resets and PackedSequences to `Steps`, and back, without host-device synchronisation."""
 
 from __future__ import annotations
 
@@ -31,9 +28,9 @@ def steps_of(
     Args:
         T: the number of steps.
         B: the number of rows.
-        device: where they are wanted.
-        lengths: shape (B,), integers from 0 to T, any device; the values are checked where they lie on the CPU.
-        mask: shape (T, B), bool, True for a real step.
+        device: the device of the result.
+        lengths: shape (B,), integers from 0 to T, any device; the values are checked if they are on the CPU.
+        mask: shape (T, B), bool, False at padding.
         reset: shape (T, B), bool, True where the state goes back to the initial state before the step.
 
     Raises:
@@ -41,7 +38,7 @@ def steps_of(
         TypeError: lengths that are not integers, or a mask or reset that is not bool.
     """
     if lengths is not None and mask is not None:
-        raise InputError("give lengths or mask, not both: they say the same thing")
+        raise InputError("give lengths or mask, not both")
     real = start = None
     if lengths is not None:
         lengths = _checked_lengths(lengths, T, B)
@@ -56,7 +53,7 @@ def steps_of(
 
 
 def as_lengths(lengths: Lengths | int) -> Tensor:
-    """Lengths as a tensor of integers where they are: a list's lie on the CPU, whatever torch.set_default_device says.
+    """Lengths as a tensor of integers, on their own device; a list becomes a CPU tensor, whatever the default device.
 
     Raises:
         TypeError: they are not integers.
@@ -76,8 +73,8 @@ def _checked_lengths(lengths: Lengths, T: int, B: int) -> Tensor:
     lengths = as_lengths(lengths)
     if differ(lengths.shape, (B,)):
         raise InputError(f"lengths must have shape (B,) = ({B},), got {tuple(lengths.shape)}")
-    # On a device the values stay unread: reading them would make the host wait. Under torch.compile and torch.vmap
-    # there are none, and torch.jit.trace would write down what it read as a constant.
+    # Reading values on another device would synchronise with it. Under torch.compile and torch.vmap there are none, and
+    # torch.jit.trace would record them as constants.
     readable = lengths.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
     if readable and B and not transformed():
         shortest, longest = int(lengths.min()), int(lengths.max())
@@ -87,27 +84,27 @@ def _checked_lengths(lengths: Lengths, T: int, B: int) -> Tensor:
 
 
 def check_step_flag(name: str, flag: Tensor, **sizes: int) -> None:
-    """Whether a flag has a bool for each step: `sizes` are T and, in the order of the user's layout, B.
+    """Raises unless a mask or reset has a bool for each step; `sizes` are T and B in the order of the user's layout.
 
     Raises:
         InputError: a wrong shape.
         TypeError: it is not a bool tensor.
     """
     if not isinstance(flag, Tensor):
-        raise TypeError(f"{name} must be a bool tensor, got {type(flag).__name__}: torch.as_tensor makes one")
+        raise TypeError(f"{name} must be a bool tensor, got {type(flag).__name__}; convert it with torch.as_tensor")
     if flag.dtype is not torch.bool:
         raise TypeError(f"{name} must be a bool tensor, got {flag.dtype}")
     if differ(flag.shape, tuple(sizes.values())):
         layout, expected = ", ".join(sizes), ", ".join(map(str, sizes.values()))
-        raise InputError(f"{name} must have a flag for each step, ({layout}) = ({expected}), got {tuple(flag.shape)}")
+        raise InputError(f"{name} must have shape ({layout}) = ({expected}), got {tuple(flag.shape)}")
 
 
 def unpack(packed: PackedSequence) -> tuple[Tensor, Tensor]:
-    """A PackedSequence as padded x (T, B, I) and lengths (B,), rows in the packed (sorted) order."""
+    """Pads a PackedSequence: x (T, B, I) and lengths (B,), with the rows in packed (sorted) order."""
     return pad_packed_sequence(PackedSequence(packed.data, packed.batch_sizes))
 
 
 def repack(y: Tensor, lengths: Tensor, like: PackedSequence) -> PackedSequence:
-    """y (T, B, H) of the rows of `unpack(like)` as a PackedSequence laid out as `like`."""
+    """Packs y (T, B, H), whose rows are in the order of `unpack(like)`, in the layout of `like`."""
     data = pack_padded_sequence(y, lengths).data
     return PackedSequence(data, like.batch_sizes, like.sorted_indices, like.unsorted_indices)

@@ -1,7 +1,7 @@
-"""Truncated backpropagation through time: a long batch in parts, the state carried and its history cut.
+"""Truncated backpropagation through time: runs a long batch in parts and detaches the state between them.
 
 Source: Williams & Peng 1990, "An Efficient Gradient-Based Algorithm for On-Line Training of Recurrent Network
-Trajectories"; parts do not overlap, so each gradient reaches back at most `steps` steps.
+Trajectories"; parts do not overlap, so gradients reach back at most `steps` steps.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ def truncated_bptt(
     mask: Tensor | None = None,
     reset: Tensor | None = None,
 ) -> Iterator[Part]:
-    """Runs a batch `steps` steps at a time; the state goes on from part to part, its gradient does not.
+    """Runs a batch `steps` steps at a time; the state is carried from part to part, the gradient is not.
 
-    Take each part's gradient before asking for the next one: then the memory is that of one part. Without gradients the
-    outputs are those of one call on the whole batch.
+    Call `backward()` before asking for the next part, so that only one part needs memory. The outputs are those of one
+    call on the whole batch.
 
     Args:
-        model: in one direction.
+        model: a unidirectional layer.
         input: shape (T, B, I), or (B, T, I) if the model is batch_first.
         hx: the initial state, shape (K, B, H); its own gradient comes from the first part.
-        steps: the most steps of a part.
+        steps: the number of steps per part; the last part may have fewer.
         lengths: shape (B,), of the whole sequences.
         mask: shape (T, B) or (B, T), as `GRU.forward` takes it.
-        reset: shape as mask, as `GRU.forward` takes it; it goes back to hx in every part.
+        reset: shape as mask, as `GRU.forward` takes it; resets go to hx in every part.
 
     Yields:
         `Part`: the slice of steps, y, and h_n.
@@ -66,10 +66,10 @@ def truncated_bptt(
     if steps < 1:
         raise InputError(f"steps must be at least 1, got {steps}")
     if model.bidirectional:
-        raise InputError("truncated_bptt needs one direction: in reverse nothing is carried from part to part")
+        raise InputError("truncated_bptt requires a unidirectional layer: backwards, no state is carried over")
     check_tensor("input", input)
     if input.dim() != 3:
-        raise InputError(f"input must be a batch of 3 dimensions, got {input.dim()}: {tuple(input.shape)}")
+        raise InputError(f"input must have 3 dimensions, got {input.dim()}: {tuple(input.shape)}")
     time = 1 if model.batch_first else 0
     total, batch = input.shape[time], input.shape[1 - time]
     for name, flag in (("mask", mask), ("reset", reset)):

@@ -2,7 +2,7 @@
 
     reference.py     the four equations in plain PyTorch: read this first; everything else computes the same
     regularised.py   the equations with dropout, zoneout, layer normalisation and other activations (masks: noise.py)
-    eager/           from PyTorch operators, with backpropagation through time written by hand
+    eager/           PyTorch operators, with hand-written backpropagation through time
     native/          C++ for CPUs
     triton/          fused GPU kernels that keep the recurrent weights on chip
     packing.py       lengths, masks and resets as an index of the steps that are not padding
@@ -14,11 +14,11 @@ The contract, for one layer and its D directions; T time, B batch, I input, H hi
 
     x      (T, B, I)     the input, time-major, any strides
     y      (T, B, D*H)   the state after each step, 0 at padding
-    h_n    (D, B, H)     the state after each row's last step in the direction of travel; h0 where it has none
+    h_n    (D, B, H)     the state after each row's last step in the direction of travel; h0 if it has none
 
-The second direction travels from the end. Backward takes the gradients of y and h_n (either may be None) and y itself;
-it computes the gates again. The native kernels can keep what would be computed again: both functions take one more
-argument, `kept`. Nothing here imports `grucore`.
+The second direction runs from the last step to the first. Backward takes the gradients of y and h_n (either may be
+None) and y itself, and recomputes the gates. The native kernels can keep these intermediate results: both functions
+take one more argument, `kept`. Nothing here imports `grucore`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch import Tensor
 
 
 class State(NamedTuple):
-    """The states that a layer can begin from."""
+    """The states that rows and reset sequences begin from."""
 
     h0: Tensor  # (D, B, H): before a row's first step
     h_reset: Tensor | None = None  # (D, B, H): after a reset; h0 if None
@@ -49,14 +49,14 @@ class Weights(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """Which steps are not padding, and where resets cut a row; None where all are steps or nothing is cut."""
+    """The mask and the resets of a batch; None if there is no padding or no reset."""
 
-    real: Tensor | None = None  # (T, B) bool: False holds the state, outputs 0, passes no gradient, whatever x holds
-    start: Tensor | None = None  # (T, B) bool: True cuts the row before step t; what follows begins from h_reset
+    real: Tensor | None = None  # (T, B) bool, False at padding: the state is unchanged, y = 0, no gradient, x unread
+    start: Tensor | None = None  # (T, B) bool, True for a reset before step t: the steps from t on begin from h_reset
 
 
 class Form(NamedTuple):
-    """Which GRU, and how exactly."""
+    """The form of the equations and the precision of products."""
 
     reset_after: bool = True  # False: n = tanh(W_in x + b_in + W_hn (r * h) + b_hn), as in the paper
     precision: str = "ieee"  # of float32 products on a GPU: "ieee" or "tf32"
@@ -71,7 +71,7 @@ class Gates(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """The gradients of a layer's inputs; the biases' also without biases, dx and dh_reset only where there is one."""
+    """The gradients of a layer's inputs; always those of biases, those of x and h_reset only if wanted and given."""
 
     x: Tensor | None  # (T, B, I)
     h0: Tensor  # (D, B, H)

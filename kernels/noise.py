@@ -1,8 +1,7 @@
-"""Random masks that are functions of a seed and of where they apply, not of when they are drawn.
+"""Counter-based random masks: each bit is a hash of (seed, stream, step, row, unit).
 
-A bit depends on the seed, a stream, the step, the row and the unit alone: whoever needs it computes it, in any order
-and as often as wanted, and nothing has to be kept. The mixing function is the 32-bit finaliser "lowbias32" (Chris
-Wellons, 2018, https://nullprogram.com/blog/2018/07/31/), chained over those numbers.
+A bit can be recomputed anywhere, in any order and any number of times, so no mask has to be stored. The hash chains the
+32-bit finaliser "lowbias32" (Chris Wellons, 2018, https://nullprogram.com/blog/2018/07/31/) over those numbers.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ def _mixed(x: Any) -> Any:
 
 
 def new_seed(device: torch.device) -> Tensor:
-    """A seed, () int64, from the device's generator, which torch.manual_seed sets; nothing waits for the device."""
+    """A seed, () int64, from the device's generator, which torch.manual_seed sets; without host-device sync."""
     return torch.randint(2**31, (), device=device)
 
 
 def seed_of(seed: Any, stream: int) -> Any:
-    """What the masks of a stream begin from."""
+    """The seed of a stream."""
     return _mixed(_mixed(seed) + stream)
 
 
 def threshold(p: float) -> int:
-    """Numbers of 32 bits below it are a False of `keep_mask`."""
+    """The bound below which a 32-bit number means False in `keep_mask`."""
     return round(p * 2**32)
 
 
@@ -43,7 +42,7 @@ def keep_mask(seed: Tensor, stream: int, step: int, shape: tuple[int, int], p: f
 
     Args:
         seed: () int64.
-        stream: what the mask is for; masks of two streams are independent.
+        stream: the purpose of the mask; masks of different streams are independent.
         step: t.
         shape: B and H.
         p: the probability of False.

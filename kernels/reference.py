@@ -1,4 +1,4 @@
-"""The GRU in plain PyTorch: the equations every other implementation is held to.
+"""The GRU in plain PyTorch: the equations that every other implementation is tested against.
 
     r  = sigmoid(W_ir x + b_ir + W_hr h + b_hr)          reset gate
     z  = sigmoid(W_iz x + b_iz + W_hz h + b_hz)          update gate
@@ -9,7 +9,7 @@ With `reset_after=False` the reset gate acts before the product, as in the paper
 
     n  = tanh(W_in x + b_in + W_hn (r * h) + b_hn)
 
-Source: Cho et al. 2014 (arXiv:1406.1078); the reset-after form and z's sense are those that torch.nn.GRU documents.
+Source: Cho et al. 2014 (arXiv:1406.1078); the reset-after form and the meaning of z follow torch.nn.GRU's own page.
 Shapes: T time, B batch, I input, H hidden. Any device and floating dtype; differentiable any number of times.
 """
 
@@ -69,7 +69,7 @@ def gru_layer(
 
     def step_of(d: int) -> Step:
         w_ih, w_hh, b_ih, b_hh = weights.of(d)
-        gx = linear(x, w_ih, b_ih).unbind()  # whose gradient is one tensor; that of each gx[t] would be as long as gx
+        gx = linear(x, w_ih, b_ih).unbind()  # has one gradient; each gx[t] would have one as large as gx
 
         def step(t: int, h: Tensor) -> tuple[Tensor, Gates]:
             gates = gru_gates(gx[t], h, w_hh, b_hh, form.reset_after)
@@ -80,11 +80,11 @@ def gru_layer(
     return unroll(step_of, len(x), state, steps)
 
 
-Step = Callable[[int, Tensor], tuple[Tensor, Gates]]  # from t and the state before it to the state after it
+Step = Callable[[int, Tensor], tuple[Tensor, Gates]]  # (t, state before) -> (state after, gates)
 
 
 def unroll(step_of: Callable[[int], Step], length: int, state: State, steps: Steps) -> tuple[Tensor, Tensor, Gates]:
-    """What `gru_layer` returns, from the function of a step in direction d."""
+    """Runs a step function over all steps; `step_of(d)` is that of direction d. Returns as `gru_layer`."""
     directions = [_unroll(step_of(d), length, state, steps, d) for d in range(len(state.h0))]
     ys, h_ns, gates = zip(*directions, strict=True)
     return torch.cat(ys, -1), torch.stack(h_ns), Gates(*(torch.stack(gate) for gate in zip(*gates, strict=True)))
@@ -119,25 +119,25 @@ def _unroll(step: Step, length: int, state: State, steps: Steps, d: int) -> tupl
 
 
 def without_padding(x: Tensor, steps: Steps) -> Tensor:
-    """x (T, B, I) with zeros at padding, so that no value there, NaN included, takes part."""
+    """x (T, B, I) with zeros at padding, so that values there, even NaN, have no effect."""
     return x if steps.real is None else x.masked_fill(~steps.real.unsqueeze(-1), 0)
 
 
 def cuts(start: Tensor, real: Tensor | None, reverse: bool) -> Tensor:
-    """The steps that begin from h_reset in the direction of travel: (T, B) bool, True only at real steps.
+    """The steps that begin from h_reset in the direction of travel: (T, B) bool, True only at non-padding steps.
 
-    `start[t]` cuts the row between t - 1 and t. Forward, the first real step from t on begins again; in reverse it is
-    the first real step before t. A cut with no real step beyond it changes nothing: h_n stays the last real state.
+    `start[t]` splits the row between t - 1 and t. Forward, the first non-padding step from t on begins from h_reset; in
+    reverse it is the first one before t. A reset followed only by padding has no effect on h_n.
     """
     count = start.long().cumsum(0)
     if len(count) == 0:
         return start
-    entry = count[-1] if reverse else torch.zeros_like(count[0])  # the count where the row is entered
+    entry = count[-1] if reverse else torch.zeros_like(count[0])  # the count before the row is entered
     if real is None:
         real = torch.ones_like(start)
     if reverse:
         count, real = count.flip(0), real.flip(0)
-    # A step begins again where the number of cuts differs from that at the real step before it.
+    # A step begins from h_reset if the number of resets differs from that at the non-padding step before it.
     t = torch.arange(len(real), device=real.device).unsqueeze(1)
     last_real = torch.where(real, t, -1).cummax(0).values.roll(1, 0)
     last_real[:1] = -1

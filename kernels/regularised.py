@@ -1,4 +1,4 @@
-"""The GRU with what regularises it, step by step in PyTorch: the equations of `reference.py` with four additions.
+"""The regularised GRU, step by step in PyTorch: the equations of `reference.py` with four additions.
 
     recurrent dropout    W h becomes W (m h / (1 - p)), with one mask m for all steps of a row, so that a unit is
                          dropped from the recurrence for the whole sequence; z h stays whole. Gal & Ghahramani 2016
@@ -7,10 +7,10 @@
                          (arXiv:1606.01305)
     layer normalisation  W x and W h, each over all three gates at once, with a gain, before the biases are added. Ba et
                          al. 2016 (arXiv:1607.06450), in the form of haste's LayerNormGRU
-    activations          others than tanh for n and sigmoid for r and z
+    activations          other than tanh for n and sigmoid for r and z
 
-Outside training, dropout and zoneout take their expectation: m / (1 - p) is 1, and h' = p h + (1 - p) h'.
-Differentiable any number of times; masks are those of `noise.py`.
+Outside training, the masks are replaced by their expectation: m / (1 - p) is 1, and h' = p h + (1 - p) h'.
+Differentiable any number of times; the masks come from `noise.py`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Variant(NamedTuple):
-    """What a layer has beyond the equations; the default is nothing."""
+    """The options of a layer beyond the equations; by default none."""
 
     recurrent_dropout: float = 0.0
     zoneout: float = 0.0
@@ -52,28 +52,28 @@ _PLAIN = list(Variant()[:-1])
 
 
 def acting(variant: Variant) -> tuple[str, ...]:
-    """What acts, in the names of `GRU`'s arguments."""
+    """The options that have an effect, as names of `GRU`'s arguments."""
     *values, training = variant
     if values == _PLAIN:
         return ()
     names = [name for name, value, plain in zip(Variant._fields, values, _PLAIN, strict=False) if value != plain]
     if not training and "recurrent_dropout" in names:
-        names.remove("recurrent_dropout")  # its expectation is to do nothing
+        names.remove("recurrent_dropout")  # no effect in expectation
     return tuple(names)
 
 
 def is_noisy(variant: Variant) -> bool:
-    """Whether masks are drawn."""
+    """Whether random masks are drawn."""
     return variant.training and (variant.recurrent_dropout > 0 or variant.zoneout > 0)
 
 
 def dropout_of_state(seed: Tensor, p: float, h: Tensor, direction: int) -> Tensor:
-    """What h (B, H) is multiplied by in the products of a direction."""
+    """The factor (B, H) of h in the products of a direction."""
     return keep_mask(seed, 2 * direction, 0, (h.shape[0], h.shape[1]), p).to(h.dtype) / max(1 - p, 1e-7)
 
 
 class Gains(NamedTuple):
-    """What layer normalisation multiplies by."""
+    """The gains of layer normalisation."""
 
     of_x: Tensor  # (D, 3H), for W x
     of_h: Tensor  # (D, 3H), for W h
@@ -91,8 +91,7 @@ def gru_layer(
 ) -> tuple[Tensor, Tensor, Gates]:
     """One layer: y (T, B, D*H), h_n (D, B, H) and the gates, each (D, T, B, H), 0 at padding.
 
-    The other arguments are those of the contract in `kernels/__init__.py`. Each call draws its own masks, unless it is
-    given a seed.
+    The other arguments are those of the contract in `kernels/__init__.py`. Without a seed, each call draws its own.
     """
     x = without_padding(x, steps)
     if seed is None and is_noisy(variant):
@@ -132,7 +131,7 @@ class _Step:
         return self.zoned_out(t, gru_update(gates, h), h), gates
 
     def gates(self, t: int, h: Tensor) -> Gates:
-        """The gates of step t; h has its dropout."""
+        """The gates of step t; dropout has been applied to h."""
         to_gate = ACTIVATIONS[self.variant.recurrent_activation]
         to_candidate = ACTIVATIONS[self.variant.activation]
         gx_r, gx_z, gx_n = self.gx[t].chunk(3, -1)
@@ -148,7 +147,7 @@ class _Step:
         return Gates(r, z, to_candidate(gx_n + linear(r * h, w_n, b_n)))
 
     def zoned_out(self, t: int, h_new: Tensor, h: Tensor) -> Tensor:
-        """The new state, with the units that keep their old one."""
+        """The new state, after zoneout."""
         p = self.variant.zoneout
         if p == 0:
             return h_new
@@ -158,7 +157,7 @@ class _Step:
 
 
 def _product(x: Tensor, w: Tensor, b: Tensor | None, gain: Tensor | None) -> Tensor:
-    """W x + b, the product normalised over its last dimension where there is a gain."""
+    """W x + b, with the product normalised over its last dimension if there is a gain."""
     if gain is None:
         return linear(x, w, b)
     product = layer_norm(linear(x, w), gain.shape, gain)

@@ -1,4 +1,4 @@
-"""What every test runs under."""
+"""Settings of all tests."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import signal
 import torch
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: its kernels then run on CPU tensors
+    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: kernels then run on CPU tensors
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it in the background; programs inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -25,6 +25,6 @@ def _poisoned_memory_and_fixed_seed():
 
 
 def pytest_terminal_summary(terminalreporter):
-    """The worst error of each row of the table of limits, to be written beside the limit (run with -p no:xdist)."""
+    """The worst error of each row of the table of limits, to be written next to the limit (run with -p no:xdist)."""
     for key, (error, limit) in sorted(oracle.worst.items()):
         terminalreporter.write_line(f"worst RMS error  {key:28} {error:.1e}  (limit {limit:.0e})")

@@ -1,1 +1,1 @@
-"""Measures: each command writes CSV files of rows, `benchmarks.results.Row`, into a folder."""
+"""Commands that measure; each writes CSV files of rows, `benchmarks.results.Row`, into a folder."""

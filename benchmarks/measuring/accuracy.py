@@ -1,15 +1,15 @@
-"""Measures how far results are from float64, ours and torch.nn.GRU's, and writes a CSV.
+"""Measures the errors of our results and torch.nn.GRU's against float64, and writes a CSV.
 
-    python -m benchmarks.measuring.accuracy --out FOLDER            some minutes; --longest 100 for a look
+    python -m benchmarks.measuring.accuracy --out FOLDER            a few minutes; --longest 100 for a quick look
 
-"plain": layers as they begin, T from 10 to 10,000. The others have T = 100: "open" (update gates biased by 15, so that
-1 - z is 3e-7: a long memory), "shut" (by -15), "large" (inputs times 1e4, which saturates every gate), "denormal"
+"plain": freshly initialised layers, T from 10 to 10,000. The others have T = 100: "open" (update gates biased by 15, so
+that 1 - z is 3e-7: a long memory), "shut" (by -15), "large" (inputs times 1e4, which saturates every gate), "denormal"
 (inputs times 1e-40 or, in float16, 1e-7, without biases), and "steep" and "flat" (the gradient of the loss times 1e20
-and 1e-20, or 1e3 and 1e-3 in float16). "nan" and "inf": one number of one row is that; what is counted are the numbers
-of other rows that are not what they would be without.
+and 1e-20, or 1e3 and 1e-3 in float16). "nan" and "inf" put one such number into one row, and count the numbers in other
+rows that change.
 
-An error is RMS(got - want) / RMS(want), where want is torch.nn.GRU in float64 from the same rounded numbers; where even
-there its 1 - z or 1 - n n would round to 0, in "open" and "large", the same equations take both from exponentials.
+The error is RMS(got - want) / RMS(want), where want is torch.nn.GRU in float64 from the same rounded numbers. In "open"
+and "large", where 1 - z or 1 - n n would round to 0 even there, the same equations compute both from exponentials.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Exact(nn.Module):
         self.layer, self.weight_ih_l0, self.weight_hh_l0 = layer, layer.weight_ih_l0, layer.weight_hh_l0
 
     def forward(self, x: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
-        """As torch.nn.GRU of one layer."""
+        """Computes the same as torch.nn.GRU with one layer."""
         b_ih, b_hh = (self.layer.bias_ih_l0, self.layer.bias_hh_l0) if self.layer.bias else (None, None)
         gx, h, outputs = nn.functional.linear(x, self.weight_ih_l0, b_ih), h0[0], []
         for gx_t in gx:
@@ -143,7 +143,7 @@ def errors(case: str, dtype: torch.dtype, T: int) -> Iterator[tuple[str, str, fl
 
 
 def contained(value: float, dtype: torch.dtype) -> Iterator[tuple[str, str, float]]:
-    """Yields provider, quantity, and how many numbers of other rows a number in row 0 changes."""
+    """Yields provider, quantity, and how many numbers in other rows a number in row 0 changes."""
     given = problem("plain", dtype, 20)
     x = given.x.clone()
     x[5, 0, 3] = value

@@ -1,4 +1,4 @@
-"""What is measured: a layer on a batch, and the suites of such cases but the grid (`grid.py`)."""
+"""The cases that are measured, each a layer on a batch, and their suites except the grid (`grid.py`)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Case(NamedTuple):
     H: int
     layers: int = 1
     bidirectional: bool = False
-    lengths: str = "full"  # every row T long; "uniform" from 1 to T; "imdb": as IMDB's reviews are, cut at T
+    lengths: str = "full"  # every row T long; "uniform" from 1 to T; "imdb": like IMDB's reviews, truncated at T
     dtype: str = "float32"
 
     def row_lengths(self) -> Tensor | None:
-        """Draws the rows' lengths, (B,), None where all are T."""
+        """Draws the rows' lengths, (B,), or None if all are T."""
         if self.lengths == "full":
             return None
         generator = torch.Generator().manual_seed(0)

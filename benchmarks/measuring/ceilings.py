@@ -1,8 +1,8 @@
-"""What a machine can do at most, measured: large matrix products and a large copy by PyTorch, one core's peak.
+"""Measures the limits of a machine: large matrix products and a large copy by PyTorch, and the peak of one core.
 
     python -m benchmarks.measuring.ceilings --device cpu --out FOLDER
 
-writes FOLDER/ceilings/DEVICE.csv. `work` says how much of both a case needs.
+writes FOLDER/ceilings/DEVICE.csv. `work` computes how many operations and bytes a case needs.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ COLUMNS = ["what", "value", "unit", "device", "torch", "triton", "cudnn", "commi
 
 
 def best_ms(run: Callable[[], object], device: str) -> float:
-    """Returns the best of fifteen runs: a ceiling is what can be reached."""
+    """Returns the best of fifteen runs, since a limit is what can be reached."""
     return min(timed({0: run}, 15, device)[0])
 
 
 def by_onednn(x: Tensor, w: Tensor, b: Tensor | None = None) -> Callable[[], Tensor]:
-    """Makes the call of oneDNN for x @ w.T + b in float32 on a CPU, with w laid out beforehand."""
+    """Makes the call of oneDNN for x @ w.T + b in float32 on a CPU, with w packed in advance."""
     laid_out = torch.ops.mkldnn._reorder_linear_weight(w, len(x))
     return lambda: torch.ops.mkldnn._linear_pointwise(x, laid_out, b, "none", [], "")
 
@@ -52,7 +52,7 @@ def matrix_rate(device: str, dtype: torch.dtype, precision: str) -> float:
 
 
 def bandwidth(device: str) -> float:
-    """Returns the bytes per second that a copy of more than any cache reads and writes, in units of 10^9."""
+    """Returns the bytes per second that a copy larger than any cache reads and writes, in units of 10^9."""
     source = torch.ones(2**32 if device == "cuda" else 2**29, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * source.numel() / best_ms(lambda: target.copy_(source), device) / 1e6
@@ -84,19 +84,19 @@ def work(case: Case, mode: str) -> tuple[float, float]:
 
 
 def read(folder: Path) -> dict[Run, dict[str, float]]:
-    """Reads a folder's ceilings of each run: "copy" in GB/s, what else there is in TFLOP/s."""
+    """Reads the limits of each run in a folder: "copy" in GB/s, the others in TFLOP/s."""
     found: dict[Run, dict[str, float]] = {}
     for file in sorted(folder.glob("*.csv")):
         with file.open(newline="") as stream:
             for row in csv.DictReader(stream):
-                if row["what"] != "step":  # of older files: a step of grucore itself, which bounds nothing
+                if row["what"] != "step":  # in older files: a step of grucore itself, which is not a limit
                     run = Run(*(row.get(name, "") for name in Run._fields))
                     found.setdefault(run, {})[row["what"]] = float(row["value"])
     return found
 
 
 def main() -> None:
-    """Measures the ceilings of this machine."""
+    """Measures the limits of this machine."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--out", type=Path, required=True)

@@ -1,7 +1,7 @@
-"""Measures one case: every provider on the same weights and inputs, side by side in one process.
+"""Measures one case: every provider on the same weights and inputs, in one process.
 
-Each provider's result is compared with float64 first; one that is wrong gets no speed, and one that cannot run is
-written down with its reason.
+Each provider's result is compared with float64 first. A wrong one is not timed, and for one that cannot run the reason
+is recorded.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from benchmarks.providers import PROVIDERS
 from benchmarks.providers.base import Provider, Unavailable
 from benchmarks.results import Row
 
-# The largest error of outputs and gradients; a provider above it computes something else. TF32 keeps ten bits.
+# The largest error of outputs and gradients; above it a provider computes something else. TF32 keeps ten bits.
 MAX_ERROR = {"float32": 1e-4, "tf32": 4e-3, "float16": 4e-3, "bfloat16": 3e-2}
 
 
 def new_row(provider: str, mode: str, case: Case, device: str) -> Row:
-    """Makes a row without figures, which says under what they will be measured."""
+    """Makes a row without figures, which records the conditions of the measurement."""
     return Row(provider, mode, **case._asdict(), **environment(device), **on_cpu(device))
 
 
 def limit(problem: Problem) -> float:
-    """Returns the largest error that is allowed there."""
+    """Returns the largest error allowed in a problem."""
     return MAX_ERROR["tf32" if problem.precision == "tf32" else problem.case.dtype]
 
 
 def measure(
     mode: str, case: Case, names: list[str], rounds: int, device: str, seconds: float | None = None
 ) -> Iterator[Row]:
-    """Yields a row for each provider on one case; each that has threads of its own is made and timed alone, at last."""
+    """Yields a row per provider on one case; those with threads of their own are built and timed last, one by one."""
     problem = Problem(case, mode, device)
     apart = [name for name in names if PROVIDERS[name].own_threads]
     yield from _measure(problem, [name for name in names if name not in apart], rounds, device, seconds)
@@ -61,7 +61,7 @@ def _measure(problem: Problem, names: list[str], rounds: int, device: str, secon
             row.note = "out of memory"
         except Unavailable as reason:
             row.note = _line(reason)
-        except Exception as fault:  # a provider may fail in any way: the result says how, and the run goes on
+        except Exception as fault:  # a provider may fail in any way: the row records it, and the run continues
             row.note = f"{type(fault).__name__}: {_line(fault)}"
     clock = time.thread_time if alone else time.process_time
     for name, samples in sampled(runs, rounds, device, seconds, clock).items():
@@ -79,7 +79,7 @@ def _measure(problem: Problem, names: list[str], rounds: int, device: str, secon
 
 
 def _checked(provider: Provider, problem: Problem, row: Row, device: str) -> Callable[[], object]:
-    """Makes the call to be timed, which has run once and is right."""
+    """Makes the call to be timed, after running it once and checking its result."""
     if provider.exact:
         row.error_rms = problem.error(provider)
         if not row.error_rms <= limit(problem):
@@ -92,7 +92,7 @@ def _checked(provider: Provider, problem: Problem, row: Row, device: str) -> Cal
 
 
 def fresh(mode: str, case: Case, names: list[str], device: str) -> Iterator[Row]:
-    """Yields a row for each provider: what a process of its own shows, nothing compiled before (`fresh.py`)."""
+    """Yields a row per provider, measured in a fresh process where nothing is compiled yet (`fresh.py`)."""
     for name in names:
         row = new_row(name, mode, case, device)
         with tempfile.TemporaryDirectory() as cache:

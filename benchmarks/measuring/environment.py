@@ -1,4 +1,4 @@
-"""What measurements depend on, for each row and as a file: `python -m benchmarks.measuring.environment FILE`."""
+"""Records the conditions of a measurement, per row and as a file: `python -m benchmarks.measuring.environment FILE`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from grucore.kernels.native.library import INSTRUCTION_SET
 
 
 def environment(device: str) -> dict[str, str]:
-    """Returns the columns of a row of results that say under what it was measured."""
+    """Returns the columns of a row that record the conditions of the measurement."""
     on_gpu = device == "cuda"
     return {
         "device": torch.cuda.get_device_name() if on_gpu else f"{cpu_name()}, {threads_in_words()}",
@@ -33,7 +33,7 @@ def environment(device: str) -> dict[str, str]:
 
 @functools.cache
 def commit() -> str:
-    """Returns the commit that the process began with: what is checked out later does not run in it."""
+    """Returns the commit that the process started with: later checkouts do not affect it."""
     try:
         result = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
     except OSError:  # no git
@@ -42,20 +42,20 @@ def commit() -> str:
 
 
 def threads_in_words(threads: int | None = None) -> str:
-    """Says how many threads there are; of PyTorch, if none are given."""
+    """Writes a number of threads in words; by default PyTorch's."""
     threads = torch.get_num_threads() if threads is None else threads
     return f"{threads} thread{'s' * (threads != 1)}"
 
 
 def on_cpu(device: str) -> dict[str, Any]:
-    """Returns the columns of a row of results that only a CPU has: what a table is chosen by."""
+    """Returns the columns of a row that only CPUs have, by which tables are chosen."""
     if device == "cuda":
         return {}
     return {"threads": torch.get_num_threads(), "instruction_set": INSTRUCTION_SET or ""}
 
 
 def version(package: str) -> str:
-    """Returns a package's version, "" where it is not installed."""
+    """Returns a package's version, "" if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -63,7 +63,7 @@ def version(package: str) -> str:
 
 
 def cpu_name() -> str:
-    """Returns the processor's model name and its widest vectors, which tell generations of one name apart."""
+    """Returns the processor's model name and its widest vectors, which distinguish generations with the same name."""
     if not (model := _cpu_facts().get("model name")):
         return platform.processor()
     vectors = {"avx512f": "AVX-512", "avx2": "AVX2"}
@@ -72,7 +72,7 @@ def cpu_name() -> str:
 
 
 def cpu_flags() -> set[str]:
-    """Returns what the processor has, by Linux's names; nothing where they are not known."""
+    """Returns the processor's features under Linux's names; empty if unknown."""
     return set(_cpu_facts().get("flags", "").split())
 
 

@@ -1,11 +1,11 @@
-"""What a process of its own shows, as one number.
+"""Measures one number in a fresh process.
 
     python -m benchmarks.measuring.fresh MODE PROVIDER DEVICE CASE...
 
-MODE "first": milliseconds from PyTorch and grucore imported and the data made to a first gradient (or, of a provider
-that does not train, a first output): imports, compilation and warming up.
-MODE "memory": MiB held at most by a forward and backward beyond what was held before, after a small one. On a CPU that
-is the process's memory, read from Linux.
+MODE "first": milliseconds to the first gradient (or, for a provider that does not train, the first output), counted
+after PyTorch and grucore are imported and the data is made. It includes imports, compilation and warm-up.
+MODE "memory": the peak MiB of a forward and backward pass beyond those in use before, after a small one. On a CPU it is
+the process's memory, read from Linux.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def run(provider: Provider, x: Tensor) -> None:
 
 
 def held_mib(device: str, most: bool) -> float:
-    """Returns the MiB held now or, since `forget`, at most."""
+    """Returns the MiB in use now, or the peak since `forget`."""
     if device == "cuda":
         return (torch.cuda.max_memory_allocated() if most else torch.cuda.memory_allocated()) / 2**20
     status = (PROCESS / "status").read_text()
@@ -39,7 +39,7 @@ def held_mib(device: str, most: bool) -> float:
 
 
 def forget(device: str) -> None:
-    """Begins again to look for the most."""
+    """Resets the peak."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:
@@ -47,7 +47,7 @@ def forget(device: str) -> None:
 
 
 def main() -> None:
-    """Runs one provider in this process, which has done nothing before."""
+    """Measures one provider in this fresh process."""
     mode, name, device, *values = sys.argv[1:]
     sizes = [int(value) for value in values[:5]]
     layer = nn.GRU(*sizes[2:], bidirectional=values[5] == "True", device=device, dtype=getattr(torch, values[7]))

@@ -1,7 +1,8 @@
-"""The grid of a CPU: many shapes, so that none can be chosen for its figure, and a short one for a quarter of an hour.
+"""The grid of shapes for CPUs, large enough that no shape is picked for its figure, and a short one of 15 minutes.
 
-Sizes that fill no vector (37, 77, 200, 33), one row and a thousand, ten steps and two thousand, weights that fit in a
-cache and weights that do not; stacks; each with rows of one length and, where there are rows to differ, of many.
+It has sizes that do not fill a vector (37, 77, 200, 33), one row and a thousand, ten steps and two thousand, weights
+that fit in a cache and weights that do not, and stacks; each with rows of equal and, for several rows, of different
+lengths.
 """
 
 from __future__ import annotations

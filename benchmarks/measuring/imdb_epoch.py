@@ -2,7 +2,7 @@
 
     python -m benchmarks.measuring.imdb_epoch --data sample|PATH --device cpu --out FOLDER
 
-writes FOLDER/imdb-DEVICE.csv, a row for each layer: the last of `--epochs` epochs, which compile and warm up nothing.
+writes FOLDER/imdb-DEVICE.csv with one row per layer: the last of `--epochs` epochs, free of compilation and warm-up.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The most floating-point operations that one core does in a second, to hold a layer's against.
+"""Measures the peak floating-point rate of one core, to compare layers with it.
 
-Fused multiply-adds in registers (`peak.cpp`), compiled when they are measured: that is the peak. Where there is no
-compiler, a product of matrices that stay in the L2 cache takes its place; it says its own name, as it lies below.
+The peak is that of fused multiply-adds in registers (`peak.cpp`), compiled when it is measured. Without a compiler it
+is replaced by a product of matrices that stay in the L2 cache, which has its own name, since it is lower.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from benchmarks.measuring.environment import cpu_flags
 from benchmarks.measuring.timing import sampled
 
 SOURCE = Path(__file__).with_name("peak.cpp")
-SETS = {  # those of the native kernels: what the processor must have, how to compile, floats in a vector
+SETS = {  # of the native kernels: required features of the processor, compiler flags, floats per vector
     "avx2": (("avx2", "fma"), ["-mavx2", "-mfma"], 8),
     "avx512": (("avx512f",), ["-mavx512f", "-mprefer-vector-width=512"], 16),
 }
 CHAINS = 12  # of peak.cpp
-PEAK, PRODUCTS = "one core fma", "one core products"  # how the rows are called; the first with the set after it
+PEAK, PRODUCTS = "one core fma", "one core products"  # names of the rows; the first is followed by the set
 
 
 def peaks() -> Iterator[tuple[str, float]]:
-    """Yields each set's name and peak of one core in float32, in units of 10^12 a second."""
+    """Yields each set's name and the peak of one core in float32, in units of 10^12 per second."""
     found = False
     for name, (flags, options, lanes) in SETS.items():
         if set(flags) <= cpu_flags() and (rate := _peak(options, lanes)):
@@ -40,13 +40,13 @@ def peaks() -> Iterator[tuple[str, float]]:
 
 
 def peak_of(limits: dict[str, float], instruction_set: str) -> tuple[str, float] | None:
-    """Returns what bounds one core of those that were measured, and how much; None where nothing was."""
+    """Returns the name and value of one core's peak for an instruction set, or None if it was not measured."""
     names = (f"{PEAK} {instruction_set}", PRODUCTS)
     return next(((name, limits[name]) for name in names if name in limits), None)
 
 
 def _peak(options: list[str], lanes: int) -> float | None:
-    """Measures one set's peak, None where it cannot be compiled."""
+    """Measures one set's peak; None if it cannot be compiled."""
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "peak.so"
         compiler = [*os.environ.get("CXX", "c++").split(), "-O3", "-ffp-contract=fast", "-shared", "-fPIC"]
@@ -73,6 +73,6 @@ def _products() -> float:
 
 
 def _rate(run: Callable[[], object], operations: int) -> float:
-    """Returns the best rate by CPU time: a peak is what can be reached, and other processes' turns are not its."""
+    """Returns the best rate by CPU time, which excludes other processes."""
     samples = sampled({0: run}, 15, clock=time.thread_time)[0]
     return operations / min(sample.ms_cpu or sample.ms for sample in samples) / 1e9

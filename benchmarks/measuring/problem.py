@@ -1,4 +1,4 @@
-"""A case's weights and data, what is right, and the calls that are timed."""
+"""A case's weights and data, the expected results, and the calls that are timed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from grucore.kernels.reference import gru_layer
 
 
 class ResetBefore(Provider):
-    """One layer of torch.nn.GRU's weights with the reset gate before the product, by the reference equations."""
+    """One layer with torch.nn.GRU's weights and the reset gate before the product, by the reference equations."""
 
     def forward(self, x: Tensor, lengths: Tensor | None, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Runs rows of one length."""
@@ -53,14 +53,14 @@ class Problem:
         self._right: dict[bool, list[Tensor]] = {}
 
     def right(self, reset_after: bool) -> list[Tensor]:
-        """Computes what is right, in float64 on the CPU."""
+        """Computes the expected results in float64 on the CPU."""
         if reset_after not in self._right:
             oracle = (Torch if reset_after else ResetBefore)(copy.deepcopy(self.layer).double().cpu())
             self._right[reset_after] = self.results(oracle, torch.float64, "cpu")
         return self._right[reset_after]
 
     def results(self, provider: Provider, dtype: torch.dtype | None = None, device: str | None = None) -> list[Tensor]:
-        """Computes what the mode does, in one list of tensors."""
+        """Computes the results of the mode, as one list of tensors."""
         x, dy, hx = (t.detach().to(device=device, dtype=dtype) for t in (self.inputs[0], self.dy, self.hx))
         if self.mode == "step":
             with torch.inference_mode():
@@ -80,7 +80,7 @@ class Problem:
         return float(torch.stack(errors).max())
 
     def run(self, provider: Provider) -> Callable[[], object]:
-        """Makes the call to be timed; inputs rotate, so that none is found in a cache."""
+        """Makes the call to be timed; inputs rotate, so that none is still in a cache."""
         next_x = rotating(self.inputs)
         if self.mode == "step":
             return torch.inference_mode()(lambda: provider.step(next_x(), self.hx))

@@ -1,11 +1,11 @@
-"""Times every provider on the same weights and inputs, side by side in one process, and writes a CSV.
+"""Times every provider on the same weights and inputs in one process, and writes a CSV.
 
     python -m benchmarks.measuring.run --suite quick --out FOLDER           on this CPU; or --device cuda
     python -m benchmarks.measuring.run --suite grid --out FOLDER            many shapes, on one thread and on all
     python -m benchmarks.measuring.run --suite grid --instruction-set avx2  the native kernels without AVX-512
 
-How many threads there are, and which instructions the native kernels take, is settled when a process begins: each
-number of threads has a process and a file of its own.
+The number of threads and the instruction set of the native kernels are fixed when a process starts, so each number of
+threads has its own process and file.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ DEFAULTS = {
     "cuda": ["grucore-triton", "torch", "torch-compile", "torch-lstm", "products", "flashrnn", "torchrl"],
     "grid": ["grucore-auto", "torch", "products", "onnxruntime", "openvino"],
 }
-WITH_LENGTHS = ["torch-padded"]  # which without lengths is nn.GRU again
+WITH_LENGTHS = ["torch-padded"]  # without lengths it is nn.GRU again
 STREAMING = ["grucore-packed"]
-ONCE = {  # what is at home elsewhere, or takes long to compile: in the first cell of each mode but memory
+ONCE = {  # slow to compile, or built for GPUs: only in the first cell of each mode, except memory
     "cpu": ["openvino", "torch-compile", "flashrnn", "torchrl", "xma", "haste"],
     "cuda": ["xma", "haste"],
     "grid": ["torch-compile", "keras"],
@@ -43,7 +43,7 @@ ONCE = {  # what is at home elsewhere, or takes long to compile: in the first ce
 
 
 def work(given: argparse.Namespace) -> list[tuple[str, Case, list[str]]]:
-    """Returns each mode, case and the providers to try there."""
+    """Returns each mode and case with the providers to try."""
     on_grid = given.suite.startswith("grid")
     measured = grid(short=given.suite == "grid-short") if on_grid else suite(given.suite, given.device)
     defaults = DEFAULTS["grid" if on_grid else given.device]
@@ -93,13 +93,13 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--suite", choices=SUITES, default="quick")
-    parser.add_argument("--dtype", choices=list(DTYPES), help="the cases of one dtype only")
+    parser.add_argument("--dtype", choices=list(DTYPES), help="only the cases of one dtype")
     parser.add_argument("--providers", nargs="+", choices=list(PROVIDERS), help="default: all that may run there")
-    parser.add_argument("--rounds", type=int, default=11, help="most timed runs of each provider and case")
-    parser.add_argument("--seconds", type=float, help="of a case, all its runs together; at least three rounds are run")
+    parser.add_argument("--rounds", type=int, default=11, help="at most so many timed runs per provider and case")
+    parser.add_argument("--seconds", type=float, help="for all runs of a case; at least three rounds are run")
     parser.add_argument("--part", type=part, default=(1, 1), help="i/n: the i-th of n parts of the suite")
-    parser.add_argument("--threads", type=positive, nargs="+", help="of the CPU; of the grid: 1 and all, else all")
-    parser.add_argument("--instruction-set", choices=["avx2"], help="that the native kernels must take")
+    parser.add_argument("--threads", type=positive, nargs="+", help="default: all; for the grid: 1 and all")
+    parser.add_argument("--instruction-set", choices=["avx2"], help="for the native kernels")
     parser.add_argument("--out", type=Path, required=True, help="a folder; DEVICE-SUITE.csv is written there")
     given = parser.parse_args()
     if given.device == "cuda" and (given.suite.startswith("grid") or given.threads or given.instruction_set):
@@ -108,7 +108,7 @@ def options() -> argparse.Namespace:
 
 
 def file_name(given: argparse.Namespace, threads: int, says_threads: bool) -> str:
-    """Says what a file holds."""
+    """Returns the name of a file of results."""
     index, parts = given.part
     words = [given.device, given.suite, given.dtype, f"part{index}" * (parts > 1), given.instruction_set]
     words.append(threads_in_words(threads).replace(" ", "-") * says_threads)
@@ -116,13 +116,13 @@ def file_name(given: argparse.Namespace, threads: int, says_threads: bool) -> st
 
 
 def may_run_here(given: argparse.Namespace, threads: int) -> bool:
-    """Whether this process has begun with what is asked for."""
+    """Whether this process started with the requested threads and instruction set."""
     has_threads = str(threads) == os.environ.get("OMP_NUM_THREADS") or threads == torch.get_num_threads()
     return has_threads and given.instruction_set in (None, os.environ.get("GRUCORE_NATIVE_SET"))
 
 
 def main() -> None:
-    """Measures a suite, here or in a process for each number of threads."""
+    """Measures a suite, here or in one process per number of threads."""
     given = options()
     if given.device == "cuda" and not torch.cuda.is_available():
         sys.exit("error: --device cuda: no GPU that PyTorch can use")
@@ -131,7 +131,7 @@ def main() -> None:
     says_threads = given.suite.startswith("grid") or given.threads is not None
     targets = {n: given.out / file_name(given, n, says_threads) for n in counts}
     for target in targets.values():
-        if target.exists():  # said now rather than after the files before it
+        if target.exists():  # fail now rather than after measuring for other files
             sys.exit(f"error: {target} exists: results are never overwritten; give another --out or move it away")
     if len(counts) == 1 and may_run_here(given, counts[0]):
         if given.instruction_set not in (None, INSTRUCTION_SET):

@@ -1,4 +1,4 @@
-"""The comparison under pytest-benchmark: `pytest benchmarks/`, with its JSON, --benchmark-compare and histograms."""
+"""Runs the comparison with pytest-benchmark: `pytest benchmarks/`, with its JSON, comparisons and histograms."""
 
 import copy
 
@@ -21,7 +21,7 @@ MEASURED = [(mode, case) for mode, case in suite("quick", DEVICE) if mode in ("i
     "mode, case", MEASURED, ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value))
 )
 def test_speed(benchmark, provider, mode, case):
-    """A provider on a case; a wrong result fails."""
+    """Times a provider on a case; fails if its result is wrong."""
     problem = Problem(case, mode, DEVICE)
     benchmark.group = " ".join(map(str, (mode, *case)))
     try:

@@ -1,4 +1,4 @@
-"""How runs are timed: in turns, so that what else the machine does falls on all of them alike."""
+"""Times runs in alternation, so that background load affects all providers equally."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import NamedTuple, TypeVar
 import torch
 
 Name = TypeVar("Name", bound=Hashable)
-SECONDS = {"cpu": 1.0, "cuda": 6.0}  # of a case, all its runs together: then no round begins, once there were three
-BURST_MS = 1.0  # what is shorter is called several times a sample on a CPU: clocks take a microsecond themselves
-FLUSH_BYTES = 2**28  # more than any L2 cache: what a run left there does not help the next one
+SECONDS = {"cpu": 1.0, "cuda": 6.0}  # per case, over all its runs; no round starts later, after the first three
+BURST_MS = 1.0  # shorter runs are called several times per sample on a CPU: reading a clock takes a microsecond
+FLUSH_BYTES = 2**28  # larger than any L2 cache, so that a run does not find data of the one before
 
 
 class Sample(NamedTuple):
-    """The milliseconds of one run, and those that the CPU worked on it, without other processes' turns."""
+    """The milliseconds of one run in wall time and in CPU time, which excludes other processes."""
 
     ms: float
     ms_cpu: float | None = None  # None on a GPU
 
 
 def timed(runs: Mapping[Name, Callable[[], object]], rounds: int, device: str = "cpu") -> dict[Name, list[float]]:
-    """Returns the milliseconds of each run in each of at most `rounds` rounds, after a round of warming up."""
+    """Returns the milliseconds of each run in each of at most `rounds` rounds, after a warm-up round."""
     return {name: [sample.ms for sample in found] for name, found in sampled(runs, rounds, device).items()}
 
 
@@ -36,14 +36,14 @@ def sampled(
     seconds: float | None = None,
     clock: Callable[[], float] = time.process_time,
 ) -> dict[Name, list[Sample]]:
-    """Returns the samples of each run in each of at most `rounds` rounds, after a round of warming up.
+    """Returns the samples of each run in each of at most `rounds` rounds, after a warm-up round.
 
     Args:
         runs: the calls, by name.
-        rounds: how many samples each has at most.
+        rounds: the largest number of samples per run.
         device: "cpu" or "cuda".
-        seconds: after so many no round begins, once there were three; default: `SECONDS`.
-        clock: what counts the CPU's time: a process's, or a thread's where that is all there is.
+        seconds: the time after which no round starts, except the first three; default: `SECONDS`.
+        clock: the clock for CPU time: a process's, or a thread's if there is only one.
     """
     samples: dict[Name, list[Sample]] = {name: [] for name in runs}
     begin = time.perf_counter()
@@ -60,7 +60,7 @@ def sampled(
 
 
 def _calls(run: Callable[[], object]) -> int:
-    """How many calls make a sample: the second of two short ones says, as the first may have to fill caches."""
+    """The number of calls per sample, from the second of two calls, as the first may have to fill caches."""
     for _ in range(2):
         if (ms := _on_cpu(run, 1, time.perf_counter).ms) >= BURST_MS:
             return 1
@@ -86,7 +86,7 @@ def _milliseconds_on_gpu(run: Callable[[], object], flush: torch.Tensor) -> floa
 
 
 def replayed(run: Callable[[], object], rounds: int) -> float:
-    """Returns the median milliseconds of a CUDA graph of the run: what it takes without the host's share."""
+    """Returns the median milliseconds of the run as a CUDA graph, which excludes the host's overhead."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         run()
@@ -98,7 +98,7 @@ def replayed(run: Callable[[], object], rounds: int) -> float:
 
 
 def peak_mib(run: Callable[[], object]) -> float:
-    """Returns the MiB that a run needs on the GPU beyond what is there before."""
+    """Returns the peak MiB of a run on the GPU beyond those in use before."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

@@ -1,4 +1,4 @@
-"""The implementations compared, by the name that results give them."""
+"""The compared implementations, by their names in results."""
 
 from benchmarks.providers.base import Provider
 from benchmarks.providers.converted import Keras, OnnxRuntime, OpenVino

@@ -1,4 +1,4 @@
-"""What every provider does, and how one says that it cannot."""
+"""The interface of a provider, and the error for what it cannot do."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor, nn
 
 
 class Unavailable(Exception):
-    """Why a provider has no figure here."""
+    """The reason why a provider has no figure for a case."""
 
 
 class Provider:
-    """An implementation made from a torch.nn.GRU, with the same weights, timed through its own calls.
+    """An implementation built from a torch.nn.GRU with the same weights, and timed through its own calls.
 
-    What it cannot do raises `Unavailable` with the reason, which the results then show in the place of a figure.
+    It raises `Unavailable` with the reason for what it cannot do; results then show the reason instead of a figure.
     """
 
-    trains = True  # has gradients of x and of the parameters
-    exact = True  # computes a GRU, so that its results are compared with float64
-    reset_after = True  # with the reset gate there
-    own_threads = False  # which spin, so that it is made and run after those that have none
+    trains = True  # computes gradients of x and of the parameters
+    exact = True  # computes a GRU, so its results are compared with float64
+    reset_after = True  # the form of the GRU
+    own_threads = False  # has threads of its own, which spin: it is built and run after the others
 
     def __init__(self, layer: nn.GRU):
         self.layer: nn.Module = layer
@@ -44,7 +44,7 @@ class Provider:
 
 
 def one_layer(layer: nn.Module) -> list[Tensor]:
-    """Returns the weights, of a provider that has one layer in one direction only."""
+    """Returns the weights, for a provider that only has one layer in one direction."""
     assert isinstance(layer, nn.GRU)
     if layer.num_layers > 1 or layer.bidirectional:
         raise Unavailable("one layer in one direction")
@@ -52,7 +52,7 @@ def one_layer(layer: nn.Module) -> list[Tensor]:
 
 
 def refuse(lengths: Tensor | None) -> None:
-    """Refuses lengths, for a provider that has none."""
+    """Raises for lengths, for a provider without them."""
     if lengths is not None:
         raise Unavailable("rows of one length")
 
@@ -61,9 +61,9 @@ def imported(package: str) -> Any:
     """Imports a package that is not installed everywhere.
 
     Raises:
-        Unavailable: it cannot be imported, with what its import said.
+        Unavailable: it cannot be imported, with the error of its import.
     """
     try:
         return importlib.import_module(package)
-    except Exception as error:  # an import may fail in any way: the result says how
+    except Exception as error:  # an import may fail in any way: the row records it
         raise Unavailable(f"import {package}: {type(error).__name__}: {error}") from None

@@ -1,4 +1,4 @@
-"""grucore's converters' targets: the layer exported to ONNX, for two runtimes, and to Keras. Inference on the CPU."""
+"""The targets of grucore's converters: the layer exported to ONNX, for two runtimes, and to Keras; CPU inference."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ class OnnxRuntime(Provider):
 
 
 class OpenVino(Provider):
-    """The exported model in OpenVINO, compiled for each shape and with lengths only where there are any.
+    """The exported model in OpenVINO, compiled for each shape, and with lengths only if there are any.
 
-    That is its best: of a model for any shape it moves every result, and ignores the lengths. Its arrays are shared
-    with it both ways.
+    That is its best: with dynamic shapes it copies every result and ignores the lengths. Arrays are shared with it both
+    ways.
     """
 
     trains = False
@@ -73,7 +73,7 @@ class OpenVino(Provider):
     def __init__(self, layer: nn.GRU):
         self.core, self.layer = imported("openvino").Core(), layer
         self.requests: dict[tuple[int, ...], Any] = {}
-        self._request(1, 1, False, False)  # says here already what is missing
+        self._request(1, 1, False, False)  # reports here what is missing
 
     def _request(self, T: int, B: int, h0: bool, lengths: bool) -> Any:
         key = (T, B, h0, lengths)

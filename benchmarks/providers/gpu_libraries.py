@@ -1,7 +1,6 @@
-"""Other projects' GRUs, made for a GPU. What they need is imported when one is made: most are not installed everywhere.
+"""GRUs of other projects, built for GPUs. Their packages are imported on use, since few are installed everywhere.
 
-FlashRNN, TorchRL and XMA also have a plain PyTorch form, which runs on a CPU and shows there that the call is right,
-not what they are made for.
+FlashRNN, TorchRL and XMA also have a plain PyTorch form. On a CPU it shows that our call is right, not their speed.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ class Xma(Provider):
         self.layer = layer
 
     def forward(self, x: Tensor, lengths: Tensor | None, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Runs batch first, with one head; all biases may stand on the input's side."""
+        """Runs batch first, with one head; all biases can be on the input side."""
         refuse(lengths)
         w_ih, w_hh, b_ih, b_hh = one_layer(self.layer)
         gx = linear(x.transpose(0, 1), w_ih, b_ih + b_hh).unsqueeze(2)  # (B, T, head, 3H)

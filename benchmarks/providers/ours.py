@@ -30,13 +30,13 @@ class GrucoreEager(Provider):
 
 
 class GrucoreAuto(GrucoreEager):
-    """Runs what a user gets: native kernels where they serve."""
+    """Runs what a user gets: the native kernels where they can run."""
 
     backend = "auto"
 
 
 class GrucorePacked(GrucoreAuto):
-    """Keeps the weights packed between calls, as the engines with frozen weights always do."""
+    """Keeps the weights packed between calls, as engines with frozen weights always do."""
 
     def __init__(self, layer: nn.GRU):
         super().__init__(layer)

@@ -1,4 +1,4 @@
-"""What PyTorch itself has: nn.GRU in two ways, nn.LSTM, torch.compile, and bare matrix products."""
+"""PyTorch's own alternatives: nn.GRU in two ways, nn.LSTM, torch.compile, and bare matrix products."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from grucore.kernels import reference
 
 
 class Torch(Provider):
-    """torch.nn.GRU, on a PackedSequence where rows have lengths."""
+    """torch.nn.GRU, on a PackedSequence if rows have lengths."""
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Packs and pads where there are lengths."""
+        """Packs and pads if there are lengths."""
         if lengths is None:
             return self.layer(x)
         y, h_n = self.layer(pack_padded_sequence(x, lengths, enforce_sorted=False))
@@ -28,8 +28,8 @@ class Torch(Provider):
 class TorchPadded(Torch):
     """torch.nn.GRU on the padded batch itself.
 
-    That is right for one layer forward in time, where padding comes after all that is read; a reverse direction would
-    begin in the padding, and of several layers nn.GRU gives the last one's outputs only, of which h_n is gathered.
+    This is correct for one forward layer, where padding comes after everything that is read. A reverse direction would
+    begin in the padding, and of several layers nn.GRU only returns the last outputs, from which h_n is gathered.
     """
 
     def __init__(self, layer: nn.GRU):
@@ -37,7 +37,7 @@ class TorchPadded(Torch):
         super().__init__(layer)
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Clears the outputs of the padding, and gathers each row's last real one."""
+        """Clears the outputs at padding, and gathers each row's last non-padding one."""
         y, h_n = self.layer(x)
         if lengths is None:
             return y, h_n
@@ -48,7 +48,7 @@ class TorchPadded(Torch):
 
 
 class Lstm(Torch):
-    """torch.nn.LSTM of the same sizes: the recurrence that cuDNN does keep on chip."""
+    """torch.nn.LSTM of the same sizes, whose recurrence cuDNN keeps on chip."""
 
     exact = False
 
@@ -72,11 +72,11 @@ class Compiled(Provider):
 
     def __init__(self, layer: nn.GRU):
         one_layer(layer)
-        torch.compiler.reset()  # of the variants that other cases and modes left, of which it keeps eight
+        torch.compiler.reset()  # drops the variants of other cases and modes; it keeps at most eight
         self.layer, self.compiled_step = layer, torch.compile(_step, dynamic=True)
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Goes step by step; the product of all inputs is one."""
+        """Runs step by step, after one product for all inputs."""
         refuse(lengths)
         w_ih, w_hh, b_ih, b_hh = one_layer(self.layer)
         h, states = x.new_zeros(x.shape[1], w_hh.shape[1]), []
@@ -96,16 +96,16 @@ def _step(gx: Tensor, h: Tensor, w_hh: Tensor, b_hh: Tensor) -> Tensor:
 
 
 class Products(Provider):
-    """Makes the layer's matrix products and nothing else: those with W_ih in one, those with W_hh one per step."""
+    """Computes only the layer's matrix products: one with W_ih, and one with W_hh per step."""
 
     exact = False
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Makes those of all layers and directions, on a batch without padding of as many real steps."""
+        """Computes those of all layers and directions, on a batch with as many steps but without padding."""
         return self._products(x, lengths, backward=False)
 
     def train(self, x: Tensor, lengths: Tensor | None, dy: Tensor) -> tuple[Tensor, ...]:
-        """Makes those of backward too: dx, dW_ih and dW_hh over all rows, and a step's dh."""
+        """Also computes those of backward: dx, dW_ih and dW_hh over all rows, and dh per step."""
         return self._products(x, lengths, backward=True)
 
     def _products(self, x: Tensor, lengths: Tensor | None, backward: bool) -> tuple[Tensor, Tensor]:

@@ -1,1 +1,1 @@
-"""Publishes what was measured: `python -m benchmarks.publishing.report`."""
+"""Publishes measurements: `python -m benchmarks.publishing.report`."""

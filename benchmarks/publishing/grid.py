@@ -38,12 +38,12 @@ class View(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What heads its columns."""
+        """The heading of its columns."""
         return "CPU" if self.column == "ms_cpu_p50" else "wall"
 
     @property
     def meaning(self) -> str:
-        """What its title stands for."""
+        """The meaning of its title."""
         what = "that the processor worked" if self.column == "ms_cpu_p50" else "that passed"
         return f"*{self.title}* is the time {what}, with {threads_in_words(self.threads)}."
 
@@ -105,7 +105,7 @@ def share(each: Mapping[int, Cell], view: View, limit: float | None) -> float | 
 
 
 def in_words(case: Case) -> str:
-    """Says a case, its lengths where they are IMDB's, and its dtype where it is none of the usual."""
+    """Describes a case, with its lengths if they are IMDB's, and its dtype if it is not float32."""
     return shape(case) + ", IMDB's" * (case.lengths == "imdb") + f", {case.dtype}" * (case.dtype != "float32")
 
 
@@ -179,7 +179,7 @@ def has_cells(rows: Iterable[Row]) -> bool:
 
 
 def section(machine: Run, rows: list[Row], limits: Mapping[Run, Mapping[str, float]]) -> list[str]:
-    """Makes a machine's tables, with its peak where that was measured."""
+    """Makes a machine's tables, with its peak if it was measured."""
     anywhere = machine._replace(instruction_set="")  # a file of limits names no set: its rows do
     known = {what: v for run, values in limits.items() if run.machine == anywhere for what, v in values.items()}
     bound = peak.peak_of(known, machine.instruction_set)

@@ -1,4 +1,4 @@
-"""Draws the pictures of RESULTS.md, each from the cells of one run; a picture without data is not made."""
+"""Draws the pictures of RESULTS.md, each from the cells of one run; skips those without data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPEED_UP = "grucore: times as fast as nn.GRU"
 
 
 def ratios(cells: list[Cell], axes: Any) -> bool:
-    """Draws a bar for each cell: how many times as fast as nn.GRU we are."""
+    """Draws our speed-up over nn.GRU, one bar per cell."""
     cells = [cell for cell in cells if cell.ratio(cell.baseline)]
     labels = [f"{c.mode}  {c.case.T} x {c.case.B}, {c.case.I} -> {c.case.H}, {c.case.lengths}" for c in cells]
     values = [cell.ratio(cell.baseline) for cell in cells]
@@ -37,7 +37,7 @@ def ratios(cells: list[Cell], axes: Any) -> bool:
 
 
 def heat(cells: list[Cell], axes: Any) -> bool:
-    """Draws how many times as fast as nn.GRU we are over B and H, training on one length: the mean of T and dtypes."""
+    """Draws our speed-up over nn.GRU against B and H, in training on one length: the mean over T and dtypes."""
     found: dict[tuple[int, int], list[float]] = {}
     for cell in cells:
         ratio = cell.ratio(cell.baseline)
@@ -99,7 +99,7 @@ def _scatter(axes: Any, points: Mapping[str, list[tuple[float, float | None]]]) 
 
 
 def roofline(cells: list[Cell], axes: Any, limits: Mapping[str, float]) -> bool:
-    """Draws operations per second against operations per byte, under what large products and a large copy reached."""
+    """Draws operations per second against operations per byte, below the limits of large products and a large copy."""
     rate, copy = max(v for k, v in limits.items() if k.startswith("products")), limits["copy"] / 1e3
     points: dict[str, list[tuple[float, float | None]]] = {"nn.GRU": [], "grucore": []}
     for c in cells:
@@ -119,7 +119,7 @@ def roofline(cells: list[Cell], axes: Any, limits: Mapping[str, float]) -> bool:
 
 
 def save(cells: list[Cell], limits: Mapping[Run, Mapping[str, float]], folder: Path) -> list[Path]:
-    """Writes a PNG for each kind of picture and run into the folder, and says which were made."""
+    """Writes a PNG per kind of picture and run into the folder, and returns their paths."""
     made = []
     for run in dict.fromkeys(cell.run for cell in cells):
         of_run = [cell for cell in cells if cell.run == run]

@@ -1,4 +1,4 @@
-"""What all tables of the pages are made of: Markdown, and the words for providers, shapes and numbers."""
+"""Formats tables as Markdown, and providers, shapes and numbers as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES |= {"products": "products only", "openvino": "OpenVINO"}
 
 
 def table(header: list[str], lines: Iterable[list[str]], rows: Iterable[Row] = ()) -> list[str]:
-    """Makes a table of Markdown and, under it, when and at which commit its rows were measured."""
+    """Makes a Markdown table, followed by the commit and the date of its rows."""
     made = [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines)]
     if rows := list(rows):
         commits, dates = (", ".join(sorted({getattr(row, name) for row in rows})) for name in ("commit", "date"))
@@ -25,12 +25,12 @@ def table(header: list[str], lines: Iterable[list[str]], rows: Iterable[Row] = (
 
 
 def name(provider: str) -> str:
-    """Says how the page calls a provider."""
+    """Returns a provider's name on the page."""
     return "grucore" if provider.startswith("grucore") else NAMES.get(provider, provider)
 
 
 def shape(case: Case) -> str:
-    """Says a case in a word or two."""
+    """Describes a case in a few words."""
     stack = f", {case.layers} layers" * (case.layers > 1) + ", both ways" * case.bidirectional
     return f"{case.T} x {case.B}, {case.I} -> {case.H}{stack}"
 
@@ -51,6 +51,6 @@ def geometric_mean(values: list[float]) -> float:
 
 
 def reached(limits: Mapping[str, float]) -> list[str]:
-    """Says what a machine reached in large products and a large copy."""
+    """Describes the rates that a machine reached in large products and a large copy."""
     most = [f"{k} {figure(v)} {'GB/s' if k == 'copy' else 'TFLOP/s'}" for k, v in limits.items() if "one core" not in k]
     return ["", f"Large matrix products and a large copy reached there: {', '.join(most)}."] if most else []

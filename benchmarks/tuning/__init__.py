@@ -1,1 +1,1 @@
-"""Tunes and checks the kernels themselves: their launch table, their machine code, their choice of products."""
+"""Tunes and checks the kernels: their launch table, their machine code, their choice of products."""

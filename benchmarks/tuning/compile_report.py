@@ -1,12 +1,12 @@
-"""Compiles every plan of the fused kernels ahead of time, without a GPU, and compares what comes out with a budget.
+"""Compiles every plan of the fused kernels ahead of time, without a GPU, and compares the result with a budget.
 
     python -m benchmarks.tuning.compile_report --arch 90 [--json FILE]
 
-Prints registers, spilled bytes, shared memory and the instructions of the step loop (per warp, from the machine code),
-and exits with 1 where a kernel spills, takes more shared memory than plans.json says, has asynchronous products, reads
-an operand from shared memory with conflicts, or has more instructions in its loop than compile_budget.json allows.
-Spills, conflicts and instructions (sm_90) are checked with the Triton that the budget names (3.4 spills 8 bytes in
-three kernels), the rest with every one.
+Prints registers, spilled bytes, shared memory and the instructions of the step loop (per warp, from the machine code).
+Exits with 1 if a kernel spills, takes more shared memory than plans.json says, has asynchronous products, reads an
+operand from shared memory with conflicts, or has more instructions in its loop than compile_budget.json allows. Spills,
+conflicts and instructions (sm_90) are checked only with the Triton version that the budget names (3.4 spills 8 bytes in
+three kernels), everything else with every version.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from grucore.kernels.triton.forward import _gru_forward_kernel
 from grucore.kernels.triton.plan import H100, TABLE, Device, Plan, plan
 from grucore.kernels.triton.step import _gru_step_kernel
 
-# An A100, an H100 and a B200: processors, and bytes of shared memory that a block may take (CUDA programming guide).
+# A100, H100 and B200: multiprocessors, and bytes of shared memory per block (CUDA programming guide).
 DEVICES = {80: Device(80, 108, 166_912), 90: H100, 100: Device(100, 148, 232_448)}
-LARGE = 2048  # the hidden size that a row without an upper limit is compiled for
+LARGE = 2048  # the hidden size for which a row without an upper limit is compiled
 BUDGET = Path(__file__).parent / "compile_budget.json"
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"  # ptxas, cuobjdump
 KERNELS = {
@@ -57,7 +57,7 @@ def arguments(kernel: Any, dtype: str) -> dict[str, str]:
 
 
 def compiled(kernel: Any, dtype: str, row: dict[str, int], flags: bool, arch: int) -> dict[str, Any]:
-    """Compiles a kernel for one row of the table, and says what comes out."""
+    """Compiles a kernel for one row of the table, and returns its properties."""
     hidden_size = row["max_hidden"] or LARGE
     constants = {"D": 1, "I": hidden_size, "H": hidden_size, "J": row["block_j"] or row["block_k"]}
     constants |= {name.upper(): row[name] for name in ("block_b", "block_k", "streamed", "exchange", "stages")}
@@ -90,7 +90,7 @@ def compiled(kernel: Any, dtype: str, row: dict[str, int], flags: bool, arch: in
         "block_b": row["block_b"],
         "warps": row["warps"],
         "registers": int(registers),
-        "spill_bytes": int(stack),  # spills are all that these kernels would put on the stack
+        "spill_bytes": int(stack),  # these kernels use the stack only for spills
         "shared_bytes": binary.metadata.shared,
         "asynchronous_products": len(ASYNCHRONOUS.findall(binary.asm["ptx"])),
         "conflicting_operands": conflicting_operands(binary.asm["ttgir"]),
@@ -99,9 +99,9 @@ def compiled(kernel: Any, dtype: str, row: dict[str, int], flags: bool, arch: in
 
 
 def conflicting_operands(ttgir: str) -> int:
-    """Counts right operands of products without tensor cores that lie in shared memory by columns.
+    """Counts right operands of products without tensor cores that are stored in shared memory by columns.
 
-    Neighbouring lanes read neighbouring columns, which then begin in the same bank: conflicts of 8 lanes and more.
+    Neighbouring lanes then read columns that begin in the same bank: conflicts of 8 lanes or more.
     """
     by_columns = set(re.findall(r"^(#\w+) = #ttg\.swizzled_shared<.*order = \[0, 1\]", ttgir, re.MULTILINE))
     read = re.findall(r"ttg\.local_load .*memdesc<[^#]*(#\w+),.*-> .*opIdx = 1, parent = #blocked", ttgir)
@@ -121,13 +121,13 @@ def loop_instructions(sass: str) -> int:
 
 
 def is_chosen(row: dict[str, Any], device: Device) -> bool:
-    """Says whether a device runs that row of the table, rather than one before it, for the largest sizes it serves."""
+    """Whether a device uses that row of the table, rather than an earlier one, for the largest sizes it covers."""
     sizes = (row["max_batch"] or 2**20, row["max_hidden"] or LARGE)
     return plan(row["recurrence"], *sizes, 1, row["kind"], device) == Plan(*(row[name] for name in Plan._fields))
 
 
 def faults(result: dict[str, Any], row: dict[str, int], budget: dict[str, Any]) -> list[str]:
-    """Lists what a kernel does that it may not."""
+    """Lists the limits that a kernel exceeds."""
     instructions = result["loop_instructions"]
     key = f"{result['kernel']} {result['dtype']} H={result['H']}"
     key += f" B<={result['max_batch']}" if result["max_batch"] else ""

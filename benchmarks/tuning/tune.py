@@ -1,11 +1,10 @@
-"""Times candidate plans of the fused kernels on this GPU and writes the launch table that the fastest make.
+"""Times candidate plans of the fused kernels on this GPU and writes a launch table of the fastest.
 
     python -m benchmarks.tuning.tune --out FOLDER [--seconds 120]
 
-FOLDER/tune.csv has a line for each candidate, wrong and refused ones included; FOLDER/plans.json is
-kernels/triton/plans.json with the rows of this device's generation replaced wherever they were measured. A layer is
-timed with the products around the recurrence, which all candidates share. After the time limit what is left keeps its
-row.
+FOLDER/tune.csv has a line per candidate, including wrong and refused ones; FOLDER/plans.json is
+kernels/triton/plans.json with the rows of this device's generation replaced where they were measured. The times include
+the products around the recurrence, which all candidates share. Cells not reached before the time limit keep their row.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ from grucore.kernels.triton.exchange import INTERPRETED
 from grucore.kernels.triton.plan import Plan
 
 KINDS = {"half": (torch.bfloat16, "ieee"), "tf32": (torch.float32, "tf32"), "ieee": (torch.float32, "ieee")}
-LARGE = 2048  # the hidden size that stands for all over 1024
-LIMITS = {"half": 1e-2, "tf32": 4e-3, "ieee": 1e-5}  # RMS error: more is wrong, and gets no time
+LARGE = 2048  # the hidden size that represents all above 1024
+LIMITS = {"half": 1e-2, "tf32": 4e-3, "ieee": 1e-5}  # RMS error, above which a candidate is wrong and not timed
 SERVES_ALL = {"capability": 0, "max_hidden": None, "max_batch": None}
 TABLE_ORDER = ("forward", "backward", "step"), ("half", "tf32", "ieee")
 
 
 class Cell(NamedTuple):
-    """What one row of the table serves."""
+    """The sizes that one row of the table covers."""
 
     recurrence: str
     kind: str
@@ -54,7 +53,7 @@ class Cell(NamedTuple):
 
 
 def cells() -> list[Cell]:
-    """Lists all that the table may tell apart, the most used first."""
+    """Lists all cells that the table may distinguish, the most used first."""
     hidden = (256, 512, 128, 64, 1024, None, 32, 16)
     return [
         Cell(recurrence, kind, max_hidden, max_batch)
@@ -65,7 +64,7 @@ def cells() -> list[Cell]:
 
 
 def candidates(cell: Cell, bytes_of_element: int, shared_memory: int) -> Iterator[Plan]:
-    """Yields the present plan's neighbours: whole where W_hh fits one program, split, and streamed."""
+    """Yields neighbours of the current plan: whole if W_hh fits into one program, split, and streamed."""
     batch, hidden_size = cell.sizes
     weights = 3 * hidden_size * bytes_of_element  # of one unit
     if hidden_size * weights < shared_memory:
@@ -82,7 +81,7 @@ def candidates(cell: Cell, bytes_of_element: int, shared_memory: int) -> Iterato
 
 
 def runs(cell: Cell, steps: int, device: torch.device) -> tuple[Callable[[], Any], Callable[[], float]]:
-    """Makes the layer to be timed, and what returns its RMS error against float64."""
+    """Makes the call to be timed, and a function for its RMS error against float64."""
     batch, hidden_size = cell.sizes
     dtype, precision = KINDS[cell.kind]
     generator = torch.Generator().manual_seed(0)
@@ -129,7 +128,7 @@ def milliseconds(run: Callable[[], Any], device: torch.device, repeats: int) -> 
 
 
 def merged(table: list[dict], winners: dict[Cell, Plan], capability: int) -> list[dict]:
-    """Puts the winners' rows into the table, ordered so that the first that serves is the best."""
+    """Puts the winners' rows into the table, ordered so that the first matching row is the best."""
     new = [
         {"recurrence": cell.recurrence, "kind": cell.kind, "capability": capability, "max_hidden": cell.max_hidden}
         | {"max_batch": cell.max_batch}
@@ -164,15 +163,15 @@ def write_table(path: Path, table: list[dict]) -> None:
 
 
 def main() -> None:
-    """Tunes all cells, or as many as there is time for."""
+    """Tunes all cells, or as many as time allows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="a folder; tune.csv and plans.json are written there")
-    parser.add_argument("--seconds", type=float, default=120, help="no candidate is begun after them")
+    parser.add_argument("--seconds", type=float, default=120, help="no candidate is started after this time")
     parser.add_argument("--steps", type=int, default=256, help="T of the timed layer")
     parser.add_argument("--dry-run", action="store_true", help="two candidates of the smallest cell, without a GPU")
     options = parser.parse_args()
     if not options.dry_run and not torch.cuda.is_available():
-        sys.exit("no GPU that PyTorch can use: nothing to tune (--dry-run tries the script itself)")
+        sys.exit("no GPU that PyTorch can use: nothing to tune (--dry-run tests the script itself)")
     if (options.out / "plans.json").exists():
         sys.exit(f"{options.out / 'plans.json'} exists: give another --out, or move it away")
     device = torch.device("cpu" if options.dry_run else "cuda")
@@ -194,7 +193,7 @@ def main() -> None:
 
 
 def fastest(rows: list[dict[str, Any]], capability: int) -> dict[str, Any] | None:
-    """Returns the fastest of the right candidates that compile without a fault, with the shared memory it takes."""
+    """Returns the fastest correct candidate that compiles within its limits, with its shared memory."""
     for row in sorted((row for row in rows if row["ms"] != ""), key=lambda row: row["ms"]):
         if INTERPRETED:  # nothing is compiled
             return row
@@ -209,7 +208,7 @@ def fastest(rows: list[dict[str, Any]], capability: int) -> dict[str, Any] | Non
 def measured(
     cell: Cell, device: torch.device, limits: plan.Device, options: argparse.Namespace, deadline: float
 ) -> Iterator[dict[str, Any]]:
-    """Yields a row for each candidate of a cell, the present plan first."""
+    """Yields a row per candidate of a cell, the current plan first."""
     batch, hidden_size = cell.sizes
     dtype, _ = KINDS[cell.kind]
     steps = 2 if options.dry_run else options.steps
@@ -230,7 +229,7 @@ def measured(
                 row["ms"] = milliseconds(run, device, 1 if options.dry_run else 5)
             else:
                 row["note"] = "wrong"
-        except Exception as fault:  # a candidate may be refused in many ways: it is noted, and the next one tried
+        except Exception as fault:  # a candidate may fail in many ways: record it and try the next one
             row["note"] = f"{type(fault).__name__}: {(str(fault).splitlines() or [''])[0][:100]}"
         finally:
             plan.TABLE[:] = table

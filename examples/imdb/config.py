@@ -1,4 +1,4 @@
-"""All that decides a run's result, its presets, and the command line that overrides them."""
+"""The configuration that determines a run's result, its presets, and the command line that overrides them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from run_folder import RunError
 def flag(
     default: Any, text: str, kind: type | None = None, least: float = 0, most: float = math.inf, choices: Any = None
 ) -> Any:
-    """A field that the command line can set; where a preset has None, the flag means nothing to it."""
+    """A field that the command line can set; a preset with None does not use it and refuses the flag."""
     kind = kind or type(default)
     return dataclasses.field(
         default=default, metadata={"help": text, "type": kind, "range": (least, most), "choices": choices}
@@ -24,7 +24,7 @@ def flag(
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """All that decides a run's result, but for its reviews. The values here are those of `book`."""
+    """Everything that determines a run's result, except its reviews. The defaults are those of `book`."""
 
     preset: str = "book"
     gru: str = "grucore"
@@ -32,7 +32,7 @@ class Config:
     masked: bool = False
     bucketed: bool = False
     schedule: str = "constant"
-    epochs: int = flag(40, "passes over the training part", least=1)
+    epochs: int = flag(40, "passes over the training data", least=1)
     batch_size: int = flag(64, "reviews in a batch, of all processes together", least=1)
     accumulate: int = flag(1, "parts that a batch's gradients are computed in, to save memory", least=1)
     learning_rate: float = flag(1e-3, "Adam's; the highest of the schedule")
@@ -76,10 +76,10 @@ PRESETS = {
 
 
 def parse(description: str | None) -> tuple[argparse.Namespace, Config]:
-    """The command line, and what it makes of the preset.
+    """Reads the command line; returns it and the configuration that it makes of the preset.
 
     Raises:
-        RunError: a flag that means nothing to the preset, or a value out of range.
+        RunError: a flag that the preset does not use, or a value out of range.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=list(PRESETS), default="book-masked")
@@ -104,7 +104,7 @@ def parse(description: str | None) -> tuple[argparse.Namespace, Config]:
         if value is None:
             continue
         if getattr(config, name) is None:
-            raise RunError(f"--{name.replace('_', '-')} means nothing to --preset {given.preset}")
+            raise RunError(f"--{name.replace('_', '-')} is not used by --preset {given.preset}")
         if not isinstance(value, str) and not least <= value <= most:
             raise RunError(f"--{name.replace('_', '-')} must be from {least} to {most}, got {value}")
         config = dataclasses.replace(config, **{name: value})

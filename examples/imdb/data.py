@@ -1,9 +1,9 @@
-"""Reviews: where they come from, how they are split, cut into tokens, and put into batches.
+"""Loads reviews, splits them, and turns them into tokens and batches.
 
-`book` follows torchtext as the published pipeline used it: words between spaces, lower-cased, `<br />` left in; all of
-them seen 5 times or more in the 25,000 training reviews, validation part included; a random fifth validates. `best` and
-`semi` cut words and punctuation marks, and validate on blocks of consecutive reviews: those stand film by film, so that
-a random part would be of films that were trained on.
+`book` follows torchtext as the published pipeline used it: words between spaces, lower-cased, `<br />` left in; all
+words with 5 or more occurrences in the 25,000 training reviews, validation split included; a random fifth validates.
+`best` and `semi` split texts into words and punctuation marks, and validate on blocks of consecutive reviews: reviews
+are ordered by film, so a random split would validate on films that were trained on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WORD_OR_MARK = r"\w+(?:['\u2019]\w+)*|[^\w\s]"  # "isn't" is one token, "?!" are
 
 
 class DataError(Exception):
-    """Data that is missing or is not what was expected."""
+    """Data is missing or has an unexpected form."""
 
 
 class Reviews(NamedTuple):
@@ -38,29 +38,29 @@ class Reviews(NamedTuple):
     labels: list[int]
 
     def part(self, rows: Sequence[int]) -> Reviews:
-        """Those of the rows."""
+        """Selects rows."""
         return Reviews([self.texts[i] for i in rows], [self.labels[i] for i in rows])
 
     def ordered(self) -> Reviews:
-        """By label and text: the same from every source."""
+        """Sorts by label and text, so that the order is the same from every source."""
         return self.part(sorted(range(len(self.texts)), key=lambda i: (self.labels[i], self.texts[i])))
 
     def digest(self) -> str:
-        """Equal for the same reviews, in whatever order."""
+        """A digest that is equal for the same reviews in any order."""
         lines = "\0".join(f"{label} {text}" for text, label in zip(*self.ordered(), strict=True))
         return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 class Encoded(NamedTuple):
-    """N reviews as a model reads them."""
+    """N reviews, encoded for a model."""
 
     tokens: list[Tensor]  # each (T,) int64
-    targets: Tensor  # (N,) float32: the probability that each is positive; 0 or 1 where it is known
-    evidence: list[Tensor] | None = None  # each (T, order) float32, where it is not to be had from the tokens
+    targets: Tensor  # (N,) float32: the probability that each is positive; 0 or 1 if it is known
+    evidence: list[Tensor] | None = None  # each (T, order) float32, if it cannot be computed from the tokens
 
 
 class Batch(NamedTuple):
-    """B reviews, padded on the right to the longest. `weights` are 0 for a row that only fills a process's share."""
+    """B reviews, padded on the right to the longest. `weights` are 0 for a row that only fills up a process's batch."""
 
     tokens: Tensor  # (B, T) int64
     lengths: Tensor  # (B,) int64
@@ -70,7 +70,7 @@ class Batch(NamedTuple):
 
 
 def load(source: str, part: str) -> Reviews:
-    """Reviews in their own order.
+    """Loads reviews in their original order.
 
     Args:
         source: "sample" (synthetic, generated here), "hub" (stanfordnlp/imdb), or the path of a folder that holds
@@ -78,7 +78,7 @@ def load(source: str, part: str) -> Reviews:
         part: "train", "test" or "unsupervised".
 
     Raises:
-        DataError: nothing readable is there.
+        DataError: there is nothing that can be read.
     """
     if source == "sample":
         train, test = sample.corpus()
@@ -100,7 +100,7 @@ def load(source: str, part: str) -> Reviews:
     expected = {-1} if part == "unsupervised" else {0, 1}
     if set(reviews.labels) != expected or not all(isinstance(text, str) for text in reviews.texts):
         got = f"{len(reviews.texts)} rows with labels {sorted(set(reviews.labels), key=str)[:5]}"
-        raise DataError(f"{source}: expected texts with labels {sorted(expected)} in its {part} part, got {got}")
+        raise DataError(f"{source}: expected texts with labels {sorted(expected)} in its {part} split, got {got}")
     return reviews
 
 
@@ -110,7 +110,7 @@ def _by_datasets(path: str, split: str, name: str, **options: str) -> Reviews:
     datasets.disable_progress_bars()
     try:
         rows = datasets.load_dataset(path, split=split, **options)
-    except Exception as error:  # the library raises many kinds, from its own to those of HTTP clients
+    except Exception as error:  # the library raises many kinds, its own and those of HTTP clients
         raise DataError(f"could not read {name}: {error.__cause__ or error}") from error
     if missing := {"text", "label"} - set(rows.column_names):
         raise DataError(f"{name} must have columns text and label, got {rows.column_names}: {missing} missing")
@@ -134,7 +134,7 @@ def _tree(folder: Path, part: str) -> Reviews:
 
 
 def split_at_random(reviews: Reviews, seed: int) -> tuple[Reviews, Reviews]:
-    """Training and validation parts: a random permutation, cut at four fifths, not stratified."""
+    """Training and validation splits: a random permutation, divided at four fifths, not stratified."""
     order = list(range(len(reviews.texts)))
     random.Random(seed).shuffle(order)
     cut = round(0.8 * len(order))
@@ -142,9 +142,9 @@ def split_at_random(reviews: Reviews, seed: int) -> tuple[Reviews, Reviews]:
 
 
 def split_by_blocks(reviews: Reviews, share: float = 0.1, blocks: int = 5) -> tuple[Reviews, Reviews]:
-    """Training and validation parts: of each label, `blocks` stretches of consecutive reviews validate.
+    """Training and validation splits: for each label, `blocks` blocks of consecutive reviews validate.
 
-    A text that stands in both parts is taken out of the training part.
+    A text that is in both is removed from the training split.
     """
     validation: list[int] = []
     for label in (0, 1):
@@ -158,22 +158,22 @@ def split_by_blocks(reviews: Reviews, share: float = 0.1, blocks: int = 5) -> tu
 
 
 def without(reviews: Reviews, *others: Reviews) -> Reviews:
-    """Each text once, and none that one of the others has."""
+    """Removes duplicates, and texts that any of the others contains."""
     seen = {text for other in others for text in other.texts}
     first = {text: i for i, text in reversed(list(enumerate(reviews.texts))) if text not in seen}
     return reviews.part(sorted(first.values()))
 
 
 def overlap(train: Sequence[str], test: Sequence[str]) -> Tensor:
-    """Which test texts also occur among those of training, white space and case aside: shape (N,), bool."""
+    """Finds the test texts that also occur in the training data, ignoring white space and case: shape (N,), bool."""
     seen = {" ".join(text.lower().split()) for text in train}
     return torch.tensor([" ".join(text.lower().split()) in seen for text in test])
 
 
 def learn_vocabulary(texts: Sequence[str], size: int | None) -> Tokenizer:
-    """A tokenizer: `size` words and marks, or where that is None, all words between spaces seen 5 times or more.
+    """Fits a tokenizer: `size` words and marks, or if None, all words between spaces that occur 5 times or more.
 
-    Ids go by frequency, ties by the alphabet; <unk> is 0 and <pad> 1.
+    Ids are ordered by frequency, ties alphabetically; <unk> is 0 and <pad> 1.
     """
     tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIALS[UNKNOWN]))
     options = {"special_tokens": SPECIALS, "show_progress": False}
@@ -191,23 +191,23 @@ def learn_vocabulary(texts: Sequence[str], size: int | None) -> Tokenizer:
 
 
 def pieces(tokenizer: Tokenizer, text: str) -> list[str]:
-    """A text's tokens as they are written, those outside the vocabulary included."""
+    """A text's tokens as written, including those outside the vocabulary."""
     normalized = tokenizer.normalizer.normalize_str(text)
     return [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalized)]
 
 
 def encode(tokenizer: Tokenizer, reviews: Reviews) -> Encoded:
-    """The ids of the reviews' tokens. A review without a token is one <pad>: every row has a step."""
+    """The ids of the reviews' tokens. A review without tokens becomes one <pad>, so that every row has a step."""
     ids = [encoding.ids or [PADDING] for encoding in tokenizer.encode_batch_fast(reviews.texts)]
     return Encoded([torch.tensor(row) for row in ids], torch.tensor(reviews.labels, dtype=torch.float32))
 
 
 def training_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int, bucketed: bool) -> list[list[int]]:
-    """The rows of an epoch's batches, as torchtext's BucketIterator made them: the same for the same seed and epoch.
+    """The rows of an epoch's batches, as torchtext's BucketIterator made them; determined by seed and epoch.
 
-    A permutation is cut into chunks of 100 batches, whose batches come in random order. The published pipeline left
-    `sort_within_batch` at its default, so that nothing was bucketed and three quarters of each batch were padding;
-    `bucketed`, reviews are sorted within their chunk, and a batch holds those of nearly one length.
+    A permutation is divided into chunks of 100 batches, whose batches come in random order. The published pipeline left
+    `sort_within_batch` at its default, so nothing was bucketed and three quarters of each batch were padding. With
+    `bucketed`, reviews are sorted within their chunk, and a batch contains reviews of similar length.
     """
     rng = np.random.default_rng([seed, epoch])
     order, batches = rng.permutation(len(lengths)).tolist(), []
@@ -221,13 +221,13 @@ def training_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: 
 
 
 def evaluation_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """All rows from short to long, the longest of each batch first."""
+    """All rows in batches from short to long, the longest row of each batch first."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     return [order[i : i + batch_size][::-1] for i in range(0, len(order), batch_size)]
 
 
 def collate(encoded: Encoded, rows: list[int], rank: int = 0, processes: int = 1) -> Batch:
-    """A process's share of a batch; a share without a review has one that does not count."""
+    """A process's share of a batch; an empty share gets one review with weight 0."""
     share = rows[rank::processes]
     weights = torch.ones(len(share)) if share else torch.zeros(1)
     share = share or rows[:1]

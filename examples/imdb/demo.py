@@ -1,10 +1,10 @@
-"""A page on this machine to try a model: type a review, see the judgement, the heat map and the gates.
+"""Serves a page on this machine to try a model: type a review, see the prediction, the heat map and the gates.
 
-    python examples/imdb/demo.py                                    # the model that stands beside this file
+    python examples/imdb/demo.py                                    # the model next to this file
     python examples/imdb/demo.py --checkpoint runs/imdb-sample --port 8000
 
-The server is the standard library's, answers this machine alone, and keeps nothing. Nothing is loaded from elsewhere
-and no script runs, so that it works without a network.
+The server is the standard library's. It only answers this machine and stores nothing. Pages load nothing from elsewhere
+and run no scripts, so it works without a network.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from run_folder import RunError
 
 HOST = "127.0.0.1"
 MAX_CHARACTERS = 20_000  # in the form; the longest of IMDB's has 14,282
-MAX_BYTES = 12 * MAX_CHARACTERS + 100  # of a request: a character is up to four bytes, a byte three when escaped
+MAX_BYTES = 12 * MAX_CHARACTERS + 100  # per request: a character is up to four bytes, each three when escaped
 HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
     "Content-Security-Policy": f"{POLICY}; frame-ancestors 'none'",
@@ -36,11 +36,11 @@ HEADERS = {
 
 
 class Refusal(Exception):
-    """A request that gets an error page: its status and what it says."""
+    """A request that gets an error page: its status and its message."""
 
 
 class Server(ThreadingHTTPServer):
-    """Answers on this machine, at a port, 0 for any free one, with a run's model."""
+    """Serves a run's model on this machine, at a port, or at any free one if it is 0."""
 
     daemon_threads = True
 
@@ -52,31 +52,31 @@ class Server(ThreadingHTTPServer):
         self.about = f"It knows {words}."
         if self.predictor.folder.read_config()["data"] == "sample":
             self.example = "my brother called it dreadful . although the pacing is dull , this film is superb ."
-            self.about = f"Trained on synthetic reviews of {words}: other words and other grammar are lost on it."
-        with suppress(ValueError):  # the model may know no word of it
-            explain(self.predictor, self.example)  # the first one is slow: the first visitor should not wait for it
+            self.about = f"Trained on synthetic reviews of {words}: it does not understand other words or grammar."
+        with suppress(ValueError):  # the model may not know any of its words
+            explain(self.predictor, self.example)  # the first call is slow, and visitors should not wait for it
         super().__init__((HOST, port), Handler)
 
     @property
     def port(self) -> int:
-        """That it listens at."""
+        """The port that it listens on."""
         return self.server_address[1]
 
     def page(self, text: str, explanation: Explanation | None = None, message: str | None = None) -> bytes:
-        """The form with what was typed, and what came of it."""
-        text = text.replace("\0", "\ufffd")  # which no page may hold
+        """The form with the submitted text and its explanation."""
+        text = text.replace("\0", "\ufffd")  # NUL is not allowed in HTML
         return render(explanation, message=message, text=text, max_length=MAX_CHARACTERS, about=self.about).encode()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """GET / is the form, POST / the form with an explanation."""
+    """Answers GET / with the form, and POST / with the form and an explanation."""
 
     server: Server
     server_version, sys_version = "grucore-demo", ""
-    timeout = 10  # seconds that a client may take to send something
+    timeout = 10  # seconds for a client to send something
 
     def do_GET(self) -> None:
-        """The form with an example in it, or with what was typed and the explanation; or why there is none."""
+        """Sends the form with an example, or with the submitted text and its explanation or an error."""
         status = HTTPStatus.OK
         try:
             self.check()
@@ -91,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
             page = self.server.page("", message=f"Nothing to judge: {error}.")
         except Refusal as refusal:
             status, page = refusal.args[0], self.server.page("", message=refusal.args[1])
-        with suppress(ConnectionError):  # a browser that went away is no error
+        with suppress(ConnectionError):  # a browser that disconnects is not an error
             self.send_response(status)
             for name, value in (HEADERS | {"Content-Length": str(len(page))}).items():
                 self.send_header(name, value)
@@ -101,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
     do_POST = do_GET
 
     def check(self) -> None:
-        """Lets a browser through that shows this page, and no other site by another name for this address."""
+        """Accepts only browsers that show this page, not other sites that use another name for this address."""
         names = {f"{HOST}:{self.server.port}", f"localhost:{self.server.port}"}
         address = f"http://{HOST}:{self.server.port}/"
         if self.headers.get("Host") not in names:
@@ -118,7 +118,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Refusal(HTTPStatus.LENGTH_REQUIRED, "Expected a Content-Length.")
         left = min(int(length), 50 * MAX_BYTES)
         if left > MAX_BYTES:
-            while left > 0 and (read := self.rfile.read(min(left, MAX_BYTES))):  # cut off, a browser shows no message
+            while left > 0 and (read := self.rfile.read(min(left, MAX_BYTES))):  # or browsers show no message
                 left -= len(read)
             raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"Too long: {MAX_CHARACTERS:,} characters at most.")
         body = self.rfile.read(left)
@@ -132,7 +132,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the server from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="an --output of train.py")
     parser.add_argument("--port", type=int, default=8000)

@@ -1,4 +1,4 @@
-"""How right a judge is, and how sure; and a run as pictures."""
+"""Accuracy and calibration of a model, and plots of a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from torchmetrics.functional.classification import (
 def margins_of(
     margins: Callable[[Tensor, Tensor], Tensor], encoded: Encoded, batch_size: int, accelerator: Accelerator
 ) -> Tensor:
-    """What `margins` makes of all reviews, (parts, N), on the device; the processes share the work."""
+    """Computes `margins` of all reviews, (parts, N), on the device; processes share the work."""
     rank, count, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     found = None
     for rows in evaluation_batches([len(row) for row in encoded.tokens], batch_size):
@@ -36,14 +36,14 @@ def margins_of(
 
 
 def measured(log_odds: Tensor, targets: Tensor) -> dict[str, float]:
-    """Loss and accuracy of log-odds (N,)."""
+    """The loss and accuracy of log-odds (N,)."""
     targets = targets.to(log_odds.device)
     loss = binary_cross_entropy_with_logits(log_odds.double(), targets.double())
     return {"loss": loss.item(), "accuracy": round(binary_accuracy(log_odds.sigmoid(), targets.int()).item(), 6)}
 
 
 def judged(judge: Judge, margins: Tensor, targets: Tensor) -> dict[str, Any]:
-    """How right the judge is, how right its parts are, and what the GRUs add to the n-grams, paired, with its error."""
+    """The accuracy of the model and its parts, and the paired gain of the GRUs over the n-grams with its error."""
     members, targets = len(judge.members), targets.to(margins.device)
     log_odds = judge.combine(margins)
     result: dict[str, Any] = measured(log_odds, targets)
@@ -60,7 +60,7 @@ def judged(judge: Judge, margins: Tensor, targets: Tensor) -> dict[str, Any]:
 
 
 def set_sharpness(judge: Judge, margins: Tensor, targets: Tensor) -> None:
-    """The factor of all log-odds that makes the validation part most probable, in hundredths: temperature scaling."""
+    """Temperature scaling: the factor of log-odds, in hundredths, with the lowest loss on the validation split."""
     factors = torch.arange(20, 301) / 100
     judge.sharpness.fill_(1.0)
     log_odds = factors[:, None].to(margins.device) * judge.combine(margins)
@@ -70,7 +70,7 @@ def set_sharpness(judge: Judge, margins: Tensor, targets: Tensor) -> None:
 
 
 def save_curves(metrics: list[dict[str, Any]], title: str, path: str) -> None:
-    """Loss and accuracy of training and validation against epochs, a line for each GRU, as PNG."""
+    """Plots loss and accuracy of training and validation against epochs, one line per GRU, as PNG."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for member in range(metrics[-1]["member"] + 1):
@@ -89,7 +89,7 @@ def save_curves(metrics: list[dict[str, Any]], title: str, path: str) -> None:
 
 
 def save_predictions(probabilities: Tensor, labels: Tensor, title: str, path: str) -> None:
-    """The confusion matrix and the calibration of probabilities (N,) of positive against labels (N,), as PNG."""
+    """Plots the confusion matrix and the calibration of probabilities (N,) of positive, given labels (N,), as PNG."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     confusion, reliability = figure.subplots(1, 2)
     counts = binary_confusion_matrix(probabilities, labels)

@@ -1,11 +1,11 @@
-"""Shows why a review was judged as it was, token by token, as a page that needs nothing from outside.
+"""Explains a prediction token by token, as a self-contained page.
 
     python examples/imdb/explain.py "This film is anything but dull." --html why.html
     python examples/imdb/explain.py --checkpoint runs/imdb-sample - --html why.html < review.txt
 
-For each token: what it contributed, how far the reset and the update gate stood open, and what the prediction would be
-had the review ended there. Contributions are integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365, by
-captum) of what the GRUs read, against a blank review of the same length; n-grams are linear, and share theirs out.
+The page shows for each token its contribution, how far the reset and update gates are open, and the prediction had the
+review ended there. Contributions are integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365, by captum) of
+the GRUs' inputs, relative to a blank review of the same length; those of the n-grams are exact, since they are linear.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from torch import Tensor, nn
 
 from grucore import GRU
 
-MAX_TOKENS = 1000  # the running prediction reads beginnings of the review: time grows with the square
-BEGINNINGS = 200  # of them, at most
+MAX_TOKENS = 1000  # the running prediction reads prefixes of the review, so time grows quadratically
+BEGINNINGS = 200  # the largest number of prefixes
 TOLERANCE = 0.02  # of the sum of the contributions, in log-odds
 
 
 def explain(predictor: Predictor, text: str) -> Explanation:
-    """Reads a review as `predictor` does and takes notes.
+    """Explains the prediction of a review.
 
     Raises:
-        ValueError: it cannot be judged.
+        ValueError: the review cannot be predicted.
     """
     encoded = predictor.encode(text)
     if isinstance(encoded, str):
@@ -50,7 +50,7 @@ def explain(predictor: Predictor, text: str) -> Explanation:
         logits = [m.read(x, lengths.expand(len(x))) for m, x in zip(judge.members, versions, strict=True)]
         return weight * torch.stack([each[:, 1] - each[:, 0] for each in logits]).mean(0)
 
-    for steps in (32, 128, 512):  # a GRU saturates: its score turns over within a part of the path
+    for steps in (32, 128, 512):  # a saturated GRU's score changes within a small part of the path
         by_member, error = IntegratedGradients(score).attribute(
             read, n_steps=steps, internal_batch_size=max(1, 16_384 // tokens.shape[1]), return_convergence_delta=True
         )
@@ -84,24 +84,24 @@ def _gates(member: nn.Module, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tenso
     """The reset and update gates of a GRU that reads x (1, T, E), mean over units: (directions, T) each."""
     gru = member.gru if isinstance(member.gru, GRU) else GRU.from_torch(member.gru)
     rows, inside = member.cut(x, lengths)
-    gates = gru.trace(rows, lengths=inside).gates  # (directions, steps, rows, units); row follows upon row
+    gates = gru.trace(rows, lengths=inside).gates  # (directions, steps, rows, units), rows in order
     reset, update = (gate.mean(3).transpose(1, 2).flatten(1)[:, : x.shape[1]] for gate in (gates.r, gates.z))
     return reset, update
 
 
 @torch.no_grad()
 def _running(predictor: Predictor, tokens: Tensor) -> tuple[list[int], list[float]]:
-    """How many tokens the beginnings have that are read, all tokens last, and the probability of positive for each."""
+    """The lengths of the prefixes that are read, the whole review last, and the probability of positive for each."""
     stride = -(-len(tokens) // BEGINNINGS)
     places = torch.arange(len(tokens), 0, -stride, device=tokens.device).flip(0)
-    # A model that is not masked reads what stands behind the end: its beginnings go one by one.
+    # An unmasked model also reads the padding, so its prefixes are read one by one.
     size = 32 if all(member.masked for member in predictor.judge.members) else 1
     log_odds = [predictor.judge(tokens[: int(some[-1])].expand(len(some), -1), some) for some in places.split(size)]
     return places.tolist(), torch.cat(log_odds).double().sigmoid().tolist()
 
 
 def main() -> None:
-    """The command line."""
+    """Explains a review from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="an --output of train.py")
     parser.add_argument("--html", type=Path, required=True, help="the page to write")

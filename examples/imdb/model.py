@@ -1,4 +1,4 @@
-"""The models: the published classifier, a GRU over segments, and the judge that takes the mean of what they say."""
+"""The models: the published classifier, a GRU over segments, and the ensemble that averages their log-odds."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ LAYERS = {"grucore": GRU, "torch": nn.GRU}  # the same seed gives both the same 
 class LastState(nn.Module):
     """Sentiment from the state of a GRU after the last token: the classifier of the published pipeline.
 
-    With `masked=False` the state is read behind the padding and dropout does nothing, as published, where
-    `self.dropout(h_t)` is computed and not used. With `masked=True` it is the state after each review's last token, and
-    dropout acts on it and on the embedded words.
+    With `masked=False` the state is read after the padding and dropout has no effect, as in the published pipeline,
+    which computes `self.dropout(h_t)` but does not use it. With `masked=True` the state is that after the last token of
+    each review, and dropout acts on it and on the embedded words.
     """
 
     reads_evidence = False
@@ -34,16 +34,16 @@ class LastState(nn.Module):
         self.out = nn.Linear(config.hidden_size, 2)
 
     def embed(self, tokens: Tensor, evidence: Tensor | None = None) -> Tensor:
-        """What the GRU reads (B, T, E) of tokens (B, T)."""
+        """The GRU's input (B, T, E) from tokens (B, T)."""
         x = self.embedding(tokens)
         return self.dropout(x) if self.masked else x
 
     def cut(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows that the GRU reads, and how long they are."""
+        """The rows that the GRU reads, and their lengths."""
         return x, lengths if self.masked else torch.full_like(lengths, x.shape[1])
 
     def read(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Logits (B, 2) of what `embed` returns."""
+        """Logits (B, 2) from the result of `embed`."""
         if not self.masked:
             y, _ = self.gru(x)
             return self.out(y[:, -1])
@@ -63,16 +63,16 @@ class LastState(nn.Module):
 
 
 class Segments(nn.Module):
-    """Sentiment from a review cut into segments, which a bidirectional GRU reads independently of one another.
+    """Sentiment from a review split into segments, which a bidirectional GRU reads independently.
 
-    With segments of 64 tokens the recurrence is 64 steps long whatever the review, and the batch that much larger.
-    Source: Johnson and Zhang 2016 (arXiv:1602.02373), who cut into 50. The largest and the mean value of each unit over
-    all words are pooled. In training a random window of each review is read, otherwise all of it.
+    With segments of 64 tokens the recurrence is 64 steps long for any review, and the batch is correspondingly larger.
+    Source: Johnson and Zhang 2016 (arXiv:1602.02373), who use segments of 50. Each unit is pooled by its maximum and
+    mean over all words. In training a random window of each review is read, otherwise all of it.
 
     Args:
         vocabulary_size: V.
         config: the run's.
-        evidence: numbers that the GRU reads beside each embedded word; 0 for words only.
+        evidence: the number of further inputs for each embedded word; 0 for words only.
     """
 
     masked = True
@@ -82,7 +82,7 @@ class Segments(nn.Module):
         self.segment, self.crop, self.word_dropout = config.segment, config.crop, config.word_dropout
         self.reads_evidence = evidence > 0
         self.embedding = nn.Embedding(vocabulary_size, config.embedding_size)
-        nn.init.normal_(self.embedding.weight, std=0.1)  # small, so that a few thousand steps can place the words
+        nn.init.normal_(self.embedding.weight, std=0.1)  # small, so that a few thousand steps suffice
         self.gru = LAYERS[config.gru](
             config.embedding_size + evidence, config.hidden_size, batch_first=True, bidirectional=True
         )
@@ -90,7 +90,7 @@ class Segments(nn.Module):
         self.out = nn.Linear(4 * config.hidden_size, 2)
 
     def embed(self, tokens: Tensor, evidence: Tensor | None = None) -> Tensor:
-        """What the GRU reads (B, T, E + order) of tokens (B, T) and evidence (B, T, order)."""
+        """The GRU's input (B, T, E + order) from tokens (B, T) and evidence (B, T, order)."""
         x = self.embedding(tokens)
         if evidence is not None:
             x = torch.cat([x, evidence.to(x.dtype)], 2)
@@ -101,7 +101,7 @@ class Segments(nn.Module):
         return x
 
     def cut(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The segments that the GRU reads (B * segments, segment, E + order), and how long they are, 0 included."""
+        """The segments that the GRU reads (B * segments, segment, E + order), and their lengths, which may be 0."""
         segments = -(-x.shape[1] // self.segment)
         x = nn.functional.pad(x, (0, 0, 0, segments * self.segment - x.shape[1]))
         begin = torch.arange(segments, device=x.device) * self.segment
@@ -109,7 +109,7 @@ class Segments(nn.Module):
         return x.view(len(inside), self.segment, -1), inside
 
     def read(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Logits (B, 2) of what `embed` returns."""
+        """Logits (B, 2) from the result of `embed`."""
         rows, inside = self.cut(x, lengths)
         y = self._states(rows, inside).reshape(len(x), -1, self.out.in_features // 2)  # 0 in the padding
         real = torch.arange(y.shape[1], device=x.device) < lengths[:, None]
@@ -137,12 +137,12 @@ class Segments(nn.Module):
 
 
 class Judge(nn.Module):
-    """What a run trains: one GRU or more, and n-grams beside them; the prediction is a mean of their log-odds.
+    """The ensemble that a run trains: one or more GRUs and the n-grams; the prediction is a mean of their log-odds.
 
     Args:
         config: the run's.
         vocabulary_size: V.
-        members: how many GRUs; fewer than the run's while it lasts.
+        members: the number of GRUs; smaller than the run's until it has ended.
     """
 
     sharpness: Tensor
@@ -152,10 +152,10 @@ class Judge(nn.Module):
         self.share = config.ngram_share if config.ngrams else 0.0
         self.members = nn.ModuleList(build_member(config, vocabulary_size, index) for index in range(members))
         self.ngrams = NGrams(config.ngrams, vocabulary_size) if config.ngrams else None
-        self.register_buffer("sharpness", torch.ones(()))  # of the probabilities; found on the validation part
+        self.register_buffer("sharpness", torch.ones(()))  # of the probabilities; fitted on the validation split
 
     def margins(self, tokens: Tensor, lengths: Tensor, members: Sequence[nn.Module] | None = None) -> Tensor:
-        """Log-odds of positive by each of the `members` given; or by all there are and, last, by the n-grams.
+        """Log-odds of positive by each of the given `members`; or by all members and, last, by the n-grams.
 
         Returns:
             Shape (parts, B).
@@ -170,7 +170,7 @@ class Judge(nn.Module):
         return torch.stack(margins)
 
     def combine(self, margins: Tensor) -> Tensor:
-        """Log-odds (B,) of what `margins` returns (parts, B)."""
+        """Log-odds (B,) from the result of `margins`, (parts, B)."""
         members = len(self.members)
         if not self.share:
             return margins.mean(0) * self.sharpness
@@ -182,7 +182,7 @@ class Judge(nn.Module):
 
 
 def build_member(config: Any, vocabulary_size: int, index: int) -> LastState | Segments:
-    """A run's GRU of that number, with weights drawn from the seed."""
+    """Builds a member of a run's ensemble, with weights drawn from the seed."""
     torch.manual_seed(config.seed + index)
     if config.segment is None:
         return LastState(vocabulary_size, config)
@@ -190,5 +190,5 @@ def build_member(config: Any, vocabulary_size: int, index: int) -> LastState | S
 
 
 def parameter_count(model: nn.Module) -> int:
-    """How many numbers are trained by gradient descent."""
+    """The number of parameters trained by gradient descent."""
     return sum(p.numel() for p in model.parameters())

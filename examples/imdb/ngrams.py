@@ -1,12 +1,12 @@
-"""A linear model over a review's n-grams, scaled by how much they tell: frozen once it is fitted, in seconds.
+"""A linear model over a review's n-grams, scaled by log-count ratios: fitted in seconds, then frozen.
 
     logit = b + sum over the distinct known n-grams g of a review of  w_g r_g
     r_g   = log( (p_g + 1) / sum_g (p_g + 1) ) - log( (q_g + 1) / sum_g (q_g + 1) )
 
-p_g and q_g count the positive and the negative training reviews that hold g. Source: Wang and Manning 2012 (NB-SVM); w
-is the minimum of a logistic regression here. It sees what stands in a review, not where: that is the GRU's part. The
-GRU is told, of each token, w_g r_g of the n-grams that end there. Of a training review they come from a model that has
-not seen it (cross-fitting), or else the GRU would learn to trust them blindly.
+p_g and q_g count the positive and the negative training reviews that contain g. Source: Wang and Manning 2012 (NB-SVM);
+here w minimises a logistic regression. The model knows which n-grams a review contains, but not their order: that is
+the GRU's task. The GRU also reads, at each token, w_g r_g of the n-grams that end there. For a training review these
+come from a model that has not seen it (cross-fitting); otherwise the GRU would learn to trust them blindly.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class NGrams(nn.Module):
     """The n-grams of 1 to `order` tokens: `fit` before use.
 
     Args:
-        count: rows of the table: so many of the most frequent n-grams are kept.
-        vocabulary_size: V; token ids are below it.
+        count: the number of rows of the table, which keeps the most frequent n-grams.
+        vocabulary_size: V; token ids are smaller.
         order: the longest n-gram.
 
     Raises:
@@ -46,9 +46,9 @@ class NGrams(nn.Module):
         self.base, self.order = vocabulary_size + 1, order
         self.register_buffer("keys", torch.full((count,), NO_NGRAM))  # ascending
         self.register_buffer("weights", torch.zeros(count))  # w_g r_g
-        self.register_buffer("cross_fitted", torch.zeros(count))  # the same, mean of the models of all folds
+        self.register_buffer("cross_fitted", torch.zeros(count))  # the same, averaged over the models of all folds
         self.register_buffer("bias", torch.zeros(()))
-        self.register_buffer("scale", torch.ones(order))  # gives the evidence of each order a mean square of 1
+        self.register_buffer("scale", torch.ones(order))  # makes the mean square of each order's evidence 1
 
     @torch.no_grad()
     def fit(self, tokens: list[Tensor], targets: Tensor, importance: Tensor, seed: int) -> list[Tensor]:
@@ -57,8 +57,8 @@ class NGrams(nn.Module):
         Args:
             tokens: of the training reviews.
             targets: shape (N,), the probability of each of being positive.
-            importance: shape (N,), of each review; those of 1 are cross-fitted, the others are soft-labelled.
-            seed: decides which reviews make a fold.
+            importance: shape (N,), of each review; those with 1 are cross-fitted, the others are soft-labelled.
+            seed: determines the folds.
 
         Returns:
             The evidence of each review, (T, order).
@@ -99,7 +99,7 @@ class NGrams(nn.Module):
         last = torch.arange(steps, device=tokens.device)
         real = last < lengths[:, None]
         key, keys = torch.zeros_like(tokens), []
-        for n in range(self.order):  # the token n places back is a digit in base V + 1, from 1 to V
+        for n in range(self.order):  # the token n places before is a digit in base V + 1, from 1 to V
             digit = nn.functional.pad(tokens, (n, 0))[:, :steps] + 1
             key = key + digit * self.base**n
             keys.append(key.masked_fill(~(real & (last >= n)), NO_NGRAM))
@@ -112,7 +112,7 @@ class NGrams(nn.Module):
         return _lookup(self.keys, self.weights, keys).sum(1) + self.bias
 
     def evidence(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Of each token the scaled evidence (B, T, order) of the n-grams that end there."""
+        """For each token the scaled evidence (B, T, order) of the n-grams that end there."""
         return _lookup(self.keys, self.cross_fitted, self._keys(tokens, lengths)) * self.scale
 
     def contributions(self, tokens: Tensor) -> Tensor:
@@ -131,13 +131,13 @@ class NGrams(nn.Module):
 
 
 def _rows(table: Tensor, keys: Tensor) -> Tensor:
-    """Where the keys stand in the ascending table, -1 for those that do not."""
+    """The rows of the keys in the ascending table, -1 for those that it does not contain."""
     rows = torch.searchsorted(table, keys).clamp_(max=len(table) - 1)
     return torch.where((table[rows] == keys) & (keys != NO_NGRAM), rows, -1)
 
 
 def _lookup(table: Tensor, values: Tensor, keys: Tensor) -> Tensor:
-    """The values of the keys, 0 for those that the table does not have."""
+    """The values of the keys, 0 for those that the table does not contain."""
     rows = _rows(table, keys)
     return torch.where(rows >= 0, values[rows], 0.0)
 

@@ -1,7 +1,7 @@
-"""An explanation as HTML: one file, nothing from outside, no scripts. What people typed is escaped by Jinja.
+"""Renders an explanation as one self-contained HTML file without scripts; Jinja escapes the user's text.
 
-page.html holds the words and their order, page.css the looks, in light and dark. Shades are classes, not style
-attributes, so that the policy below can forbid every style but page.css itself.
+page.html has the content, page.css the style, in light and dark. Shades are classes, not style attributes, so that the
+policy below can forbid all styles except page.css.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ STYLE = (FOLDER / "page.css").read_text(encoding="utf-8")
 _DIGEST = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 POLICY = f"default-src 'none'; style-src 'sha256-{_DIGEST}'; form-action 'self'; base-uri 'none'"
 SHADES, LEVELS = 8, 10  # of a contribution's colour, of a gate's strip
-PALEST = 0.1  # log-odds: the full colour never means less than this, or else noise would shine
+PALEST = 0.1  # log-odds: the smallest value of the full colour, so that noise stays pale
 
 
 class Explanation(NamedTuple):
-    """What a model made of a review of T tokens. Scores are log-odds of positive against negative."""
+    """The explanation of a prediction for a review of T tokens. Scores are log-odds of positive against negative."""
 
     words: list[str]
     known: list[bool]  # whether the vocabulary has it
     contributions: list[float]
-    ngrams: list[float] | None  # the part of the contributions that the model's n-grams have, if it has any
-    reset: list[list[float]]  # of the first GRU, mean over units: a row for each direction
+    ngrams: list[float] | None  # the share of the model's n-grams in the contributions, if it has any
+    reset: list[list[float]]  # of the first GRU, mean over units: one row per direction
     update: list[list[float]]
-    places: list[int]  # how many tokens each beginning of the review has that was judged
+    places: list[int]  # the lengths of the review's prefixes that were predicted
     running: list[float]  # the probability of positive had the review ended there
     score: float
-    error: float  # how far the contributions are from adding up to score less that of a blank review
+    error: float  # of the sum of the contributions, against score minus that of a blank review
     grus: int
-    left_out: int  # tokens after those that were read
+    left_out: int  # number of tokens that were not read
 
     @property
     def positive(self) -> bool:
-        """The judgement."""
+        """Whether the prediction is positive."""
         return self.running[-1] >= 0.5
 
 
 def render(explanation: Explanation | None = None, **form: object) -> str:
-    """The page.
+    """Renders the page.
 
     Args:
-        explanation: what to show; None for the empty form.
-        form: for the demo: the `text` in it, its `max_length`, a line `about` the model, a `message`.
+        explanation: the explanation to show; None for the empty form.
+        form: for the demo: its `text`, its `max_length`, a line `about` the model, a `message`.
     """
     shown: dict[str, object] = {"form": bool(form), "message": None, "e": explanation} | form
     if explanation is not None:
@@ -74,13 +74,13 @@ def render(explanation: Explanation | None = None, **form: object) -> str:
 
 
 def visible(word: str, longest: int = 40) -> str:
-    """A word to be shown: what cannot be seen, or turns the line around, as its number; cut where it is long."""
+    """Makes a word displayable: invisible and bidirectional characters become numbers; long words are truncated."""
     shown = "".join(c if unicodedata.category(c)[0] != "C" else f"\\u{ord(c):04x}" for c in word)
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 
 def percent(probability: float) -> str:
-    """Never 0 or 100."""
+    """Formats a probability in percent, never as 0 or 100."""
     if not 0.001 <= probability <= 0.999:
         return "under 0.1 %" if probability < 0.5 else "over 99.9 %"
     return f"{100 * probability:.1f} %"

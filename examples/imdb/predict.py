@@ -1,11 +1,11 @@
-"""Says whether reviews are positive or negative: by the model that stands beside this file, or by one of your own.
+"""Predicts whether reviews are positive or negative, with the model next to this file or with your own.
 
     python examples/imdb/predict.py "I would not call this film dull."
     python examples/imdb/predict.py --checkpoint runs/imdb-sample "i would not call this film dull ."
     python examples/imdb/predict.py - < reviews.txt
 
-Prints a line for each review: its label and the probability of it, or `error:` and why there is none. In that case the
-exit status is 1, after all reviews. A checkpoint is JSON and safetensors: reading it runs nothing that is in it.
+Prints one line per review: its label and the probability of that label, or `error:` and the reason, in which case the
+final exit status is 1. A checkpoint consists of JSON and safetensors: reading it executes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from data import LABELS, UNKNOWN, Reviews, encode
 from run_folder import RunError, RunFolder
 
-SHIPPED = Path(__file__).parent / "model"  # trained on real reviews; its summary.json says how, and how good it is
+SHIPPED = Path(__file__).parent / "model"  # trained on real reviews; summary.json records how, and its accuracy
 LONGEST = 1_000_000  # tokens of a review; the longest of IMDB has 2,900
 
 
@@ -31,29 +31,29 @@ class Predictor:
         device: where to run it.
 
     Raises:
-        RunError: the folder holds no whole run, or one of a format or vocabulary that does not fit; or there is no GPU
-            and `device` is one.
+        RunError: the folder does not contain a complete run, or has another format or vocabulary; or `device` is a GPU
+            and there is none.
     """
 
     def __init__(self, checkpoint: Path = SHIPPED, device: str = "cpu"):
         if device == "cuda" and not torch.cuda.is_available():
             raise RunError("--device cuda needs a GPU that this PyTorch can use, and there is none; --device cpu works")
         if not checkpoint.is_dir():
-            raise RunError(f"--checkpoint must be the folder of a run, got {checkpoint}, which is no folder")
+            raise RunError(f"--checkpoint must be the folder of a run, got {checkpoint}, which is not a folder")
         self.folder, self.device = RunFolder(checkpoint), torch.device(device)
         self.tokenizer = self.folder.read_tokenizer()
         self.judge = self.folder.read_judge(self.tokenizer).to(self.device)
 
     @torch.inference_mode()
     def __call__(self, text: str) -> float | str:
-        """The probability that a review is positive, or a sentence that says why there is none."""
+        """The probability that a review is positive, or a message why there is none."""
         tokens = self.encode(text)
         if isinstance(tokens, str):
             return tokens
         return self.judge(tokens[None], torch.tensor([len(tokens)], device=self.device)).sigmoid().item()
 
     def encode(self, text: str) -> torch.Tensor | str:
-        """A review's token ids (T,), or a sentence that says why it cannot be judged."""
+        """A review's token ids (T,), or a message why it cannot be predicted."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -71,11 +71,11 @@ class Predictor:
 
 
 def main() -> None:
-    """The command line."""
+    """Predicts reviews from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="an --output of train.py")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("text", nargs="+", help="a review, or - to read them from standard input, one a line")
+    parser.add_argument("text", nargs="+", help="a review, or - to read them from standard input, one per line")
     given = parser.parse_args()
     predict = Predictor(given.checkpoint, given.device)
     texts: Iterable[str] = given.text

@@ -1,14 +1,14 @@
-"""A run's folder: what is in it, how it is written so that nothing is ever half there, and when it may be used.
+"""A run's folder: its files, written atomically, and the checks before it is used.
 
-config.json        what was trained, and how; the format's version
-vocabulary.json    how a text is cut into tokens, and their ids, in the form of the `tokenizers` library
-metrics.jsonl      a line an epoch
-best.safetensors   the judge: of each GRU the epoch with the lowest validation loss
-last.pt            all that the next step needs
+config.json        the configuration, with the format's version
+vocabulary.json    the tokenizer, in the format of the `tokenizers` library
+metrics.jsonl      one line per epoch
+best.safetensors   the model: each GRU from the epoch with its lowest validation loss
+last.pt            the state that the next step needs
 curves.png         loss and accuracy against epochs
 summary.json       the test result, when the run has ended
-predictions.png    where it errs (confusion) and how sure it is (calibration)
-teacher/, soft-labels.safetensors    of `semi`: the run of `best` that labels the reviews without a label; its labels
+predictions.png    confusion matrix and calibration
+teacher/, soft-labels.safetensors    for `semi`: the run of `best` that labels the unlabelled reviews; its labels
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FORMAT = 3
 
 
 class RunError(Exception):
-    """A run folder that cannot be used, or a file in it that cannot be written or read: what its methods raise."""
+    """A run folder cannot be used, or a file in it cannot be written or read."""
 
 
 class RunFolder:
@@ -50,35 +50,35 @@ class RunFolder:
         return self.path / name
 
     def start(self, config: dict[str, Any], resume: bool, learn: Callable[[], Tokenizer]) -> None:
-        """Makes the folder of a new run, whose vocabulary `learn` makes, or checks that it holds the one meant."""
+        """Creates the folder of a new run, with a vocabulary from `learn`, or checks that it contains this run."""
         if not (self / "config.json").exists():
             found = {path.name for path in self.path.iterdir()} if self.path.exists() else set()
             if any(name != "vocabulary.json" and not name.startswith(".unfinished-") for name in found):
-                raise RunError(f"{self.path} holds files and no run: give an empty or a new folder as --output")
+                raise RunError(f"{self.path} contains files but not a run: give an empty or a new folder as --output")
             learned = learn()
             self.path.mkdir(parents=True, exist_ok=True)
             self.write_text("vocabulary.json", learned.to_str(pretty=True) + "\n")
             self.write_text("config.json", json.dumps(config | {"format": FORMAT}, indent=1) + "\n")
             return
         if not resume:
-            raise RunError(f"{self.path} holds a run already: continue it with --resume, or give another --output")
+            raise RunError(f"{self.path} already contains a run: continue it with --resume, or give another --output")
         before = self.read_config()
-        # A schedule that ends with the last epoch runs differently towards another one.
+        # The schedule depends on the number of epochs.
         names = (before.keys() | config.keys()) - ({"epochs"} if config["schedule"] == "constant" else set())
         pairs = {name: (before.get(name), config.get(name)) for name in sorted(names)}
         if changes := [f"{name}: {old!r} there, {new!r} now" for name, (old, new) in pairs.items() if old != new]:
-            raise RunError(f"{self.path} holds another run ({', '.join(changes)}): give another --output")
+            raise RunError(f"{self.path} contains another run ({', '.join(changes)}): give another --output")
 
     def write(self, name: str, write_to: Callable[[str], object]) -> None:
-        """Writes a file by way of a temporary one, so that the file is always whole, whatever goes wrong."""
+        """Writes a file atomically, by way of a temporary one."""
         temporary = self / f".unfinished-{name}"
         try:
             write_to(str(temporary))
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(self / name)
-        except (OSError, RuntimeError) as error:  # torch.save makes a RuntimeError of a full disk
-            raise RunError(f"could not write {self / name}: {error}. The file before it, if any, is whole") from error
+        except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if the disk is full
+            raise RunError(f"could not write {self / name}: {error}. The previous file, if any, is intact") from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -87,7 +87,7 @@ class RunFolder:
         self.write(name, lambda path: Path(path).write_text(text, encoding="utf-8"))
 
     def write_judge(self, judge: Judge, tokenizer: Tokenizer) -> None:
-        """Writes the judge, with which vocabulary and how many members it has been trained so far."""
+        """Writes the model, with its vocabulary and the number of members trained so far."""
         metadata = {"vocabulary": named(tokenizer), "members": str(len(judge.members)), "format": str(FORMAT)}
         state = {name: tensor.cpu().contiguous() for name, tensor in judge.state_dict().items()}
         if self.read_config()["stored"] == "float16":
@@ -95,52 +95,52 @@ class RunFolder:
         self.write("best.safetensors", lambda path: Path(path).write_bytes(save(state, metadata)))
 
     def read_config(self) -> dict[str, Any]:
-        """The run's configuration, of the version that this code knows."""
+        """Reads the run's configuration, which must have the format of this code."""
         try:
             config = json.loads((self / "config.json").read_text(encoding="utf-8"))
             version = config.pop("format", 1)
-        except (OSError, ValueError, AttributeError, TypeError) as error:  # the last two: no object
+        except (OSError, ValueError, AttributeError, TypeError) as error:  # the last two: not an object
             raise RunError(f"{self / 'config.json'} must be the config.json of a run: {error}") from error
         if version != FORMAT:
-            raise RunError(f"{self.path} holds a run of format {version!r}; this code reads format {FORMAT}")
+            raise RunError(f"{self.path} contains a run of format {version!r}; this code reads format {FORMAT}")
         return config
 
     def read_tokenizer(self) -> Tokenizer:
-        """What cuts texts into the run's tokens."""
+        """Reads the run's tokenizer."""
         try:
             return Tokenizer.from_str((self / "vocabulary.json").read_text(encoding="utf-8"))
         except Exception as error:  # the library raises bare Exception
             raise RunError(f"{self / 'vocabulary.json'} must be the vocabulary.json of a run: {error}") from error
 
     def read_judge(self, tokenizer: Tokenizer) -> Judge:
-        """The best model, in evaluation mode: of this format, and of the run's `tokenizer` and configuration."""
+        """Reads the best model, in evaluation mode; it must match the run's `tokenizer` and configuration."""
         path, config = self / "best.safetensors", self.read_config()
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not a dictionary
         except (OSError, SafetensorError) as error:
             raise RunError(f"{path} must be the model of a run: {error}") from error
         for name, expected in (("format", str(FORMAT)), ("vocabulary", named(tokenizer))):
             if (there := metadata.get(name)) != expected:
-                raise RunError(f"{path} was written with {name} {there}, but beside it is {name} {expected}")
+                raise RunError(f"{path} was written with {name} {there}, but the folder has {name} {expected}")
         try:
             judge = Judge(SimpleNamespace(**config), tokenizer.get_vocab_size(), int(metadata["members"]))
             judge.load_state_dict(state)
         except (AttributeError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise RunError(f"{path} does not fit config.json and vocabulary.json beside it: {error}") from error
+            raise RunError(f"{path} does not match config.json and vocabulary.json: {error}") from error
         return judge.eval()
 
     def read_checkpoint(self) -> dict[str, Any]:
-        """What last.pt holds."""
+        """Reads last.pt."""
         try:
-            return torch.load(self / "last.pt", map_location="cpu", weights_only=True)  # runs nothing that is in it
-        except Exception as error:  # by what it stumbles over: RuntimeError, UnpicklingError, EOFError
+            return torch.load(self / "last.pt", map_location="cpu", weights_only=True)  # executes nothing in the file
+        except Exception as error:  # RuntimeError, UnpicklingError, EOFError and others
             raise RunError(f"{self / 'last.pt'} must be the checkpoint of a run: {error}") from error
 
 
 def named(tokenizer: Tokenizer) -> str:
-    """A vocabulary in a few letters, equal for those that give the same ids."""
+    """A short digest of a vocabulary, equal if the ids are."""
     digest = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16]
     return f"{digest} of {tokenizer.get_vocab_size()} words"
 
@@ -153,11 +153,11 @@ def _commit() -> str | None:
         return None
 
 
-COMMIT = _commit()  # of the code that runs, whatever is committed while it does
+COMMIT = _commit()  # of the running code, even if something is committed meanwhile
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """What a result was made with: versions, processor, threads, device, commit, command."""
+    """The provenance of a result: versions, processor, threads, device, commit, command."""
     packages = ("grucore", "torch", "numpy", "scipy", "triton", "accelerate", "datasets", "tokenizers")
     installed = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
     cpuinfo = Path("/proc/cpuinfo")

@@ -1,9 +1,8 @@
-"""A small synthetic corpus in the shape of IMDB: reviews written by a seeded grammar, not by people.
+"""A small synthetic corpus in the form of IMDB: reviews written by a seeded grammar, not by people.
 
-It lets the whole pipeline run in seconds without a network. Its labels follow one rule: what the reviewer says of
-*this* film decides. Around that one verdict stand the reasons why word counts fail (logistic regression on them is
-right for 52 % of the test part): negation, concessions of the opposite sentiment, opinions of other people and of other
-films, and plot, before and after it.
+It lets the whole pipeline run in seconds without a network. The label is the reviewer's verdict on *this* film. Around
+that one sentence are the reasons why word counts fail (logistic regression on them is right for 52 % of the test
+split): negation, concessions with the opposite sentiment, opinions of other people and of other films, and plot.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def _adjective(rng: random.Random, positive: bool) -> str:
 
 
 def _verdict(rng: random.Random, positive: bool) -> str:
-    """One clause about this film; a third of them say it by negation, a third after a concession."""
+    """A verdict on this film; one third use negation, one third a concession."""
     same, opposite = _adjective(rng, positive), _adjective(rng, not positive)
     aspect = rng.choice(ASPECTS)
     clauses = [
@@ -72,7 +71,7 @@ def _review(rng: random.Random, positive: bool) -> str:
 
 
 def generate(count: int, seed: int) -> tuple[list[str], list[int]]:
-    """`count` reviews and their labels (0 negative, 1 positive, in turn), all different from one another."""
+    """Generates `count` different reviews and their labels (0 negative, 1 positive, alternating)."""
     rng = random.Random(seed)
     texts: dict[str, int] = {}
     while len(texts) < count:

@@ -1,12 +1,12 @@
-"""Trains a sentiment classifier on film reviews, on one CPU or GPU or, started by torchrun, on several.
+"""Trains a sentiment classifier on film reviews, on one CPU or GPU, or on several with torchrun.
 
     python examples/imdb/train.py                                        # synthetic reviews, no network
     python examples/imdb/train.py --preset best --data PATH --output runs/best
     python examples/imdb/train.py --preset best --data PATH --output runs/best --resume
     torchrun --nproc-per-node=2 examples/imdb/train.py --preset book-masked --data PATH
 
-Reads downwards: a step, epochs, a run, its test. What can be set is in config.py; results go to a folder, see
-run_folder.py. What is trained is chosen on validation data; the test part is read once, at the end.
+Read it from top to bottom: a step, epochs, a run, its test. Options are in config.py; results go to a folder, see
+run_folder.py. All choices are made on validation data; the test split is read once, at the end.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ NOTHING = torch.zeros(4, dtype=torch.float64)  # loss, right reviews, reviews, t
 
 
 class Trainer:
-    """One GRU in training: `step` is a function of its state and the batch, and of no other random state."""
+    """One GRU in training: `step` depends only on its state and the batch, not on global random state."""
 
     def __init__(self, config: Config, member: int, vocabulary_size: int, steps: int, accelerator: Accelerator):
         self.config, self.member, self.steps, self.accelerator = config, member, steps, accelerator
@@ -58,16 +58,16 @@ class Trainer:
 
     @property
     def evaluated(self) -> nn.Module:
-        """What is validated and saved: the average over steps, where one is kept."""
+        """The model that is validated and saved: the average over steps, if there is one."""
         return self.bare if self.average is None else self.average.module
 
     def label(self, epoch: int) -> str:
-        """An epoch in words."""
+        """The name of an epoch."""
         name = f"epoch {epoch}/{self.config.epochs}"
         return name if self.config.members == 1 else f"GRU {self.member + 1}/{self.config.members}, {name}"
 
     def learning_rate(self) -> float:
-        """Of the next step: after a rise over a twentieth of all steps, half a cosine."""
+        """The learning rate of the next step: warm-up over a twentieth of all steps, then half a cosine."""
         if self.config.schedule == "constant":
             return self.config.learning_rate
         rise = min(1.0, (self.step_count + 1) / max(1, round(0.05 * self.steps)))
@@ -77,7 +77,7 @@ class Trainer:
         """One optimizer step on this process's share of a batch of `total` reviews.
 
         Returns:
-            Sums over the share, (4,) float64 on the device: loss, right ones, reviews, tokens.
+            Sums over the share, (4,) float64 on the device: loss, correct predictions, reviews, tokens.
         """
         config, accelerator = self.config, self.accelerator
         seed = [config.seed, self.member, self.step_count, accelerator.process_index]
@@ -95,7 +95,7 @@ class Trainer:
             with contextlib.nullcontext() if i == len(parts) else accelerator.no_sync(self.model):
                 logits = self.model(tokens, lengths, evidence if self.bare.reads_evidence else None).float()
                 losses = cross_entropy(logits, torch.stack([1 - targets, targets], 1), reduction="none") * weights
-                # Gradients are averaged over processes: this makes of that the mean over the batch's reviews.
+                # Gradients are averaged over processes; this turns the average into the mean over the batch's reviews.
                 accelerator.backward(losses.sum() * accelerator.num_processes / total)
             right = ((logits[:, 1] > logits[:, 0]) == (targets > 0.5)) * weights
             sums += torch.stack([losses.detach().sum(), right.sum(), weights.sum(), (lengths * weights).sum()])
@@ -108,11 +108,11 @@ class Trainer:
         return sums
 
     def state(self) -> dict[str, Any]:
-        """All that the next step needs."""
+        """The state that the next step needs."""
         return {name: part.state_dict() for name, part in self._parts().items()} | {"step_count": self.step_count}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continues where `state` was taken."""
+        """Continues from a `state`."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.step_count = state["step_count"]
@@ -125,42 +125,42 @@ class Trainer:
 
 @dataclasses.dataclass
 class Run:
-    """What the stages of a run share."""
+    """The data that the stages of a run share."""
 
     config: Config
     folder: RunFolder
     accelerator: Accelerator
     tokenizer: Tokenizer
     checkpoint_every: int | None
-    metrics: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # a line an epoch
+    metrics: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one per epoch
     trained: bool = False  # by this process
 
     def save(self, trainer: Trainer, done: int, totals: Tensor, seconds: float) -> None:
-        """Writes what the next step needs, after `done` steps of an epoch."""
+        """Writes a checkpoint after `done` steps of an epoch."""
         now = {"member": trainer.member, "trainer": trainer.state(), "metrics": self.metrics}
         now |= {"done": done, "totals": totals.cpu(), "seconds": seconds}
         if self.accelerator.is_main_process:
             self.folder.write("last.pt", lambda path: torch.save(now, path))
 
     def save_metrics(self) -> None:
-        """The epochs so far as lines and as a picture."""
+        """Writes the metrics of all epochs so far, and their plot."""
         if self.accelerator.is_main_process and self.metrics:
             self.folder.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.metrics))
             title = self.folder.path.name
             self.folder.write("curves.png", lambda path: save_curves(self.metrics, title, path))
 
     def margins(self, margins: Callable[[Tensor, Tensor], Tensor], encoded: Encoded) -> Tensor:
-        """What `margins` makes of all reviews, (parts, N)."""
+        """Computes `margins` of all reviews, (parts, N)."""
         return margins_of(margins, encoded, self.config.batch_size, self.accelerator)
 
     def say(self, text: str) -> None:
-        """Prints a line, once."""
+        """Prints a line, in one process only."""
         if self.accelerator.is_main_process:
             print(text, flush=True)
 
 
 def train_epoch(run: Run, trainer: Trainer, encoded: Encoded, epoch: int, saved: dict | None) -> dict[str, Any]:
-    """One epoch, or what is left of one that was interrupted after the checkpoint `saved`: its line of metrics."""
+    """Trains one epoch, or the remainder after the checkpoint `saved`; returns its metrics."""
     config, accelerator = run.config, run.accelerator
     done, seconds, totals = (saved[name] for name in ("done", "seconds", "totals")) if saved else (0, 0.0, NOTHING)
     totals, begin = totals.to(accelerator.device, copy=True), time.perf_counter() - seconds
@@ -188,12 +188,12 @@ def train_epoch(run: Run, trainer: Trainer, encoded: Encoded, epoch: int, saved:
 
 
 def train(run: Run, judge: Judge, train_part: Encoded, validation: Encoded, saved: dict | None) -> None:
-    """Trains the judge's GRUs one after the other, each to its last epoch, from the checkpoint `saved` on."""
+    """Trains the GRUs one after the other, each to its last epoch, starting from the checkpoint `saved`."""
     config, vocabulary_size = run.config, run.tokenizer.get_vocab_size()
     if saved:
         run.metrics = saved["metrics"]
         run.say(f"resuming {run.folder.path} after {len(run.metrics)} epochs and {saved['done']} steps")
-        run.save_metrics()  # a kill may have come between the checkpoint and these
+        run.save_metrics()  # the run may have been killed between the checkpoint and these
     steps = -(-len(train_part.tokens) // config.batch_size) * config.epochs
     for member in range(len(run.metrics) // config.epochs, config.members):
         trainer = Trainer(config, member, vocabulary_size, steps, run.accelerator)
@@ -208,7 +208,7 @@ def train(run: Run, judge: Judge, train_part: Encoded, validation: Encoded, save
             margins = run.margins(partial(judge.margins, members=[evaluated]), validation)
             line |= {f"validation_{name}": value for name, value in measured(margins[0], validation.targets).items()}
             if not math.isfinite(line["train_loss"] + line["validation_loss"]):
-                raise RunError(f"{trainer.label(epoch)} ends in a loss that is not finite: try a lower --learning-rate")
+                raise RunError(f"{trainer.label(epoch)} ended with a non-finite loss: try a lower --learning-rate")
             line["seconds"] = round(line["seconds"] + time.perf_counter() - begin, 2)
             earlier = [each["validation_loss"] for each in run.metrics if each["member"] == member]
             is_best = all(line["validation_loss"] < loss for loss in earlier)
@@ -229,7 +229,7 @@ def train(run: Run, judge: Judge, train_part: Encoded, validation: Encoded, save
 
 
 def prepare(config: Config, given: argparse.Namespace) -> tuple[dict[str, Reviews], Callable[[], Tokenizer]]:
-    """The run's parts, and what learns its vocabulary."""
+    """The run's splits, and the function that fits its vocabulary."""
     train_all, test_part = (data.load(given.data, part) for part in ("train", "test"))
     if config.vocabulary_size is None:
         train_part, validation = data.split_at_random(train_all.ordered(), config.seed)
@@ -238,14 +238,14 @@ def prepare(config: Config, given: argparse.Namespace) -> tuple[dict[str, Review
     parts = {"train": train_part, "validation": validation, "test": test_part.ordered()}
     if config.preset == "semi":
         parts["unlabelled"] = data.without(data.load(given.data, "unsupervised"), test_part, validation)
-    # The published pipeline takes its words from the validation part too.
+    # The published pipeline takes its vocabulary from the validation split too.
     known = ("train", "validation") if config.vocabulary_size is None else ("train", "unlabelled")
     texts = [text for name in known if name in parts for text in parts[name].texts]
     return parts, lambda: data.learn_vocabulary(texts, config.vocabulary_size)
 
 
 def soft_labels(run: Run, given: argparse.Namespace, texts: Reviews) -> Tensor:
-    """The teacher's probability that each unlabelled review is positive: a run of `best`, in the run's folder."""
+    """The probability that each unlabelled review is positive, by the teacher: a run of `best` in the run's folder."""
     if not (run.folder / "soft-labels.safetensors").exists():
         teacher = RunFolder(given.teacher or run.folder / "teacher")
         if given.teacher is None:
@@ -253,7 +253,7 @@ def soft_labels(run: Run, given: argparse.Namespace, texts: Reviews) -> Tensor:
             config = dataclasses.replace(BEST, **{name: getattr(run.config, name) for name in shared})
             train_run(config, given, teacher.path, run.accelerator, resume=(teacher / "config.json").exists())
         if teacher.read_config()["reviews"]["validation"] != run.folder.read_config()["reviews"]["validation"]:
-            raise RunError(f"{teacher.path} was trained on what validates {run.folder.path}: it cannot be its teacher")
+            raise RunError(f"{teacher.path} was trained on {run.folder.path}'s validation data, so cannot teach it")
         tokenizer = teacher.read_tokenizer()
         judge = teacher.read_judge(tokenizer).to(run.accelerator.device)
         run.say(f"labelling {len(texts.texts):,} reviews")
@@ -271,7 +271,7 @@ def soft_labels(run: Run, given: argparse.Namespace, texts: Reviews) -> Tensor:
 def train_run(
     config: Config, given: argparse.Namespace, path: Path, accelerator: Accelerator, resume: bool
 ) -> tuple[Run, Judge, dict[str, Reviews]]:
-    """Trains all of a run, or what is left of it, but does not test it."""
+    """Trains a run, or the remainder of it, without testing."""
     parts, learn = prepare(config, given)
     folder = RunFolder(path)
     described = dataclasses.asdict(config) | {
@@ -291,7 +291,7 @@ def train_run(
         importance = torch.cat([importance, torch.full((len(unlabelled.tokens),), config.soft_weight)])
         train_part = Encoded(train_part.tokens + unlabelled.tokens, targets)
     saved = folder.read_checkpoint() if (folder / "last.pt").exists() else None
-    trained = saved is not None and bool(saved["metrics"])  # an epoch at least, so that there is a best one
+    trained = saved is not None and bool(saved["metrics"])  # at least one epoch, so there is a best one
     judge = folder.read_judge(tokenizer) if trained else Judge(config, tokenizer.get_vocab_size(), members=0)
     if judge.ngrams is not None:
         run.say(f"fitting {config.ngrams:,} n-grams")
@@ -308,9 +308,9 @@ def train_run(
 
 
 def test(run: Run, judge: Judge, parts: dict[str, Reviews]) -> None:
-    """Reads the test part once, with the best model, and writes the summary."""
+    """Tests the best model once, and writes the summary."""
     if not run.trained and (run.folder / "summary.json").exists():
-        return run.say(f"{run.folder.path} has ended before: see its summary.json")
+        return run.say(f"{run.folder.path} has already ended: see its summary.json")
     summary: dict[str, Any] = {}
     for name in ("validation", "test"):
         encoded = data.encode(run.tokenizer, parts[name])
@@ -363,7 +363,7 @@ def main() -> None:
     try:
         test(*train_run(config, given, path, accelerator, given.resume))
     except KeyboardInterrupt:
-        sys.stderr.write(f"\ninterrupted: what is saved in {path} is whole; continue with --resume --output {path}\n")
+        sys.stderr.write(f"\ninterrupted: the files in {path} are complete; continue with --resume --output {path}\n")
         sys.exit(130)
     finally:
         accelerator.end_training()

@@ -1,14 +1,13 @@
-"""To and from the GRU layers of other libraries: Keras, Flax and ONNX; and whole models to and from torch.nn's layers.
+"""Converts layers to and from Keras, Flax and ONNX, and whole models to and from torch.nn's layers.
 
-A single layer of torch.nn: `GRU.from_torch`, `GRU.to_torch`, and those of `GRUCell`.
+For a single layer of torch.nn use `GRU.from_torch` and `GRU.to_torch`, or those of `GRUCell`.
 
-Weights are copied exactly: nothing is computed with them but the sum of two biases, where the other library has one of
-the two alone (each function says which). The libraries themselves are imported when a function needs them:
-`pip install 'grucore[convert]'` brings all of them.
+Weights are copied exactly. The only arithmetic is the sum of two biases where the other library has only one of them
+(each function says which). The libraries are imported when a function needs them; `pip install 'grucore[convert]'`
+installs all of them.
 
-`to_onnx` writes the layer by itself. A whole model needs no converter: torch.onnx.export, with either value of
-`dynamo`, writes each GRU in it as GRU nodes of ONNX, one for each layer, with `lengths` as their sequence_lens, for any
-T and B.
+`to_onnx` writes a layer by itself. A whole model needs no converter: torch.onnx.export, with either value of `dynamo`,
+writes each GRU in it as ONNX GRU nodes, one per layer, with `lengths` as their sequence_lens, for any T and B.
 
     >>> import torch
     >>> from grucore import GRU
@@ -22,11 +21,11 @@ T and B.
     >>> shapes = {"tokens": {0: free, 1: free}}
     >>> torch.onnx.export(model, (tokens,), "model.onnx", dynamic_shapes=shapes, dynamo=True)  # doctest: +SKIP
 
-What ONNX has no words for is refused by name: mask, reset, reset_state, trace and a PackedSequence, for which
-lengths do the same. Zoneout, layer normalisation and activation="hard_tanh" are written step by step, for the T of the
-example, and only with dynamo=True. `GRU.step` and `GRUCell` become plain operators. torch.onnx.export takes the model
-itself, not what torch.export made of it; and dynamo=False does not take a layer without a module around it, as it gives
-every argument by its place.
+What ONNX cannot express raises an error: mask, reset, reset_state, trace, and a PackedSequence (use lengths instead).
+Zoneout, layer normalisation and activation="hard_tanh" are written step by step, for the T of the example, and only
+with dynamo=True. `GRU.step` and `GRUCell` become plain operators. Pass the model itself to torch.onnx.export, not the
+result of torch.export. With dynamo=False the layer must be inside another module, because that exporter passes all
+arguments by position.
 """
 
 from grucore.convert.flax import from_flax, to_flax

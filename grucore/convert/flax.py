@@ -1,8 +1,8 @@
 """To and from Flax: the parameters of flax.linen.GRUCell, and flax.nnx.GRUCell.
 
-Flax has our equations with reset_after=True and fewer biases: its r and z have one each, and n has both in linen and
-that of the input alone in nnx. linen keeps a kernel (in, out) for each gate, ir, iz, in, hr, hz and hn; nnx keeps them
-side by side in our order. Source: GRUCell in flax.linen and flax.nnx, Flax 0.12.
+Flax has our equations with reset_after=True and fewer biases: r and z have one each; n has both in linen, and only the
+input's in nnx. linen keeps one kernel (in, out) per gate, named ir, iz, in, hr, hz and hn; nnx concatenates them in our
+order. Source: GRUCell in flax.linen and flax.nnx, Flax 0.12.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ _INPUT, _HIDDEN = ("ir", "iz", "in"), ("hr", "hz", "hn")  # linen's names, in th
 
 
 def from_flax(source: Any, *, batch_first: bool = True) -> GRU:
-    """A copy of GRU cells of Flax; exact.
+    """Converts Flax GRU cells to a layer, exactly.
 
-    A tree of parameters does not hold the cell's functions: they are taken to be Flax's defaults, sigmoid and tanh.
+    A tree of parameters does not store the cell's functions; they are assumed to be Flax's defaults, sigmoid and tanh.
 
     Args:
-        source: a layer, or a list of layers, the first one first. A layer is a cell, or for two directions a tuple of
-            the forward and the reverse cell. A cell is the parameters of a flax.linen.GRUCell (under any names, as
-            {"params": {"cell": ...}}), or a flax.nnx.GRUCell. The parameters of a flax.linen.Bidirectional stand for
+        source: a layer, or a list of layers in order. A layer is a cell, or for two directions a tuple of the forward
+            and the reverse cell. A cell is the parameters of a flax.linen.GRUCell (nested under any names, such as
+            {"params": {"cell": ...}}), or a flax.nnx.GRUCell. The parameters of a flax.linen.Bidirectional count as
             both of its cells.
-        batch_first: of the layer; True as Flax's RNN has it.
+        batch_first: of the layer; True, like Flax's RNN.
 
     Returns:
-        A layer with biases (those that Flax lacks are 0), the dtype of the parameters, on the CPU.
+        A layer on the CPU with the dtype of the parameters, and with biases (those that Flax lacks are 0).
 
     Raises:
-        ImportError: source is no tree, and Flax is not installed.
+        ImportError: source is not a tree of parameters, and Flax is not installed.
         TypeError: source is none of the above, or batch_first is not a bool.
-        InputError: parameters that are missing or do not fit, or a function other than sigmoid and tanh.
+        InputError: parameters are missing or have wrong shapes, or a function is neither sigmoid nor tanh.
 
     Example:
         >>> kernels = {name: {"kernel": np.ones((3, 4))} for name in ("ir", "iz", "in")}
@@ -55,30 +55,30 @@ def from_flax(source: Any, *, batch_first: bool = True) -> GRU:
     stack = [_directions(layer) for layer in layers]
     counts = {len(cells) for cells in stack}
     if counts not in ({1}, {2}):
-        raise InputError(f"every layer must have one cell, or every one a pair, got {[len(cells) for cells in stack]}")
+        raise InputError(f"all layers must have one cell, or all a pair, got {[len(cells) for cells in stack]}")
     groups = [_group(cell) for cells in stack for cell in cells]
     return gru_of(groups, bidirectional=counts == {2}, reset_after=True, batch_first=batch_first)
 
 
 def to_flax(model: GRU, *, api: str = "linen", ignore_dropout: bool = False) -> list[Any]:
-    """The layer as Flax cells.
+    """Converts a layer to Flax cells.
 
-    The outputs are those of the model. Flax has one bias where there are b_ir and b_hr, or b_iz and b_hz: it is their
-    sum. All else is exact, bit for bit; from_flax of the result gives a layer whose b_hr and b_hz are 0.
+    The outputs are those of the model. Flax has one bias instead of b_ir and b_hr, and one instead of b_iz and b_hz:
+    their sums. Everything else is bit for bit; from_flax of the result gives a layer whose b_hr and b_hz are 0.
 
     Args:
         model: the layer.
         api: "linen" for trees of parameters with NumPy arrays (Flax is not needed), "nnx" for flax.nnx.GRUCell.
-        ignore_dropout: leave out dropout and recurrent_dropout, which act in training alone.
+        ignore_dropout: leave out dropout and recurrent_dropout, which act only in training.
 
     Returns:
-        K cells, as `from_flax` takes them; K tuples (forward, reverse) if the model is bidirectional. For linen each is
-        what stands in {"params": ...} of a flax.linen.GRUCell, and in {"params": {"cell": ...}} of a flax.linen.RNN.
+        K cells, as `from_flax` takes them; K tuples (forward, reverse) if the model is bidirectional. With linen, pass
+        each as {"params": cell} to a flax.linen.GRUCell, or as {"params": {"cell": cell}} to a flax.linen.RNN.
 
     Raises:
         ImportError: api is "nnx", and Flax is not installed.
         TypeError: model is not a `grucore.GRU`, or ignore_dropout is not a bool.
-        InputError: an option that cannot be written; for nnx a b_hn that is not 0, or a dtype that JAX does not keep.
+        InputError: an option that Flax lacks; with nnx also a b_hn other than 0, or a dtype that JAX changes.
 
     Example:
         >>> [cell] = to_flax(GRU(3, 4))
@@ -90,7 +90,7 @@ def to_flax(model: GRU, *, api: str = "linen", ignore_dropout: bool = False) -> 
         raise InputError(f"api must be 'linen' or 'nnx', got {api!r}")
     check_model(model, "flax GRUCell", ignore_dropout=ignore_dropout)
     if not model.reset_after:
-        raise InputError("flax GRUCell has no reset_after=False; this layer has no equal there")
+        raise InputError("flax GRUCell has no reset_after=False, so this layer cannot be converted")
     cells = [makers[api](*(w.detach() for w in group)) for group in model.all_weights]
     return list(zip(cells[::2], cells[1::2], strict=True)) if model.bidirectional else cells
 
@@ -108,7 +108,7 @@ def _directions(layer: Any) -> list[Any]:
 
 
 def _unwrapped(tree: Any) -> Any:
-    """What stands under names with nothing beside them, as {"params": {"cell": ...}}."""
+    """Removes nesting with a single name per level, such as {"params": {"cell": ...}}."""
     while isinstance(tree, Mapping) and len(tree) == 1:
         (tree,) = tree.values()
     return tree
@@ -172,12 +172,12 @@ def _nnx_cell(w_ih: Tensor, w_hh: Tensor, *biases: Tensor) -> Any:
     b_ih, b_hh = biases or (w_ih.new_zeros(len(w_ih)),) * 2
     b_hr, b_hz, b_hn = b_hh.chunk(3)
     if b_hn.count_nonzero():
-        raise InputError("flax.nnx.GRUCell has no b_hn, and that of this layer is not 0; api='linen' has one")
+        raise InputError("flax.nnx.GRUCell has no b_hn, but that of this layer is not 0; api='linen' has one")
     arrays = [to_array(w) for w in (w_ih.t(), b_ih + torch.cat([b_hr, b_hz, b_hn]), w_hh.t())]
     values = [jnp.asarray(array) for array in arrays]
     if values[0].dtype != arrays[0].dtype:
-        raise InputError(f"JAX keeps {values[0].dtype} for {arrays[0].dtype}; jax_enable_x64 makes it keep float64")
-    # What it is drawn from does not matter, but Flax's default, orthogonal, does not run in half precision.
+        raise InputError(f"JAX turned {arrays[0].dtype} into {values[0].dtype}; set jax_enable_x64 to keep float64")
+    # The initial values are overwritten, but Flax's default initializer, orthogonal, does not run in half precision.
     options = {"param_dtype": values[0].dtype, "recurrent_kernel_init": nnx.initializers.zeros_init()}
     cell = nnx.GRUCell(w_ih.shape[1], w_hh.shape[1], rngs=nnx.Rngs(0), **options)
     for parameter, value in zip((cell.dense_i.kernel, cell.dense_i.bias, cell.dense_h.kernel), values, strict=True):

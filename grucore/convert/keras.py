@@ -1,8 +1,8 @@
 """To and from Keras 3: layers, and the files that Keras writes.
 
-Keras has the gates in the order z, r, h (h is our n), kernels (I, 3H) and (H, 3H), and its z has our sense:
-h' = z h + (1 - z) h~. With reset_after=True its bias (2, 3H) holds b_ih and b_hh; with reset_after=False there is one
-bias (3H,), added to W x: b_ih. Source: keras.layers.GRUCell of Keras 3.
+Keras has the gates in the order z, r, h (h is our n) and kernels (I, 3H) and (H, 3H). Its z has the same meaning as
+ours: h' = z h + (1 - z) h~. With reset_after=True its bias (2, 3H) holds b_ih and b_hh; with reset_after=False there is
+one bias (3H,), added to W x: b_ih. Source: keras.layers.GRUCell of Keras 3.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from grucore.errors import InputError, check_flag
 from grucore.kernels.regularised import ACTIVATIONS
 from grucore.module import GRU
 
-# Of the layer's config `unroll`, `implementation` and `use_cudnn` choose how the same thing is computed; initialisers,
-# regularisers and constraints are a matter of training.
+# The other entries of a layer's config are ignored: `unroll`, `implementation` and `use_cudnn` choose how the same
+# result is computed; initialisers, regularisers and constraints only matter in training.
 _FUNCTIONS = {"activation": "tanh", "recurrent_activation": "sigmoid"}  # and their defaults
 _ACTIVATIONS = tuple(ACTIVATIONS)  # Keras 3 has every one of ours, under the same names
 
@@ -36,31 +36,31 @@ def from_keras(
     ignore_dropout: bool = False,
     reverse: bool = False,
 ) -> GRU:
-    """A copy of GRU layers of Keras 3; exact.
+    """Converts Keras 3 GRU layers to a layer, exactly.
 
-    A `.keras` file and an `.h5` model hold the options of each layer, and they are checked. A file of weights alone
-    does not: its layers are taken to have Keras's defaults, tanh, sigmoid and merge_mode="concat". Files are read
-    without Keras; h5py is enough.
+    A `.keras` file and an `.h5` model store the options of each layer, which are checked. A file that stores only
+    weights does not: its layers are assumed to have Keras's defaults, tanh, sigmoid and merge_mode="concat". Files are
+    read without Keras; h5py is enough.
 
-    A layer with go_backwards=True reads its input from the last step to the first, and gives its outputs in the order
-    in which it computes them; a layer of grucore that has one direction reads from the first to the last. The copy
-    gives the same on an input that is turned around: `y, h_n = gru(x.flip(1))`, with `mask=mask.flip(1)` if there is a
-    mask. Of a stack only the first layer may have go_backwards=True.
+    A layer with go_backwards=True reads its input from the last step to the first, and returns its outputs in that
+    order. A unidirectional grucore layer reads from the first step to the last, so the result needs a reversed input:
+    `y, h_n = gru(x.flip(1))`, with `mask=mask.flip(1)` if there is a mask. In a stack only the first layer may have
+    go_backwards=True.
 
     Args:
-        source: a keras.layers.GRU, a keras.layers.Bidirectional around one, a sequence of these (a stack, the first
-            layer first), or the path of a `.keras`, `.h5` or `.weights.h5` file.
-        layer: where source is a file, the name of the layer in it (or its group's path, where a name is there twice),
-            or several for a stack. None: the one that is there.
-        reset_after: needed where a file of weights alone has a layer without bias, which does not tell.
-        ignore_dropout: take a layer with `dropout` or `recurrent_dropout`, and leave them out: they act in training
-            alone, and there not as those of grucore.
-        reverse: True for a layer, or a stack whose first layer, has go_backwards=True, and for no other: the caller
-            turns the input around. A file that holds only weights does not tell go_backwards: the caller is believed.
+        source: a keras.layers.GRU, a keras.layers.Bidirectional around one, a sequence of these (a stack, in order),
+            or the path of a `.keras`, `.h5` or `.weights.h5` file.
+        layer: the name of the layer in a file (or the path of its group, if the name is not unique), or several names
+            for a stack. None if the file has only one.
+        reset_after: required for a layer without bias in a file that stores only weights.
+        ignore_dropout: accept a layer with `dropout` or `recurrent_dropout`, and leave them out. They act only in
+            training, and differently from those of grucore.
+        reverse: must be True if the layer, or the first layer of a stack, has go_backwards=True, and False otherwise.
+            A file that stores only weights does not store go_backwards, so `reverse` is not checked.
 
     Returns:
-        A layer with batch_first=True, as Keras has it, the dtype of the weights, on the CPU. At a step that is masked,
-        a unidirectional Keras layer repeats its last output, unless it has zero_output_for_mask=True; grucore gives 0,
+        A layer on the CPU with batch_first=True, like Keras, and the dtype of the weights. At masked steps a
+        unidirectional Keras layer repeats its last output, unless it has zero_output_for_mask=True; grucore gives 0,
         as Bidirectional does.
 
     Raises:
@@ -68,7 +68,7 @@ def from_keras(
         ImportError: Keras, or h5py for a file, is not installed.
         TypeError: source is none of the above, or a flag is not a bool.
         InputError: a damaged file, an option that cannot be converted, a layer that is not built or not in the file,
-            layers that make no stack, or go_backwards where `reverse` says otherwise.
+            layers that do not form a stack, or a go_backwards that contradicts `reverse`.
 
     Example:
         >>> os.environ["KERAS_BACKEND"] = "torch"  # read when Keras is imported
@@ -97,7 +97,7 @@ def from_keras(
 def _read(
     stack: Sequence[KerasLayer], reset_after: bool | None, ignore_dropout: bool, reverse: bool
 ) -> tuple[list[list[Tensor]], tuple[bool, Any, Any]]:
-    """The weights of a stack, and what its layers agree in: the form and the two activations."""
+    """The weights of a stack, and the options that its layers share: the form and the two activations."""
     groups: list[list[Tensor]] = []
     forms = set()
     for k, each in enumerate(stack):
@@ -109,7 +109,7 @@ def _read(
     directions = {len(each.weights) for each in stack}
     if len(forms) > 1 or len(directions) > 1:
         raise InputError(
-            "the layers of a stack must agree in reset_after and in being bidirectional or not, in activation and in "
+            "the layers of a stack must agree in reset_after, in being bidirectional, in activation and in "
             "recurrent_activation"
         )
     _check_widths(stack)
@@ -117,13 +117,13 @@ def _read(
 
 
 def to_keras(model: GRU, *, ignore_dropout: bool = False) -> list[Any]:
-    """The layer as Keras layers, in the order they are called; each has the weights and returns sequences.
+    """Converts a layer to built Keras layers with its weights, in order; each returns sequences.
 
-    With reset_after=False Keras has one bias: b_ih + b_hh. All else is exact, bit for bit.
+    With reset_after=False Keras has one bias: b_ih + b_hh. Everything else is bit for bit.
 
     Args:
         model: the layer; its dtype becomes that of the Keras layers.
-        ignore_dropout: leave out dropout and recurrent_dropout, which act in training alone.
+        ignore_dropout: leave out dropout and recurrent_dropout, which act only in training.
 
     Returns:
         K built keras.layers.GRU, or keras.layers.Bidirectional around them, for input (B, T, I) whatever
@@ -132,7 +132,7 @@ def to_keras(model: GRU, *, ignore_dropout: bool = False) -> list[Any]:
     Raises:
         ImportError: Keras is not installed.
         TypeError: model is not a `grucore.GRU`, or ignore_dropout is not a bool.
-        InputError: an option that cannot be written, or a dtype that its backend does not keep.
+        InputError: an option that Keras lacks, or a dtype that its backend changes.
 
     Example:
         >>> os.environ["KERAS_BACKEND"] = "torch"  # read when Keras is imported
@@ -162,7 +162,7 @@ def to_keras(model: GRU, *, ignore_dropout: bool = False) -> list[Any]:
         for part, group in zip(parts, weights[k * directions : (k + 1) * directions], strict=True):
             part.set_weights(_keras_weights(group, model.reset_after))
             if (kept := str(part.cell.kernel.value.dtype).removeprefix("torch.")) != dtype:
-                raise InputError(f"Keras on {keras.backend.backend()} keeps {kept} for weights of dtype {dtype}")
+                raise InputError(f"Keras on {keras.backend.backend()} turned weights of dtype {dtype} into {kept}")
         layers.append(layer)
     return layers
 
@@ -177,9 +177,9 @@ def _keras_weights(group: Sequence[Tensor], reset_after: bool) -> list[Any]:
 
 
 def _live_layers(source: Any, layer: str | Sequence[str] | None) -> list[KerasLayer]:
-    """What a layer or a sequence of layers holds."""
+    """Reads a Keras layer or a sequence of layers."""
     if layer is not None:
-        raise InputError(f"layer={layer!r} goes with a file; give the layers themselves, or a path")
+        raise InputError(f"layer={layer!r} requires a file as source; pass the layers themselves, or a path")
     keras = require("keras", "keras")
     stack = [_live_layer(each, keras) for each in (source if isinstance(source, (list, tuple)) else [source])]
     if not stack:
@@ -188,7 +188,7 @@ def _live_layers(source: Any, layer: str | Sequence[str] | None) -> list[KerasLa
 
 
 def _live_layer(layer: Any, keras: Any) -> KerasLayer:
-    """What a Keras layer holds."""
+    """Reads a Keras layer."""
     wrapped = isinstance(layer, keras.layers.Bidirectional)
     parts = [layer.forward_layer, layer.backward_layer] if wrapped else [layer]
     if not all(isinstance(part, keras.layers.GRU) for part in parts):
@@ -202,24 +202,24 @@ def _live_layer(layer: Any, keras: Any) -> KerasLayer:
             raise InputError(f"Keras layer {layer.name!r} has no weights yet: call it, or layer.build((None, None, I))")
         config = part.get_config()
         for option in _FUNCTIONS:
-            function = getattr(part, option)  # by identity: a function of the user's may have the same name
+            function = getattr(part, option)  # compared by identity: a user's function may have the same name
             names = [name for name in _ACTIVATIONS if function is getattr(keras.activations, name, None)]
             config[option] = names[0] if names else function
         configs.append(config)
-        # NumPy has no bfloat16, and Keras gives float32 in its place; the way back is exact.
+        # NumPy has no bfloat16, so Keras returns float32; converting back is exact.
         dtype = getattr(torch, part.variable_dtype)
         weights.append([to_tensor(array).to(dtype) for array in part.get_weights()])
     return KerasLayer(layer.name, layer.get_config() if wrapped else {}, configs, weights, keras.__version__)
 
 
 def _select(found: Mapping[str, list[KerasLayer]], layer: str | Sequence[str] | None, path: str) -> list[KerasLayer]:
-    """The layers of those names."""
+    """Selects layers by name."""
     names = [layer] if isinstance(layer, str) else layer
     known = ", ".join(map(repr, found)) or "none"
     if names is None:
         everything = {id(each): each for several in found.values() for each in several}
         if len(everything) != 1:
-            raise InputError(f"{path} must have one GRU layer, or `layer` must say which; it has {known}")
+            raise InputError(f"{path} must have one GRU layer, or `layer` must name one; it has {known}")
         return list(everything.values())
     if missing := [name for name in names if name not in found]:
         raise InputError(f"{path} has no GRU layer {', '.join(map(repr, missing))}; it has {known}")
@@ -231,32 +231,32 @@ def _select(found: Mapping[str, list[KerasLayer]], layer: str | Sequence[str] | 
 
 
 def _check_options(layer: KerasLayer, ignore_dropout: bool, reverse: bool) -> None:
-    """Refuses what cannot be converted."""
+    """Raises for options that cannot be converted."""
     who = f"Keras layer {layer.name!r}"
     if (mode := layer.wrapper.get("merge_mode", "concat")) != "concat":
         raise InputError(f"{who} has merge_mode={mode!r}; only 'concat' can be converted")
     for direction, config in enumerate(layer.configs):
         if config.get("stateful", False):
-            raise InputError(f"{who} has stateful=True; in grucore the caller gives the state on, as hx")
+            raise InputError(f"{who} has stateful=True; in grucore the caller passes the state as hx")
         for option, default in _FUNCTIONS.items():
             function = config.get(option, default)
             if not isinstance(function, str) or function not in _ACTIVATIONS:
                 raise InputError(f"{who} has {option}={function!r}; only {', '.join(_ACTIVATIONS)} can be converted")
             if function == "hard_sigmoid" and not layer.version.startswith("3"):
                 raise InputError(
-                    f"{who} has {option}='hard_sigmoid' and is not known to be of Keras 3: before, that was "
-                    "0.2 x + 0.5, and here it is x / 6 + 0.5"
+                    f"{who} has {option}='hard_sigmoid' and does not say that it is from Keras 3: older versions have "
+                    "0.2 x + 0.5, grucore has x / 6 + 0.5"
                 )
         _check_direction(layer, config, direction, reverse)
         for option in ("dropout", "recurrent_dropout"):
             if not ignore_dropout and (rate := config.get(option, 0.0)):
                 raise InputError(
-                    f"{who} has {option}={rate}, which differs from that of grucore; ignore_dropout=True leaves it out"
+                    f"{who} has {option}={rate}, which differs from grucore's; ignore_dropout=True leaves it out"
                 )
 
 
 def _check_direction(layer: KerasLayer, config: Mapping[str, Any], direction: int, reverse: bool) -> None:
-    """Refuses a direction other than the caller says."""
+    """Raises for a direction that contradicts `reverse`."""
     expected = direction == 1 or reverse
     if len(layer.weights) == 2 and reverse:
         raise InputError(f"Keras layer {layer.name!r} is bidirectional: reverse=True is only for go_backwards=True")
@@ -264,38 +264,38 @@ def _check_direction(layer: KerasLayer, config: Mapping[str, Any], direction: in
         return
     if given and len(layer.weights) == 1:
         raise InputError(
-            f"Keras layer {layer.name!r} has go_backwards=True: where it is the first of a stack, with reverse=True "
-            "you get a layer that computes the same once you turn its input around, gru(x.flip(1))"
+            f"Keras layer {layer.name!r} has go_backwards=True: if it is the first of a stack, reverse=True converts "
+            "it to a layer that computes the same on a reversed input, gru(x.flip(1))"
         )
     raise InputError(f"Keras layer {layer.name!r} has go_backwards={given}; only {expected} can be converted here")
 
 
 def _check_widths(stack: Sequence[KerasLayer]) -> None:
-    """Refuses layers that differ in their units, or do not read what the one before them gives."""
+    """Raises for layers that differ in units, or whose input sizes do not match the layer before."""
     for before, layer in itertools.pairwise(stack):
         units, own = before.weights[0][1].shape[0], layer.weights[0][1].shape[0]
         if units != own:
             raise InputError(
-                f"Keras layer {layer.name!r} has units={own}, and the one before, {before.name!r}, {units}: the layers "
-                "of a GRU have one width; convert each by itself"
+                f"Keras layer {layer.name!r} has units={own}, but the one before, {before.name!r}, has {units}: the "
+                "layers of a GRU must have the same width; convert each by itself"
             )
         features, given = layer.weights[0][0].shape[0], len(before.weights) * units
         if features != given:
             raise InputError(
-                f"Keras layer {layer.name!r} reads {features} features, and the one before, {before.name!r}, "
+                f"Keras layer {layer.name!r} reads {features} features, but the one before, {before.name!r}, "
                 f"gives {given}"
             )
 
 
 def _reset_after(name: str, config: Mapping[str, Any], weights: Sequence[Tensor], given: bool | None) -> bool:
-    """Which form a layer has: from its options, its bias or the caller, who must agree."""
+    """Finds reset_after from the options, the bias or the caller; they must agree."""
     told = {config["reset_after"]} if "reset_after" in config else set()
     if len(weights) == 3:
         told.add(weights[2].dim() == 2)
     if given is not None:
         told.add(given)
     if not told:
-        raise InputError(f"layer {name!r} is stored without options and without bias: say reset_after=True or False")
+        raise InputError(f"layer {name!r} is stored without options and without bias: pass reset_after=True or False")
     if len(told) > 1:
         raise InputError(
             f"layer {name!r}: reset_after is {config.get('reset_after', 'not stored')}, the caller says {given}, "

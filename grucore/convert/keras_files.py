@@ -1,11 +1,11 @@
-"""The GRU layers in the files that Keras writes, read with h5py.
+"""Reads GRU layers from the files that Keras writes, with h5py.
 
-Three formats hold the same thing:
+There are three formats with the same content:
 
     model.keras        a zip archive: config.json, and model.weights.h5 in the format of the next line
     name.weights.h5    groups named by attribute, `.../gru/cell/vars/{0,1,2}`; the layer's own name is an attribute
     name.h5            Keras 2 and Keras 3's legacy format: `model_weights/NAME/.../gru_cell/{kernel,...}`, the options
-                       in an attribute; what Keras 2 writes with save_weights lacks both
+                       in an attribute; files that Keras 2 writes with save_weights lack both
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class KerasLayer(NamedTuple):
 
     name: str
     wrapper: dict[str, Any]  # the config of Bidirectional; {} if there is none, or none is stored
-    configs: list[dict[str, Any]]  # of the GRU of each direction; {} where none is stored
-    weights: list[list[Tensor]]  # of each direction: kernel (I, 3H), recurrent kernel (H, 3H) and perhaps bias
-    version: str = ""  # of the Keras that the configs are from; "" where it is not stored
+    configs: list[dict[str, Any]]  # per direction, of its GRU; {} if not stored
+    weights: list[list[Tensor]]  # per direction: kernel (I, 3H), recurrent kernel (H, 3H) and perhaps bias
+    version: str = ""  # of the Keras that wrote the configs; "" if not stored
 
 
 class _Cell(NamedTuple):
@@ -52,7 +52,7 @@ def read_layers(path: str | os.PathLike[str]) -> dict[str, list[KerasLayer]]:
     Raises:
         FileNotFoundError: there is no such file.
         ImportError: h5py is not installed.
-        InputError: it is none of the formats, or does not describe a layer whose weights it holds.
+        InputError: it has none of the formats, or does not describe a layer whose weights it stores.
     """
     path = Path(path)
     if not path.is_file():
@@ -84,7 +84,7 @@ def read_layers(path: str | os.PathLike[str]) -> dict[str, list[KerasLayer]]:
 
 
 def _cells(file: Any, h5py: Any) -> Iterator[_Cell]:
-    """Every group of weights that has the shapes of a GRU; what optimisers keep of them is passed over."""
+    """Finds every group of weights with the shapes of a GRU; copies kept by optimisers are skipped."""
     found: list[tuple[str, dict[str, Any]]] = []
 
     def visit(path: str, node: Any) -> None:
@@ -100,7 +100,7 @@ def _cells(file: Any, h5py: Any) -> Iterator[_Cell]:
     for path, arrays in found:
         weights = [_tensor(arrays[kind]) for kind in _KINDS if kind in arrays]
         if weights[0].shape[-1] != 3 * weights[1].shape[0]:
-            continue  # an LSTM has four gates, a simple RNN none
+            continue  # an LSTM, with four gates, or a simple RNN, without gates
         modern = path.endswith("cell/vars")
         place, name, direction = _keras_3_place(path, file) if modern else _legacy_place(path, paths)
         yield _Cell(place, name, direction, weights)
@@ -108,7 +108,7 @@ def _cells(file: Any, h5py: Any) -> Iterator[_Cell]:
 
 def _tensor(dataset: Any) -> Tensor:
     array = dataset[()]
-    if dataset.attrs.get("dtype") == "bfloat16":  # HDF5 has none: Keras writes two bytes that nobody interprets
+    if dataset.attrs.get("dtype") == "bfloat16":  # HDF5 has no bfloat16: Keras writes the two bytes uninterpreted
         array = array.view(require("ml_dtypes", "ml_dtypes").bfloat16)
     return to_tensor(array)
 
@@ -126,7 +126,7 @@ def _keras_3_place(path: str, file: Any) -> tuple[str, str, int | None]:
 
 
 def _legacy_place(path: str, paths: set[str]) -> tuple[str, str, int | None]:
-    """The same of a group of kernels."""
+    """The same for a group of kernels."""
     parent, _, last = path.rpartition("/")
     layer = parent if re.fullmatch(r"gru_cell(_\d+)?", last) else path
     parent, _, name = layer.rpartition("/")
@@ -139,7 +139,7 @@ def _legacy_place(path: str, paths: set[str]) -> tuple[str, str, int | None]:
 
 
 def _layer(cells: list[_Cell], options: Any, path: Path) -> KerasLayer:
-    """A layer from its cells and, where the file has options, its config."""
+    """A layer from its cells and, if the file has options, its config."""
     name = cells[0].name
     cells = sorted(cells, key=lambda cell: cell.direction or 0)
     weights = [cell.weights for cell in cells]
@@ -152,13 +152,13 @@ def _layer(cells: list[_Cell], options: Any, path: Path) -> KerasLayer:
     kind = "Bidirectional" if bidirectional else "GRU"
     if len({json.dumps(entry, sort_keys=True) for entry in described}) != 1 or described[0]["class_name"] != kind:
         raise InputError(
-            f"{path} does not tell the options of one {kind} layer {name!r}: load it with Keras and give the layer"
+            f"{path} does not store the options of one {kind} layer {name!r}: load it with Keras and pass the layer"
         )
     config = described[0]["config"]
     if not bidirectional:
         return KerasLayer(name, {}, [config], weights)
     forward = config["layer"]["config"]
-    backward = config.get("backward_layer")  # Keras 2 stores one only where the user gave one
+    backward = config.get("backward_layer")  # Keras 2 stores it only if the user passed one
     return KerasLayer(
         name,
         config,
@@ -168,7 +168,7 @@ def _layer(cells: list[_Cell], options: Any, path: Path) -> KerasLayer:
 
 
 def _described(options: Any) -> Iterator[dict[str, Any]]:
-    """The descriptions of GRU layers and Bidirectionals anywhere in a model's options."""
+    """Finds the descriptions of GRU layers and Bidirectionals anywhere in a model's options."""
     if isinstance(options, dict):
         if options.get("class_name") in ("GRU", "Bidirectional") and isinstance(options.get("config"), dict):
             yield options

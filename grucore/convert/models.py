@@ -1,4 +1,4 @@
-"""Whole models: every GRU and GRUCell of torch.nn inside one becomes ours, in place, and back again."""
+"""Replaces every GRU and GRUCell of torch.nn inside a model by grucore's, in place, and back again."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _THEIRS: dict[type, type] = {ours: theirs for theirs, ours in _OURS.items()}
 def replace_torch(model: nn.Module, *, backend: dispatch.Backend = "auto") -> list[str]:
     """Turns every torch.nn.GRU and torch.nn.GRUCell inside a model into a grucore layer, in place.
 
-    Each stays the object that it is, with its parameters, hooks, parametrisations and mode, so that optimizers, tied
-    weights and other references to it go on working. Subclasses are left as they are: their own code would be lost.
+    Each layer stays the same object, with its parameters, hooks, parametrisations and mode, so that optimizers, tied
+    weights and other references keep working. Subclasses are left unchanged: their own code would be lost.
 
     Args:
         model: any module, or such a layer itself.
         backend: of the new layers, see `GRU`.
 
     Returns:
-        The names of what was replaced, as `named_modules` has them ("" for the model itself); a shared layer once.
+        The names of the replaced layers, as in `named_modules` ("" for the model itself); a shared layer appears once.
 
     Raises:
         TypeError: model is not a module.
-        InputError: an unknown backend. Nothing is changed then.
+        InputError: an unknown backend. The model is left unchanged.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.GRU(3, 4))
@@ -51,19 +51,19 @@ def replace_torch(model: nn.Module, *, backend: dispatch.Backend = "auto") -> li
 
 
 def restore_torch(model: nn.Module) -> list[str]:
-    """Turns every `grucore.GRU` and `grucore.GRUCell` inside a model into torch.nn's, in place: `replace_torch` undone.
+    """Turns every `grucore.GRU` and `grucore.GRUCell` inside a model into torch.nn's, in place; undoes `replace_torch`.
 
-    For tools that know torch.nn's layers only: torch.jit.script, torch.fx, quantisation, FLOP and parameter counters.
+    For tools that only know torch.nn's layers: torch.jit.script, torch.fx, quantisation, FLOP and parameter counters.
 
     Args:
-        model: any module, or such a layer itself. Subclasses are left as they are.
+        model: any module, or such a layer itself. Subclasses are left unchanged.
 
     Returns:
-        The names of what was replaced, as `named_modules` has them ("" for the model itself); a shared layer once.
+        The names of the replaced layers, as in `named_modules` ("" for the model itself); a shared layer appears once.
 
     Raises:
         TypeError: model is not a module.
-        InputError: a layer has an option that torch.nn does not have; the error names both. Nothing is changed then.
+        InputError: a layer has an option that torch.nn does not have; both are named. The model is left unchanged.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), GRU(3, 4))
@@ -81,19 +81,19 @@ def restore_torch(model: nn.Module) -> list[str]:
 
 
 def _found(model: nn.Module, kinds: dict[type, type]) -> Iterator[tuple[str, nn.Module]]:
-    """The layers of those kinds by name, each once."""
+    """Finds the layers of those kinds by name, each once."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected a torch.nn.Module, got {type(model).__name__}")
     return ((name, layer) for name, layer in model.named_modules() if _kind(layer) in kinds)
 
 
 def _kind(layer: nn.Module) -> type:
-    """A layer's class; a parametrised one has a subclass of its own, made by torch.nn.utils.parametrize."""
+    """A layer's class, without the subclass that torch.nn.utils.parametrize creates."""
     return type(layer).__bases__[0] if parametrize.is_parametrized(layer) else type(layer)
 
 
 def _become(layer: nn.Module, kind: type, **options: Any) -> None:
-    """Gives a layer another class, and that class' attributes for those of its own."""
+    """Changes a layer's class, and its attributes to those of the new class."""
     state = vars(nn.Module()).keys()  # parameters, hooks, mode: these stay
     before, after = (vars(copies.alike(layer, each, device="meta")) for each in (_kind(layer), kind))
     for name in before.keys() - state:

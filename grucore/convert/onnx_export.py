@@ -1,6 +1,6 @@
-"""To ONNX: a file with one GRU node a layer, written node by node rather than by tracing.
+"""To ONNX: a file with one GRU node per layer, written node by node rather than by tracing.
 
-The meaning of the node is in `onnx_operator.py`.
+`onnx_operator.py` describes the operator.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from grucore.convert.weights import check_model, require, swap_gates, to_array
 from grucore.errors import InputError, check_flag
 from grucore.module import GRU
 
-_OPSET, _IR_VERSION = 17, 8  # of 2022: old enough for any runtime in use, and nothing newer is needed
+_OPSET, _IR_VERSION = 17, 8  # from 2022: old enough for any runtime in use
 
 
 def to_onnx(model: GRU, path: str | os.PathLike[str], *, h0: bool = False, lengths: bool = False) -> None:
-    """Writes the layer as an ONNX file of opset 17, for any T and B, as it is in eval mode; the weights are exact.
+    """Writes the layer, in eval mode, as an ONNX file of opset 17 for any T and B; the weights are exact.
 
-    The file's inputs and outputs, of the model's dtype:
+    The file has these inputs and outputs, in the model's dtype:
 
     - `input`: (T, B, I), or (B, T, I) if the model is batch_first.
-    - `h0`: (K*D, B, H), if asked for; else the state begins at 0.
-    - `lengths`: int32 (B,), from 0 to T, if asked for; steps from there on are padding, as with `GRU(..., lengths=)`.
+    - `h0`: (K*D, B, H), if requested; otherwise the initial state is 0.
+    - `lengths`: int32 (B,), from 0 to T, if requested; steps from there on are padding, as with `GRU(..., lengths=)`.
     - `output`: (T, B, D*H), or (B, T, D*H).
-    - `h_n`: (K*D, B, H), the state after each row's last real step.
+    - `h_n`: (K*D, B, H), the state after each row's last non-padding step.
 
-    Runtimes have their own limits: onnxruntime has no GRU in float64, and ends the process at T = 0 or B = 0.
+    Runtimes have their own limits: onnxruntime has no GRU in float64, and aborts the process if T = 0 or B = 0.
 
     Args:
-        model: the layer; dropout has no part in the file.
-        path: where to write; nothing may be there.
+        model: the layer; dropout is not written.
+        path: the file to write; it must not exist.
         h0: whether the file takes an initial state.
         lengths: whether the file takes lengths.
 
     Raises:
-        FileExistsError: there is something at path (or at path + ".partial", under which it is written first).
+        FileExistsError: path, or path + ".partial", to which the file is written first, exists.
         ImportError: onnx is not installed.
         TypeError: model is not a `grucore.GRU`, or a flag is not a bool.
-        InputError: an option or a dtype that cannot be written.
+        InputError: an option or a dtype that ONNX lacks.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -60,11 +60,11 @@ def to_onnx(model: GRU, path: str | os.PathLike[str], *, h0: bool = False, lengt
     if (dtype := model.all_weights[0][0].dtype) not in onnx_operator.DTYPES:
         expected = ", ".join(map(str, onnx_operator.DTYPES))
         raise InputError(
-            f"the ONNX operator GRU takes {expected}, and the weights are {dtype}: convert the model first"
+            f"the ONNX operator GRU takes {expected}, but the weights are {dtype}: convert the model first"
         )
     path = Path(path)
     if path.exists():
-        raise FileExistsError(f"{path} exists: nothing is overwritten; give another path or move it away")
+        raise FileExistsError(f"{path} exists and is not overwritten: give another path or move it away")
     onnx = require("onnx", "onnx")
     proto = _Graph(model, onnx, h0, lengths).proto()
     onnx.checker.check_model(proto, full_check=True)
@@ -79,7 +79,7 @@ def to_onnx(model: GRU, path: str | os.PathLike[str], *, h0: bool = False, lengt
 
 
 class _Graph:
-    """The nodes and constants of a model, in the order they are added."""
+    """The nodes and constants of a model, in the order in which they are added."""
 
     def __init__(self, model: GRU, onnx: Any, h0: bool, lengths: bool) -> None:
         self.model, self.onnx, self.h0, self.lengths = model, onnx, h0, lengths
@@ -158,11 +158,11 @@ class _Graph:
             axes = self._constant(f"squeeze_{k}", torch.tensor([1]))
             return self._add("Squeeze", [f"y_{k}", axes], [name])
         self._add("Transpose", [f"y_{k}"], [f"y_{k}_transposed"], perm=[0, 2, 1, 3])
-        shape = self._constant(f"shape_{k}", torch.tensor([0, 0, 2 * self.model.hidden_size]))  # 0: as it was
+        shape = self._constant(f"shape_{k}", torch.tensor([0, 0, 2 * self.model.hidden_size]))  # 0: unchanged
         return self._add("Reshape", [f"y_{k}_transposed", shape], [name])
 
     def _add_final_state(self) -> None:
-        """h_n. For a row of length 0 ONNX leaves it open, and onnxruntime gives 0; ours is the initial state."""
+        """Adds h_n; for rows of length 0 it is the initial state, which ONNX leaves undefined (onnxruntime gives 0)."""
         states = [f"h_{k}" for k in range(self.model.num_layers)]
         if not (self.h0 and self.lengths):
             self._add("Concat", states, ["h_n"], axis=0)

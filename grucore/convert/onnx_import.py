@@ -1,7 +1,7 @@
 """From ONNX: the GRU nodes of a file as one layer.
 
-Reads what `to_onnx`, torch.onnx.export and others write for a stack of GRU layers: GRU nodes, each of which reads what
-the one before it gives, with the directions side by side. The meaning of the operator is in `onnx_operator.py`.
+Reads stacks of GRU layers as `to_onnx`, torch.onnx.export and others write them: GRU nodes that each read the output of
+the one before, with the directions concatenated. `onnx_operator.py` describes the operator.
 """
 
 from __future__ import annotations
@@ -38,36 +38,35 @@ _MOVES = (
 
 
 def from_onnx(source: Any, node: str | None = None, *, batch_first: bool | None = None, reverse: bool = False) -> GRU:
-    """A copy of a stack of GRU nodes; exact.
+    """Converts a stack of GRU nodes to a layer, exactly.
 
-    Initial states and lengths that the file computes or takes are the caller's to give: `hx` (K*D, B, H), with layout=1
-    too, and `lengths`.
+    Initial states and lengths are not part of the layer: pass them in the call, as `hx` (K*D, B, H), even for layout=1,
+    and `lengths`.
 
-    Weights are constants of the file: initializers, whether or not they are inputs of the graph too (then they are
-    their default values), nodes, or what the file computes only from these, as torch.onnx.export leaves it in large
-    models.
+    The weights must be constants of the file: initializers (also those that are default values of graph inputs), nodes,
+    or values computed only from these, which torch.onnx.export leaves in large models.
 
-    A stack of nodes with direction="reverse" runs from the last step to the first, and a layer of grucore that has one
-    direction from the first to the last. The copy computes the same on a sequence that is turned around:
-    `y, h_n = gru(x.flip(0), hx)`, then `y.flip(0)` (1 in place of 0 if batch_first); with lengths,
-    `gru(x.flip(0), hx, mask=real.flip(0))`, where real (T, B) is True for the steps before each row's length.
+    A stack with direction="reverse" runs from the last step to the first, a unidirectional grucore layer from the first
+    to the last. The result therefore needs a reversed sequence: `y, h_n = gru(x.flip(0), hx)`, then `y.flip(0)`
+    (dimension 1 if batch_first). With lengths call `gru(x.flip(0), hx, mask=mask.flip(0))`, where mask (T, B) is True
+    for the steps before each row's length.
 
     Args:
         source: the path of an ONNX file, or an onnx.ModelProto.
-        node: the name of the last GRU node of the stack; None if there is one stack.
-        batch_first: of the layer; None: True if the stack reads (B, T, I), with layout=1 or by swapping the first two
-            dimensions right before it.
-        reverse: True for a stack with direction="reverse", and for no other: the caller turns input and output around.
+        node: the name of the last GRU node of the stack; None if there is only one stack.
+        batch_first: of the layer. None means True if the stack reads (B, T, I): with layout=1, or by swapping the first
+            two dimensions directly before it.
+        reverse: must be True for a stack with direction="reverse", and False otherwise.
 
     Returns:
-        A layer with the dtype of the weights, on the CPU.
+        A layer on the CPU with the dtype of the weights.
 
     Raises:
         ImportError: onnx is not installed.
         TypeError: source is none of the above, or a flag is not a bool.
         InputError: a damaged file; no such stack; weights that are not constants; an attribute that cannot be
-            converted, as clip; an activation that grucore lacks; a constant initial state other than 0; a direction
-            other than `reverse` says.
+            converted, such as clip; an activation that grucore lacks; a constant initial state other than 0; a
+            direction that contradicts `reverse`.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -110,7 +109,7 @@ def _read(graph: _Graph, node: str | None, reverse: bool) -> tuple[list[list[Ten
         what = (
             "reverse=True is only for 'reverse'"
             if reverse
-            else "with reverse=True you get a layer that computes the same once you turn its input and output around, "
+            else "reverse=True converts it to a layer that computes the same on a reversed sequence, "
             "gru(x.flip(0), hx)[0].flip(0)"
         )
         raise InputError(f"{_names(stack)} has direction={own.direction!r}: {what}")
@@ -122,7 +121,7 @@ def _read(graph: _Graph, node: str | None, reverse: bool) -> tuple[list[list[Ten
 
 
 class _Options(NamedTuple):
-    """What a node's attributes say of a layer."""
+    """A layer's options in a node's attributes."""
 
     direction: str
     linear_before_reset: int
@@ -131,7 +130,7 @@ class _Options(NamedTuple):
 
 
 class _Graph:
-    """A graph, and where each of its values comes from."""
+    """A graph and the producers of its values."""
 
     def __init__(self, model: Any, onnx: Any) -> None:
         graph, self.onnx = model.graph, onnx
@@ -145,14 +144,14 @@ class _Graph:
         self._check_order(graph.node)
 
     def _check_order(self, nodes: Any) -> None:
-        """Refuses values that are read before they are made, or made twice: nothing here would come to an end."""
+        """Raises for values that are read before they are computed, or computed twice: searches would not end."""
         made: set[str] = set()
         for node in nodes:
             late = [name for name in node.input if name in self.producers and name not in made]
             if wrong := [*late, *made.intersection(node.output)]:
                 raise InputError(
-                    f"the file's nodes must stand in the order in which they compute, and give each value once: "
-                    f"{node.op_type} node {node.name!r} does not, with {wrong[0]!r}"
+                    f"the file's nodes must be in topological order, with one producer per value: "
+                    f"{node.op_type} node {node.name!r} violates this with {wrong[0]!r}"
                 )
             made.update(name for name in node.output if name)
 
@@ -162,7 +161,7 @@ class _Graph:
         return {name: _decoded(value) for name, value in values.items()}
 
     def constant(self, name: str) -> np.ndarray | None:
-        """The value of that name, None if it depends on what is given to the graph."""
+        """The value of that name, None if it depends on inputs of the graph."""
         if name in self.initializers:
             return self.onnx.numpy_helper.to_array(self.initializers[name])
         producer = self.producers.get(name)
@@ -175,15 +174,15 @@ class _Graph:
         return self.computed.get(name)
 
     def stack(self, name: str | None) -> list[Any]:
-        """The nodes from the first layer to the one of that name, or of the only stack."""
+        """The nodes from the first layer to the named one, or those of the only stack."""
         before = {key: self.layer_before(node) for key, node in self.nodes.items()}
         inner = {id(node) for node in before.values() if node is not None}
         if name is None:
             last = [node for key, node in self.nodes.items() if key not in inner]
             if len(last) != 1:
                 none = f"none; its recurrent nodes are {', '.join(self.others)}" if self.others else "none"
-                have = f"{len(last)}, which end with {_names(last)}: say which in `node`" if last else none
-                raise InputError(f"the file must have one stack of GRU nodes, and has {have}")
+                have = f"{len(last)}, which end with {_names(last)}: pass one of these as `node`" if last else none
+                raise InputError(f"the file must have one stack of GRU nodes, but has {have}")
         else:
             last = [node for node in self.nodes.values() if node.name == name]
             if len(last) != 1:
@@ -194,7 +193,7 @@ class _Graph:
         return stack
 
     def layer_before(self, node: Any) -> Any:
-        """The GRU node whose directions side by side are this one's input; None if it reads something else."""
+        """The GRU node whose concatenated directions are this one's input; None if it reads something else."""
         moves: list[Any] = []
         name = node.input[0]
         while (producer := self.producers.get(name)) is not None and producer.op_type in _LAYOUT:
@@ -208,11 +207,11 @@ class _Graph:
         return producer if axes == (["B", "T", "DH"] if self.layout(node) else ["T", "B", "DH"]) else None
 
     def layout(self, node: Any) -> int:
-        """0 where a node reads (T, B, I) and gives (T, D, B, H), 1 where it reads (B, T, I) and gives (B, T, D, H)."""
+        """0 if a node reads (T, B, I) and gives (T, D, B, H), 1 if it reads (B, T, I) and gives (B, T, D, H)."""
         return self.attributes(node).get("layout", 0)
 
     def _moved(self, axes: list[str], node: Any) -> list[str]:
-        """The axes after an operator: "DH" is one axis made of two, or H where D was 1. Empty if unknown."""
+        """The axes after an operator; "DH" is D and H merged. Empty if unknown."""
         attributes = self.attributes(node)
         if node.op_type == "Identity":
             return axes
@@ -229,7 +228,7 @@ class _Graph:
         return []
 
     def reads_batch_first(self, node: Any) -> bool:
-        """Whether what a node reads was (B, T, I) before it was perhaps swapped."""
+        """Whether a node's input is (B, T, I), perhaps swapped directly before it."""
         producer = self.producers.get(node.input[0])
         while producer is not None and producer.op_type == "Identity":
             producer = self.producers.get(producer.input[0])
@@ -241,17 +240,17 @@ class _Graph:
         return swapped != bool(self.layout(node))
 
     def options(self, node: Any) -> _Options:
-        """What the attributes say; refuses those that cannot be converted."""
+        """The options in the attributes; raises for those that cannot be converted."""
         given = self.attributes(node)
         direction = given.pop("direction", "forward")
         linear_before_reset = given.pop("linear_before_reset", 0)
         for name in ("hidden_size", "layout"):
             given.pop(name, None)
         if direction not in ("forward", "reverse", "bidirectional"):
-            raise InputError(f"{_names([node])} has direction={direction!r}, which ONNX does not know")
+            raise InputError(f"{_names([node])} has direction={direction!r}, which ONNX does not define")
         activations = onnx_operator.read_activations(given, _names([node]))
         if len(set(activations)) > 1:
-            raise InputError(f"{_names([node])} has other activations in each direction, which cannot be converted")
+            raise InputError(f"{_names([node])} has different activations per direction, which cannot be converted")
         own = {name: value for name, value in given.items() if not name.startswith("activation")}
         if own := {name: value for name, value in own.items() if value not in (0, []) or name == "clip"}:
             raise InputError(f"{_names([node])} has {own}, which cannot be converted")
@@ -264,16 +263,16 @@ class _Graph:
         missing = [name for name, array in arrays.items() if array is None]
         if given := [name for name in missing if name in self.inputs]:
             raise InputError(
-                f"{_names([node])} must have constant weights, and {', '.join(map(repr, given))} are inputs of the "
-                "graph without a value: give them one, as initializers of the same names"
+                f"{_names([node])} must have constant weights, but {', '.join(map(repr, given))} are inputs of the "
+                "graph without a value: add initializers of the same names"
             )
         if missing:
             raise InputError(
-                f"{_names([node])} must have constant weights, and {', '.join(map(repr, missing))} are computed from "
-                "what the graph is given"
+                f"{_names([node])} must have constant weights, but {', '.join(map(repr, missing))} depend on inputs of "
+                "the graph"
             )
         if len(names) < 2:
-            raise InputError(f"{_names([node])} must have weights W and R, and has {names}")
+            raise InputError(f"{_names([node])} must have weights W and R, but has {names}")
         w, r, *b = (to_tensor(arrays[name]) for name in names)
         hidden = r.shape[-1]
         shapes = [tuple(each.shape) for each in (w, r, *b)]
@@ -285,17 +284,17 @@ class _Graph:
         return [[swap_gates(kind[d]) for kind in kinds] for d in range(directions)]
 
     def check_state_and_lengths(self, node: Any) -> None:
-        """Refuses constant lengths, and a constant initial state other than 0: here both are a call's to give."""
+        """Raises for constant lengths and for a constant initial state other than 0: a layer stores neither."""
         lengths, state = [*node.input[4:6], "", ""][:2]
         if lengths and self._origin(lengths) is not None:
-            raise InputError(f"{_names([node])} has constant sequence_lens; in grucore lengths are given in the call")
+            raise InputError(f"{_names([node])} has constant sequence_lens; in grucore lengths are passed in the call")
         if state and (value := self._origin(state)) is not None and value.any():
             raise InputError(
-                f"{_names([node])} has a constant initial_h other than 0; in grucore hx is given in the call"
+                f"{_names([node])} has a constant initial_h other than 0; in grucore hx is passed in the call"
             )
 
     def _origin(self, name: str) -> np.ndarray | None:
-        """The constant of whose values a value is made, None if it is computed or given."""
+        """The constant whose elements a value consists of, None if it is computed or an input."""
         while (value := self.constant(name)) is None:
             producer = self.producers.get(name)
             if producer is None or producer.op_type not in (*_MOVES, "ConstantOfShape"):

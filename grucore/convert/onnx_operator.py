@@ -1,9 +1,9 @@
-"""The operator GRU of the ONNX standard, and which options of a layer it has.
+"""The operator GRU of the ONNX standard, and the layer options that it supports.
 
-It has our equations, with linear_before_reset=1 for reset_after=True and 0 for False. Its gates stand in the order
-z, r, h (h is our n), W (D, 3H, I), R (D, 3H, H) and B (D, 6H) = (b_ih|b_hh). Its activations are named (f, g): f of the
-gates, g of the candidate, a pair for each direction; those that take an alpha or a beta find theirs in lists of their
-own, one after the other. Source: the operator GRU-14 of the ONNX standard.
+It has our equations, with linear_before_reset=1 for reset_after=True and 0 for False. Its gates are in the order
+z, r, h (h is our n); its weights are W (D, 3H, I), R (D, 3H, H) and B (D, 6H) = (b_ih|b_hh). Its activations are pairs
+(f, g) per direction, f for the gates and g for the candidate; alpha and beta values are in two separate lists, only for
+the activations that take them. Source: the operator GRU-14 of the ONNX standard.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _Activation(NamedTuple):
     beta: float | None = None
 
 
-_ACTIVATIONS: dict[Activation, _Activation] = {  # by our names; ONNX has none for "hard_tanh"
+_ACTIVATIONS: dict[Activation, _Activation] = {  # by our names; ONNX has no "hard_tanh"
     "tanh": _Activation("Tanh"),
     "sigmoid": _Activation("Sigmoid"),
     "relu": _Activation("Relu"),
@@ -34,11 +34,11 @@ _ACTIVATIONS: dict[Activation, _Activation] = {  # by our names; ONNX has none f
     "softsign": _Activation("Softsign"),
     "linear": _Activation("Affine", 1.0, 0.0),
 }
-# What an alpha and a beta are where a node does not say.
+# ONNX's defaults of alpha and beta.
 _DEFAULTS = {"hardsigmoid": (0.2, 0.5), "affine": (1.0, 0.0)}
 
 
-ACTIVATIONS = tuple(_ACTIVATIONS)  # those of ours that ONNX has
+ACTIVATIONS = tuple(_ACTIVATIONS)  # our activations that ONNX has
 
 
 def attributes(
@@ -49,7 +49,7 @@ def attributes(
     activation: Activation,
     recurrent_activation: Activation,
 ) -> dict[str, Any]:
-    """The attributes of a node, under ONNX's names; activations only where they are not ONNX's defaults."""
+    """The attributes of a node, under ONNX's names; activations only if they differ from ONNX's defaults."""
     given: dict[str, Any] = {
         "hidden_size": hidden_size,
         "linear_before_reset": int(reset_after),
@@ -69,10 +69,10 @@ def read_activations(given: Mapping[str, Any], node: str) -> list[tuple[Activati
 
     Args:
         given: the attributes of a node, as Python values.
-        node: how messages name it.
+        node: its name in messages.
 
     Raises:
-        InputError: a function that we do not have.
+        InputError: a function that grucore does not have.
     """
     names = [name.lower() for name in given.get("activations") or ["Sigmoid", "Tanh"]]
     values = {name: list(given.get(f"activation_{name}", [])) for name in ("alpha", "beta")}
@@ -85,7 +85,7 @@ def read_activations(given: Mapping[str, Any], node: str) -> list[tuple[Activati
             )
         ours.append(_our_name(name, alpha, beta, node))
     if left := {name: list_ for name, list_ in values.items() if list_}:
-        raise InputError(f"{node} has {left} for activations={names}, which take no such values")
+        raise InputError(f"{node} has {left}, which activations={names} do not take")
     return list(zip(ours[::2], ours[1::2], strict=True))
 
 
@@ -102,5 +102,5 @@ def _our_name(name: str, alpha: float | None, beta: float | None, node: str) -> 
 
 
 def _rounded(value: float | None) -> float | None:
-    """As the attribute's float32 keeps it."""
+    """The value after rounding to the attribute's float32."""
     return None if value is None else float(np.float32(value))

@@ -1,7 +1,7 @@
-"""What torch.onnx.export writes for a layer: the node GRU, with both exporters, and no call of the user's.
+"""Makes torch.onnx.export write a layer as a GRU node, with both exporters and without help from the user.
 
-Under dynamo=True the node is an operator of torch.export's graph (`torch.onnx.ops`); under dynamo=False it is an
-autograd.Function with a `symbolic`. The meaning of the operator is in `onnx_operator.py`.
+With dynamo=True the node is an operator of torch.export's graph (`torch.onnx.ops`); with dynamo=False it is an
+autograd.Function with a `symbolic` method. `onnx_operator.py` describes the operator.
 """
 
 from __future__ import annotations
@@ -20,44 +20,44 @@ from grucore.kernels.regularised import Variant, acting
 from grucore.options import Options, variant_of
 from grucore.steps import Lengths, as_lengths
 
-_CUT = "cut the sequence at the resets, and give each part its state as hx"
+_CUT = "split the sequence at the resets, and pass each part its state as hx"
 _INSTEAD = {
-    "mask": "where the padding is at the end, give lengths=mask.sum(0), the number of real steps of each row",
+    "mask": "if the padding is at the end, pass lengths=mask.sum(0), the number of non-padding steps per row",
     "reset": _CUT,
     "reset_state": _CUT,
-    "gates": "the model to export calls the layer, not trace",
+    "gates": "call the layer instead of trace in the exported model",
 }
 
 
 def says(variant: Variant, dtype: torch.dtype, call: Any, wants_gates: bool) -> bool:
-    """Whether the node GRU says all that a layer does.
+    """Whether the node GRU can express the layer.
 
-    Where it does not, dynamo=True writes the layer step by step: torch.export sees to it that T is not free then.
+    If not, dynamo=True writes the layer step by step, and torch.export makes sure that T is not dynamic.
 
     Args:
-        variant: what the layer has beyond the equations.
-        dtype: that the layer computes in.
+        variant: the layer's options beyond the equations.
+        dtype: the dtype that the layer computes in.
         call: the `functional.Call`.
         wants_gates: whether the gates are wanted.
 
     Raises:
-        InputError: an argument or a dtype that ONNX has no place for, or a variant under dynamo=False, which would
-            write it for one T without saying so.
+        InputError: an argument or a dtype that ONNX cannot express, or a variant with dynamo=False, which would
+            silently fix T.
     """
     for name, advice in _INSTEAD.items():
         if wants_gates if name == "gates" else getattr(call, name) is not None:
-            raise InputError(f"{name} cannot be exported: the ONNX operator GRU has nothing like it; {advice}")
+            raise InputError(f"{name} cannot be exported: the ONNX operator GRU cannot express it; {advice}")
     if dtype not in onnx_operator.DTYPES:
         expected = ", ".join(map(str, onnx_operator.DTYPES))
-        raise InputError(f"the ONNX operator GRU takes {expected}, and this one is {dtype}: convert the model first")
+        raise InputError(f"the ONNX operator GRU takes {expected}, but this one is {dtype}: convert the model first")
     names = [
         name for name in ("activation", "recurrent_activation") if getattr(variant, name) in onnx_operator.ACTIVATIONS
     ]
     unsaid = acting(variant._replace(**{name: Variant._field_defaults[name] for name in names}))
     if unsaid and torch.jit.is_tracing():
         raise InputError(
-            f"{' and '.join(unsaid)} cannot be exported with dynamo=False: the ONNX operator GRU has nothing like it; "
-            "torch.onnx.export(..., dynamo=True) writes such a layer step by step, for one T"
+            f"{' and '.join(unsaid)} cannot be exported with dynamo=False: the ONNX operator GRU cannot express it; "
+            "torch.onnx.export(..., dynamo=True) writes such a layer step by step, for a fixed T"
         )
     return not unsaid
 
@@ -73,7 +73,7 @@ def layer(
     """y (T, B, D*H) and h_n (D, B, H) of all directions of one layer, as a node."""
     lengths = None if lengths is None else as_lengths(lengths).to(x.device, torch.int32)
     with warnings.catch_warnings():
-        if torch.jit.is_tracing():  # the tracer fears that D and H, the layer's own, are those of the input
+        if torch.jit.is_tracing():  # the tracer warns that D and H might depend on the input; they do not
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
         directions, hidden = int(h0.shape[0]), int(weights.w_hh.shape[2])
         w, r, *biases = (_swapped(kind, hidden) for kind in weights if kind is not None)
@@ -90,13 +90,13 @@ def layer(
             y, h_n = _Traced.apply(*inputs, attributes, variant_of(options, training=False))
         else:
             y, h_n = _exported(inputs, attributes)
-        if has_hx and lengths is not None:  # ONNX leaves open what a row of length 0 ends with
+        if has_hx and lengths is not None:  # ONNX leaves h_n of a row of length 0 undefined
             h_n = torch.where((lengths == 0).unsqueeze(-1), h0, h_n)
     return y, h_n
 
 
 def _swapped(weight: Tensor, hidden: int) -> Tensor:
-    """(D, r|z|n, ...) as (D, z|r|n, ...), and back again: one operator, which exporters compute beforehand."""
+    """Swaps (D, r|z|n, ...) and (D, z|r|n, ...) with a single operator, which exporters fold into the weights."""
     units = range(3 * hidden)
     order = [*units[hidden : 2 * hidden], *units[:hidden], *units[2 * hidden :]]
     return weight.index_select(1, torch.tensor(order, device=weight.device))
@@ -110,12 +110,12 @@ def _exported(inputs: tuple[Any, ...], attributes: dict[str, Any]) -> tuple[Tens
     y, h_n = torch.onnx.ops.symbolic_multi_out("GRU", inputs, attributes, dtypes=(x.dtype, x.dtype), shapes=shapes)
     if directions == 1:
         return y.squeeze(1), h_n
-    both = (y.transpose(1, 2), torch.tensor([0, 0, -1]))  # 0: as it was
+    both = (y.transpose(1, 2), torch.tensor([0, 0, -1]))  # 0: unchanged
     return torch.onnx.ops.symbolic("Reshape", both, dtype=x.dtype, shape=(steps, batch, 2 * hidden)), h_n
 
 
 class _Traced(torch.autograd.Function):
-    """The nodes of a layer for dynamo=False, and the values that torch.jit.trace goes on with."""
+    """The nodes of a layer for dynamo=False, and the values that torch.jit.trace continues with."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
@@ -131,8 +131,8 @@ class _Traced(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, *arguments: Any) -> tuple[Any, Any]:
-        """The same as nodes of ONNX."""
-        from torch.onnx import symbolic_opset9  # slow to import, and there already
+        """The layer as nodes of ONNX."""
+        from torch.onnx import symbolic_opset9  # slow to import, but already imported here
 
         *inputs, attributes, _ = arguments
         kinds = {int: "i", float: "f", str: "s"}
@@ -144,5 +144,5 @@ class _Traced(torch.autograd.Function):
         y, h_n = g.op("GRU", *given, **named, outputs=2)
         if attributes["direction"] == "forward":
             return g.op("Squeeze", y, g.op("Constant", value_t=torch.tensor([1]))), h_n
-        shape = g.op("Constant", value_t=torch.tensor([0, 0, -1]))  # 0: as it was
+        shape = g.op("Constant", value_t=torch.tensor([0, 0, -1]))  # 0: unchanged
         return g.op("Reshape", g.op("Transpose", y, perm_i=[0, 2, 1, 3]), shape), h_n

@@ -1,4 +1,4 @@
-"""What the converters share: gate order, arrays, a layer made of weights, and the check of a layer to export."""
+"""Helpers of all converters: gate order, arrays, building a layer from weights, and checking a layer to export."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from grucore.module import GRU
 from grucore.options import OF_RUN, OF_TORCH_GRU, Activation, changed
 
 _ACTIVATIONS = ("activation", "recurrent_activation")
-_TRAINING_OPTIONS = ("dropout", "recurrent_dropout")  # these do nothing in eval mode
-_WRITTEN = (*OF_TORCH_GRU, *OF_RUN, "reset_after", *_TRAINING_OPTIONS)  # or without effect
+_TRAINING_OPTIONS = ("dropout", "recurrent_dropout")  # without effect in eval mode
+_WRITTEN = (*OF_TORCH_GRU, *OF_RUN, "reset_after", *_TRAINING_OPTIONS)  # written, or without effect
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def require(module: str, package: str) -> Any:
-    """The module, imported.
+    """Imports a module.
 
     Raises:
-        ImportError: it cannot be imported; says which pip package brings it.
+        ImportError: it cannot be imported; names the pip package that contains it.
     """
     try:
         return importlib.import_module(module)
@@ -35,10 +35,10 @@ def require(module: str, package: str) -> Any:
 
 @contextmanager
 def reading(source: str) -> Iterator[None]:
-    """Names the file whose content makes a reader fail: what HDF5, zip, JSON and protobuf raise there is of many kinds.
+    """Turns the many errors that HDF5, zip, JSON and protobuf raise on a damaged file into one that names the file.
 
     Raises:
-        InputError: for every error but one of ours, a file that cannot be opened, or a library that is missing.
+        InputError: for every error, except our own, files that cannot be opened and missing libraries.
     """
     try:
         yield
@@ -46,11 +46,11 @@ def reading(source: str) -> Iterator[None]:
         raise
     except Exception as error:
         what = str(error).strip().partition("\n")[0]
-        raise InputError(f"{source} is damaged or not what it says: {type(error).__name__}: {what}") from error
+        raise InputError(f"{source} is damaged or has another format: {type(error).__name__}: {what}") from error
 
 
 def swap_gates(weight: Tensor) -> Tensor:
-    """(r|z|n) as (z|r|n), the order of Keras and ONNX, and back again: shape (3H, ...)."""
+    """Swaps (r|z|n) and (z|r|n), the order of Keras and ONNX; shape (3H, ...)."""
     first, second, n = weight.chunk(3)
     return torch.cat([second, first, n])
 
@@ -58,13 +58,13 @@ def swap_gates(weight: Tensor) -> Tensor:
 def to_tensor(array: Any) -> Tensor:
     """A copy of a NumPy or JAX array on the CPU, bit for bit."""
     array = np.array(array)
-    if array.dtype.name == "bfloat16":  # of ml_dtypes, which PyTorch does not read
+    if array.dtype.name == "bfloat16":  # from ml_dtypes, which PyTorch cannot read
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
 
 def to_array(tensor: Tensor) -> np.ndarray:
-    """A copy of a tensor, bit for bit; bfloat16 is that of ml_dtypes, which Keras, JAX and ONNX bring."""
+    """A copy of a tensor, bit for bit; bfloat16 is that of ml_dtypes, on which Keras, JAX and ONNX depend."""
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype is torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(require("ml_dtypes", "ml_dtypes").bfloat16).copy()
@@ -80,20 +80,20 @@ def gru_of(
     activation: Activation = "tanh",
     recurrent_activation: Activation = "sigmoid",
 ) -> GRU:
-    """A layer with these weights.
+    """Builds a layer with these weights.
 
     Args:
-        groups: K*D groups (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh), as `GRU.all_weights`. Where some groups have biases
-            the others get zeros.
-        bidirectional: there are two groups a layer.
+        groups: K*D groups (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh), as `GRU.all_weights`. If only some groups have
+            biases, the others get zeros.
+        bidirectional: whether there are two groups per layer.
         reset_after: see `GRU`.
         batch_first: see `GRU`.
         activation: see `GRU`.
         recurrent_activation: see `GRU`.
 
     Raises:
-        InputError: a shape that does not fit the others.
-        TypeError: a dtype that differs, or is none of the floating ones.
+        InputError: a shape that does not match the others.
+        TypeError: dtypes that differ, or that are not floating-point.
     """
     directions = 2 if bidirectional else 1
     bias = any(len(group) == 4 for group in groups)
@@ -126,28 +126,26 @@ def gru_of(
                 if given.shape != parameter.shape:
                     raise InputError(f"{what} must have shape {tuple(parameter.shape)}, got {tuple(given.shape)}")
                 if given.dtype != parameter.dtype:
-                    raise TypeError(f"{what} must be {parameter.dtype}, as the weights before it, got {given.dtype}")
+                    raise TypeError(f"{what} must be {parameter.dtype}, as the weights before, got {given.dtype}")
                 parameter.copy_(given)
     return gru
 
 
 def check_model(model: GRU, target: str, *, ignore_dropout: bool, activations: Collection[str] = ()) -> None:
-    """Whether a layer can be written for the target without change.
+    """Raises unless a layer can be written for the target without change.
 
     Args:
         model: the layer.
-        target: what it is written for, by name.
-        ignore_dropout: dropout is left out, rather than refused.
-        activations: the functions that the target has beside tanh for n and sigmoid for r and z, under our names.
+        target: the name of the format or class that is written.
+        ignore_dropout: leave out dropout instead of refusing it.
+        activations: the activations that the target supports besides its defaults, under our names.
 
     Raises:
         TypeError: it is not a `grucore.GRU`, or ignore_dropout is not a bool.
-        InputError: it has an option that cannot be written; dropout is one unless it is to be ignored.
+        InputError: it has an option that the target lacks; dropout counts as one unless ignored.
     """
     if not isinstance(model, GRU):
-        raise TypeError(
-            f"expected a grucore.GRU (GRU.from_torch makes one of torch.nn.GRU), got {type(model).__name__}"
-        )
+        raise TypeError(f"expected a grucore.GRU (GRU.from_torch converts a torch.nn.GRU), got {type(model).__name__}")
     check_flag("ignore_dropout", ignore_dropout)
     own = changed(model, without=_WRITTEN)
     own = {name: value for name, value in own.items() if name not in _ACTIVATIONS or value not in activations}

@@ -1,1 +1,1 @@
-"""Other libraries, one file each; importing one needs the library."""
+"""Integrations with other libraries, one file each; importing one requires the library."""

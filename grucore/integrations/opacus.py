@@ -1,7 +1,7 @@
-"""Differentially private training with Opacus: the gradients of each sample. `pip install 'grucore[opacus]'`.
+"""Differentially private training with Opacus: per-sample gradients. `pip install 'grucore[opacus]'`.
 
-Importing this module tells Opacus about `grucore.GRU`: its `ModuleValidator.fix` then puts a `DPGRU` in the place of
-each, as it puts one of its own in the place of a torch.nn.GRU, and its grad samplers know what to do with that.
+Importing this module registers `grucore.GRU` with Opacus: `ModuleValidator.fix` then replaces each by a `DPGRU`, for
+which there is a grad sampler, just as it replaces torch.nn.GRU by Opacus' own layer.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from grucore.steps import as_lengths
 class DPGRU(GRU):
     """A `GRU` for Opacus: the same arguments, parameters and results.
 
-    Opacus' hooks see the tensors that a call passes by position and the gradient of the first output. Of a `GRU` they
-    would miss lengths, masks and any loss on h_n. Here everything goes by position, and y and h_n are one tensor, where
-    hooks look. The samples are the rows of the batch; Opacus' own `batch_first` stays True, whatever the layer's is.
+    Opacus' hooks see only positional tensors and the gradient of the first output. With a `GRU` they would miss
+    lengths, masks and any loss on h_n. A `DPGRU` passes everything by position and gives y and h_n to the hooks as one
+    tensor. The samples are the rows of the batch; leave Opacus' own `batch_first` True, whatever the layer's is.
 
-    The gradients of each sample come from a second pass, step by step, by torch.func. It would draw other random
-    numbers than the first, so that there is no dropout, recurrent dropout or zoneout.
+    Per-sample gradients come from a second pass with torch.func, step by step. It would draw other random numbers than
+    the first pass, so dropout, recurrent dropout and zoneout must be 0.
 
     Args:
-        *args: as of `GRU`.
-        **options: as of `GRU`.
+        *args: as in `GRU`.
+        **options: as in `GRU`.
 
     Raises:
         InputError: dropout, recurrent_dropout or zoneout is not 0.
@@ -57,7 +57,7 @@ class DPGRU(GRU):
         noise = {name: getattr(self, name) for name in ("dropout", "recurrent_dropout", "zoneout")}
         if any(noise.values()):
             raise InputError(
-                f"DPGRU draws no random numbers: dropout, recurrent_dropout and zoneout must be 0: {noise}"
+                f"DPGRU draws no random numbers: dropout, recurrent_dropout and zoneout must be 0, got {noise}"
             )
 
     def __call__(  # type: ignore[override]
@@ -70,17 +70,17 @@ class DPGRU(GRU):
         reset: Tensor | None = None,
         reset_state: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """What `GRU.forward` returns for a padded batch. Hooks see `forward`, below.
+        """Returns the results of `GRU.forward` for a padded batch. Hooks see `forward`, below.
 
         Raises:
-            InputError: the input has no batch, or a size or value does not fit.
+            InputError: the input is not a batch, or has a wrong size or value.
         """
         if not isinstance(input, Tensor) or input.dim() != 3:
-            raise InputError("DPGRU needs a padded batch of 3 dimensions: its rows are the samples")
+            raise InputError("DPGRU requires a padded batch of 3 dimensions: its rows are the samples")
         if not self.batch_first:
             input, mask, reset = input.transpose(0, 1), _swapped(mask), _swapped(reset)
         lengths = None if lengths is None else as_lengths(lengths)
-        absent = input.new_empty(len(input), 0)  # hooks take tensors alone
+        absent = input.new_empty(len(input), 0)  # hooks only take tensors
         arguments = (_swapped(hx), lengths, mask, reset, _swapped(reset_state))
         both: Any = super().__call__(input, *(absent if t is None else t for t in arguments))
         batch, steps, _ = input.shape
@@ -90,7 +90,7 @@ class DPGRU(GRU):
         return y if self.batch_first else y.transpose(0, 1), h_n.transpose(0, 1)
 
     def forward(self, input: Tensor, *arguments: Tensor) -> Tensor:  # type: ignore[override]
-        """y and h_n of each sample, flat and side by side: (B, T*D*H + K*D*H); all arguments samples first."""
+        """y and h_n of each sample, flattened and concatenated: (B, T*D*H + K*D*H); all arguments samples first."""
         hx, lengths, mask, reset, reset_state = (None if t.shape[1:] == (0,) else t for t in arguments)
         call = Call(lengths, _swapped(mask), _swapped(reset), _swapped(reset_state))
         x = input.transpose(0, 1)
@@ -98,8 +98,8 @@ class DPGRU(GRU):
         return torch.cat([y.transpose(0, 1).flatten(1), h_n.transpose(0, 1).flatten(1)], 1)
 
     def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Refused: hooks would not see it."""
-        raise InputError("DPGRU has no step, which hooks do not see: call it on a sequence of one step")
+        """Raises an InputError: hooks would not see the call."""
+        raise InputError("DPGRU has no step, because hooks would not see it: call it on a sequence of one step")
 
 
 def _swapped(tensor: Tensor | None) -> Tensor | None:
@@ -119,12 +119,12 @@ class _WithoutHooks(nn.Module):
 
 @register_grad_sampler(DPGRU)
 def per_sample_gradients(layer: DPGRU, activations: Sequence[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
-    """The gradient of each parameter for each sample, shape (B, *parameter.shape); what Opacus calls in backward.
+    """Computes per-sample gradients, of shape (B, *parameter.shape); Opacus calls it in the backward pass.
 
     Args:
         layer: the layer that was called.
         activations: the arguments of `DPGRU.forward`, B samples first.
-        backprops: the gradient of what it returned.
+        backprops: the gradient of its result.
 
     Raises:
         InputError: the samples do not come first.
@@ -133,7 +133,7 @@ def per_sample_gradients(layer: DPGRU, activations: Sequence[Tensor], backprops:
     trained = {name: parameter for name, parameter in bare.named_parameters() if parameter.requires_grad}
     size = layer.num_directions * layer.hidden_size * (activations[0].shape[1] + layer.num_layers)
     if backprops.shape[1] != size:
-        raise InputError("the samples of a DPGRU come first: give Opacus batch_first=True, whatever the layer's is")
+        raise InputError("the samples of a DPGRU come first: pass Opacus batch_first=True, whatever the layer's is")
     if len(backprops) == 0:
         return {parameter: parameter.new_zeros(0, *parameter.shape) for parameter in trained.values()}
 
@@ -148,7 +148,8 @@ def per_sample_gradients(layer: DPGRU, activations: Sequence[Tensor], backprops:
 
 
 _REPLACED = (
-    "Opacus does not see what a grucore.GRU is given by name, nor h_n. ModuleValidator.fix(model) makes it a DPGRU"
+    "Opacus cannot hook keyword arguments or h_n of grucore.GRU. Call ModuleValidator.fix(model), which replaces it by "
+    "DPGRU"
 )
 
 

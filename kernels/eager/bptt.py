@@ -1,22 +1,23 @@
-"""One GRU layer from PyTorch operators, with the backward pass through time written by hand.
+"""One GRU layer from PyTorch operators, with a hand-written backward pass through time.
 
-Forward, for a chunk of time at once gx = x W_ih^T + b_ih, then a step at a time
+Forward computes gx = x W_ih^T + b_ih for a chunk of time at once, then step by step
 
     gh = h W_hh^T + b_hh;   r, z = sigmoid(gx_rz + gh_rz);   n = tanh(gx_n + r gh_n);   h' = (1 - z) n + z h
 
-Backward, chunks from the end. With all states known, the gates of a chunk come again from two products, and so do the
-local derivatives of the new state with respect to the pre-activations, for all its steps at once (reset-after form):
+Backward visits the chunks from the end. Since all states are known, two products recompute a chunk's gates, and from
+them the local derivatives of the new state with respect to the pre-activations, for all its steps at once (reset-after
+form):
 
     a_n = (1 - z) (1 - n^2)      a_z = (h - n) z (1 - z)      a_r = a_n gh_n r (1 - r)
 
-1 - s of a sigmoid s(u) is computed as sigmoid(-u), and 1 - n^2 as 1 / cosh^2(u): as differences they would lose their
-digits where a gate is nearly open or n nearly 1.
+1 - s of a sigmoid s(u) is computed as sigmoid(-u), and 1 - n^2 as 1 / cosh^2(u): as differences they would lose digits
+where a gate is nearly open or n is nearly 1.
 
-In sequence remain  dg = (a_r, a_z, a_n r) dh'  and  dh = z dh' + dg W_hh. The gradient of each weight is one product a
-chunk, added in a fixed order. Nothing but x, h0 and y is kept for backward.
+Only  dg = (a_r, a_z, a_n r) dh'  and  dh = z dh' + dg W_hh  remain sequential. The gradient of each weight is one
+product per chunk; chunks are added in a fixed order. Only x, h0 and y are saved for backward.
 
-Sequences are flat (N, features), see `schedule.py`; R rows run at the first step. float16 and bfloat16 are computed in
-float32. Equations and names as in `reference.py`; gradients are prefixed d.
+Sequences are flat (N, features), see `schedule.py`; the first step has R rows. float16 and bfloat16 are computed in
+float32. Equations and names are those of `reference.py`; gradients are prefixed with d.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from .schedule import Schedule
 
 
 def _product(x: Tensor, w: Tensor, b: Tensor | None, out: Tensor | None = None) -> Tensor:
-    """x @ w.T + b for x (M, K), w (N, K) and b (N,) or None, in the memory of out where it has M rows."""
+    """x @ w.T + b for x (M, K), w (N, K) and b (N,) or None, written to out if it has M rows."""
     if out is not None and len(out) != len(x):
         out = None
     return torch.mm(x, w.t(), out=out) if b is None else torch.addmm(b, x, w.t(), out=out)
 
 
 def _rz_and_n(g: Tensor) -> Sequence[Tensor]:
-    """(M, 3H) as its gates r and z together, (M, 2H), and n, (M, H)."""
+    """Splits (M, 3H) into r and z together, (M, 2H), and n, (M, H)."""
     hidden_size = g.shape[1] // 3
     return torch.split_with_sizes(g, [2 * hidden_size, hidden_size], 1)
 
@@ -61,7 +62,7 @@ class _ResetAfter:
 
     def __init__(self, w_hh: Tensor, b_hh: Tensor | None):
         self.w_hh, self.b_hh = w_hh, b_hh
-        self.gh_parts = self._parts(w_hh.new_empty(0, len(w_hh)))  # of the step before: memory to use again
+        self.gh_parts = self._parts(w_hh.new_empty(0, len(w_hh)))  # of the step before; its memory is reused
 
     def _parts(self, gh: Tensor) -> tuple[Tensor, ...]:
         gh_rz, gh_n = _rz_and_n(gh)
@@ -79,7 +80,7 @@ class _ResetAfter:
         return _updated(gx_n.addcmul_(r, gh_n), z, not_z, h, out)
 
     def linearise(self, h: Tensor, gx: Tensor) -> tuple[Tensor, ...]:
-        """For M steps at once: a = (a_r, a_z, a_n r) of shape (M, 3, H), a_n and z of shape (M, H); overwrites gx."""
+        """Derivatives of M steps: a = (a_r, a_z, a_n r), (M, 3, H), and a_n and z, (M, H); overwrites gx."""
         gx_rz, u_n = _rz_and_n(gx)
         gh_rz, gh_n = _rz_and_n(_product(h, self.w_hh, self.b_hh))
         r, z, not_r, not_z = _gates_and_complements(gh_rz.add_(gx_rz))
@@ -91,7 +92,7 @@ class _ResetAfter:
         return a, a_n, z
 
     def step_backward(self, dh: Tensor, a: Tensor, a_n: Tensor, z: Tensor) -> Tensor:
-        """The gradient of the state before the step from that after it; a becomes dg_hidden and a_n becomes dgx_n."""
+        """From the gradient of the state after the step to that before; a becomes dg_hidden, a_n becomes dgx_n."""
         dg = a.mul_(dh.unsqueeze(1)).flatten(1)
         a_n.mul_(dh)
         return dh.mul_(z).addmm_(dg, self.w_hh)
@@ -99,7 +100,7 @@ class _ResetAfter:
     def add_parameter_gradients(
         self, dw_hh_t: Tensor, db_hh: Tensor, h: Tensor, a: Tensor, a_n: Tensor, z: Tensor
     ) -> Tensor:
-        """Adds what M steps give to W_hh and b_hh, and returns their dgx (M, 3H)."""
+        """Adds the gradients of W_hh and b_hh from M steps, and returns their dgx (M, 3H)."""
         dg = a.flatten(1)
         dw_hh_t.addmm_(h.t(), dg)
         db_hh += dg.sum(0)
@@ -108,7 +109,7 @@ class _ResetAfter:
 
 
 class _ResetBefore:
-    """n = tanh(gx_n + W_hn (r h) + b_hn): the paper's own form, two dependent products a step."""
+    """n = tanh(gx_n + W_hn (r h) + b_hn): the paper's form, with two dependent products per step."""
 
     def __init__(self, w_hh: Tensor, b_hh: Tensor | None):
         hidden_size = w_hh.shape[1]
@@ -126,7 +127,7 @@ class _ResetBefore:
         return _updated(gx_n.add_(_product(r * h, self.w_n, self.b_n)), z, not_z, h, out)
 
     def linearise(self, h: Tensor, gx: Tensor) -> tuple[Tensor, ...]:
-        """For M steps at once: (h r (1 - r), a_z) of shape (M, 2, H), a_n, r and z of shape (M, H); overwrites gx."""
+        """Derivatives of M steps: (h r (1 - r), a_z), (M, 2, H), and a_n, r and z, (M, H); overwrites gx."""
         u_rz, u_n = _rz_and_n(gx)
         r, z, not_r, not_z = _gates_and_complements(u_rz.add_(_product(h, self.w_rz, self.b_rz)))
         a_n = not_z / u_n.add_(_product(r * h, self.w_n, self.b_n)).cosh().square_()
@@ -136,7 +137,7 @@ class _ResetBefore:
         return a, a_n, r, z
 
     def step_backward(self, dh: Tensor, a: Tensor, a_n: Tensor, r: Tensor, z: Tensor) -> Tensor:
-        """The gradient of the state before the step from that after it; a and a_n become dgx."""
+        """From the gradient of the state after the step to that before; a and a_n become dgx."""
         dg_n = a_n.mul_(dh)
         drh = dg_n @ self.w_n  # the gradient of r h
         a[:, 0].mul_(drh)
@@ -146,7 +147,7 @@ class _ResetBefore:
     def add_parameter_gradients(
         self, dw_hh_t: Tensor, db_hh: Tensor, h: Tensor, a: Tensor, a_n: Tensor, r: Tensor, z: Tensor
     ) -> Tensor:
-        """Adds what M steps give to W_hh and b_hh, and returns their dgx (M, 3H)."""
+        """Adds the gradients of W_hh and b_hh from M steps, and returns their dgx (M, 3H)."""
         hidden_size = h.shape[1]
         dg = torch.cat([a.flatten(1), a_n], 1)
         dw_hh_t[:, : 2 * hidden_size].addmm_(h.t(), dg[:, : 2 * hidden_size])
@@ -156,7 +157,7 @@ class _ResetBefore:
 
 
 def gru_step(x: Tensor, h: Tensor, weights: Weights) -> Tensor:
-    """The state (B, H) after one step, reset-after form, from x (B, I) and h (B, H); no gradient is kept."""
+    """One step in reset-after form, without gradients: from x (B, I) and h (B, H) to the new state (B, H)."""
     w_ih, w_hh, b_ih, b_hh = weights
     gx_rz, gx_n = _rz_and_n(linear(x, w_ih, b_ih))
     rz, gh_n = _rz_and_n(linear(h, w_hh, b_hh))

@@ -1,7 +1,7 @@
-"""The contract in PyTorch operators, direction by direction, on the steps that are not padding.
+"""The contract in PyTorch operators, direction by direction, on the non-padding steps.
 
-Flags are read on the host (`packing.py`): on another device that would make the host wait, so that callers with flags
-there take `reference.py`.
+Masks and resets are read on the host (`packing.py`), which would synchronise with another device; use `reference.py`
+there.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _backward_packed(
     form: Form,
     need_dx: bool,
 ) -> Gradients:
-    """The gradients of direction d, without D, from the steps that are not padding."""
+    """The gradients of direction d, without D, from the non-padding steps."""
     d_last = None if dh_n is None else gradients_of_last_states(dh_n, packing.ends)
     packed_dy = None if dy is None else dy[packing.position]
     packed_x, packed_y, h0 = x[packing.position], y[packing.position], first_states(state, packing.ends, d)

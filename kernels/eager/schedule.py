@@ -1,8 +1,8 @@
-"""Which rows of a flat (N, features) sequence each step reads, and how steps are grouped into chunks of time.
+"""The rows of a flat (N, features) sequence that each step reads, and how steps are grouped into chunks of time.
 
-A dense sequence (T, B) lies flat as T blocks of B rows. A packed one holds at step t only the rows still running, the
-longest first, as torch.nn.utils.rnn.PackedSequence does. Both are a list of block sizes; in reverse the blocks of a
-dense sequence are visited from the end. Block sizes never grow along the direction of travel.
+A dense sequence (T, B) consists of T blocks of B rows. A packed one holds at step t only the active rows, longest
+first, like torch.nn.utils.rnn.PackedSequence. Both are described by a list of block sizes; in reverse the blocks of a
+dense sequence are visited from the end. Block sizes never increase in the direction of travel.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Rows a chunk aims at, so that what it computes in parallel over time (about 8H floats a row) stays in cache:
-# 1024 rows at H = 256 are 8 MiB.
+# Target rows per chunk, chosen so that its intermediate results (about 8H floats per row) stay in cache: 1024 rows at
+# H = 256 are 8 MiB.
 CHUNK_ROWS = 1024
 
 
 class Chunk(NamedTuple):
-    """Consecutive steps, whose blocks lie side by side."""
+    """Consecutive steps with adjacent blocks."""
 
     first_step: int  # in the direction of travel
     sizes: list[int]  # rows of each step, in the direction of travel
-    rows: slice  # where the blocks lie in the flat sequence
+    rows: slice  # of the flat sequence
 
 
 class Schedule(NamedTuple):
@@ -33,7 +33,7 @@ class Schedule(NamedTuple):
     reverse: bool = False  # the first step is the last block; needs blocks of one size
 
     def chunks(self, rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
-        """Chunks of at most `rows` rows (at least one step), in the direction of travel."""
+        """Splits the steps into chunks of at most `rows` rows (at least one step), in the direction of travel."""
         total, first, begin = sum(self.sizes), 0, 0
         while first < len(self.sizes):
             last, end = first + 1, begin + self.sizes[first]
@@ -45,12 +45,12 @@ class Schedule(NamedTuple):
             first, begin = last, end
 
     def blocks(self, chunk: Chunk, rows: Tensor) -> tuple[Tensor, ...]:
-        """The chunk's rows of some tensor as views, one a step, in the direction of travel."""
+        """The chunk's rows of a tensor as views, one per step, in the direction of travel."""
         blocks = torch.split_with_sizes(rows, chunk.sizes)
         return blocks[::-1] if self.reverse else blocks
 
     def states_before(self, chunk: Chunk, y: Tensor, h0: Tensor) -> Tensor:
-        """The state that each of the chunk's steps starts from, laid out as the chunk's rows, given all states y."""
+        """The state before each of the chunk's steps, in the layout of its rows, from all states y."""
         if chunk.first_step == 0:
             before = h0
         else:

@@ -9,12 +9,12 @@ forward.cpp   the recurrence
 backward.cpp  backpropagation through time
 step.cpp      a single step on weights as they lie in memory
 segments.cpp  lengths, masks and resets as segments of rows (segments.py)
-sequence.h    how a call is walked through, and which part of it each thread does
+sequence.h    the order of steps in a call, and the division of work among threads
 products.h    products of rows with packed weights, in registers
 noise.h       the masks of recurrent dropout and zoneout
 vector.h      vectors, sigmoid and tanh
 team.h        threads; library.cpp: those and the instruction set, chosen when the library is loaded
 
-For backward a layer keeps a step's derivatives beside x and y, of as many steps as fit in 32 MB (`layer.KEPT_BYTES`);
-those of the others are computed again, which takes a third longer and gives the same bits.
+Besides x and y, a layer keeps the derivatives of as many steps as fit in 32 MB for backward (`layer.KEPT_BYTES`). The
+others are recomputed, which takes a third longer and gives the same bits.
 """

@@ -23,20 +23,20 @@ _NOWHERE = (0, 0, 0)  # a tensor that is not given, with two strides
 class Noise(NamedTuple):
     """Recurrent dropout and zoneout; see gru.h."""
 
-    keep: Sequence[Tensor] | None  # of each direction, dense, as what the call's segments begin from
+    keep: Sequence[Tensor] | None  # per direction, dense, like the call's initial states
     zoneout: int
     zone_seeds: Sequence[int]  # of each direction
     zone_threshold: int
     zone_keep: float
 
     def fields(self, d: int) -> tuple[float, ...]:
-        """Those of direction d."""
+        """The fields of direction d."""
         keep = 0 if self.keep is None else self.keep[d].data_ptr()
         return keep, self.zoneout, self.zone_seeds[d], self.zone_threshold, self.zone_keep
 
 
 class Backward(NamedTuple):
-    """What only backward takes: gradients that are given, dense, and those that it fills."""
+    """The arguments of backward only: given gradients, dense, and those that it fills."""
 
     dy: Tensor | None  # (T, B, D*H)
     d_last: Tensor | None  # (D, B or R, H), of each row's or segment's last state
@@ -48,7 +48,7 @@ class Backward(NamedTuple):
     d_b_hh: Tensor
 
     def fields(self, d: int, H: int) -> tuple[int, ...]:
-        """Those of direction d."""
+        """The fields of direction d."""
         dy, d_last, dx, *filled = self
         return (
             *(_NOWHERE if dy is None else (dy.data_ptr() + d * H * dy.element_size(), dy.stride(0), dy.stride(1))),
@@ -59,7 +59,7 @@ class Backward(NamedTuple):
 
 
 def _address(t: Tensor, d: int) -> int:
-    """Of t[d], which takes longer to make."""
+    """The address of t[d], without creating t[d]."""
     return t.data_ptr() + d * t.stride(0) * t.element_size()
 
 
@@ -143,7 +143,7 @@ def step(x: Tensor, h: Tensor, weights: Sequence[Tensor | None], y: Tensor) -> N
 
 
 def _addresses(group: Sequence[Tensor | None]) -> list[int]:
-    """Of w_ih, w_hh, b_ih and b_hh, 0 for a bias that is absent."""
+    """The addresses of w_ih, w_hh, b_ih and b_hh, 0 for an absent bias."""
     addresses = [0 if w is None else w.data_ptr() for w in group]
     return addresses if len(addresses) == 4 else [*addresses, 0, 0]
 

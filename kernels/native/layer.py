@@ -164,7 +164,7 @@ def gru_step(x: Tensor, h: Tensor, weights: Weights) -> Tensor:
 def _noise(
     variant: Variant | None, seed: Tensor | None, state: State, segments: Sequence[Segments] | None = None
 ) -> Noise | None:
-    """What a variant's options are to the kernels; `segments` where states are theirs, not the rows'."""
+    """A variant's options for the kernels; `segments` if states are per segment, not per row."""
     if variant is None or not (variant.zoneout or seed is not None):
         return None
     directions, keep, zoneout, seeds, least, part = range(len(state.h0)), None, 0, [0] * len(state.h0), 0, 1.0

@@ -1,4 +1,4 @@
-"""Loads the shared library that the installation built from this folder, or says why there is none to use."""
+"""Loads the shared library that was built from this folder on installation, or says why it cannot be used."""
 
 from __future__ import annotations
 

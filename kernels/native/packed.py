@@ -1,9 +1,9 @@
-"""Weights that are packed once for many calls, for as long as a caller says so.
+"""Keeps packed weights for many calls, for as long as the caller asks.
 
-A call packs the weights it reads, which for a single step of some rows is most of its time. Here the packed form of a
-group of weights is held, with the version that PyTorch counts for each tensor: a write in place, as an optimizer's or
-`load_state_dict`'s, makes the next call pack again, and other memory is not found at all. What is written through
-`.data` or NumPy is not counted, and so not seen.
+Packing takes most of the time of a single step with several rows. This module keeps the packed form of a group of
+weights together with PyTorch's version counter of each tensor: after an in-place write, by an optimizer or
+`load_state_dict`, the next call packs again. Weights are found by address. A write through `.data` or NumPy does not
+raise the counter and goes unnoticed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class _Held:
-    """A group of weights, whose memory it keeps alive, and their packed form."""
+    """A group of weights, kept alive, and their packed form."""
 
     def __init__(self, group: Sequence[Tensor]):
         self.weights = [w.detach() for w in group]  # they share their version with the parameters
@@ -32,7 +32,7 @@ HELD: dict[int, _Held] = {}  # by the address of w_ih
 
 @contextmanager
 def hold(groups: Sequence[Sequence[Tensor]]) -> Iterator[None]:
-    """Holds the packed form of each group (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh) while it is open."""
+    """A context that keeps the packed form of each group (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh)."""
     groups = [group for group in groups if not any(w.is_inference() for w in group)]  # those have no version
     addresses = [group[0].data_ptr() for group in groups]
     for address, group in zip(addresses, groups, strict=True):
@@ -47,7 +47,7 @@ def hold(groups: Sequence[Sequence[Tensor]]) -> Iterator[None]:
 
 
 def packed(group: Sequence[Tensor | None], call: bytes, library: ctypes.CDLL, reset_after: bool) -> Tensor | None:
-    """The packed form of a call's weights, up to date, or None if it is not held."""
+    """The up-to-date packed form of a call's weights, or None if it is not kept."""
     w_ih = group[0]
     held = None if w_ih is None else HELD.get(w_ih.data_ptr())
     given = [w for w in group if w is not None]

@@ -1,7 +1,7 @@
 // Lengths, masks and resets as an index: the segments of a batch, longest first, and where their steps lie.
 //
 // A row whose padding is skipped and whose resets are cuts is a set of segments, each with a state to begin from. Step
-// k of the packed sequence is the k-th real step of every segment that still runs.
+// k of the packed sequence is the k-th step of every segment that is still active.
 #include <algorithm>
 #include <memory>
 #include <new>
@@ -15,8 +15,8 @@ struct Flags {
   int64_t T, B;
   bool reverse;
 
-  // Calls visit(t, b, begins) for every real step in the order of travel; `begins` is 2 where a segment begins after a
-  // reset, 1 where one begins otherwise.
+  // Calls visit(t, b, begins) for every non-padding step in the order of travel; `begins` is 2 where a segment begins
+  // after a reset, 1 where one begins otherwise.
   template <typename Visit>
   void walk(char* state, const Visit& visit) const {  // state: (B,), of each row
     constexpr char ENTERED = 1, CUT = 2;

@@ -1,4 +1,4 @@
-"""Lengths, masks and resets as segments of rows, which the kernels run one beside the other; see segments.cpp."""
+"""Lengths, masks and resets as segments of rows, which the kernels run in parallel; see segments.cpp."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _PACK = struct.Struct("=11q").pack
 
 
 class Segments:
-    """The R segments of a batch in one direction of travel, the longest first.
+    """The R segments of a batch in one direction of travel, longest first.
 
-    Without resets there is one to a row at most, and the kernels read and write the rows' states where they are. Else
-    `ends` says how they come from the rows.
+    Without resets a row has at most one segment, and the kernels read and write the states of the rows directly.
+    Otherwise `ends` maps segments to rows.
 
     Raises:
-        MemoryError: there is not enough to make them.
+        MemoryError: there is not enough memory for them.
     """
 
     def __init__(self, flags: Steps, reverse: bool):
@@ -36,9 +36,9 @@ class Segments:
         flags_at = (0 if flag is None else flag.data_ptr() for flag in (real, start))
         arguments = *flags_at, T, B, reverse, most, sizes, last, row, position, after_reset.data_ptr()
         if (steps := LIBRARY.gru_segments(_PACK(*arguments))) < 0:
-            raise MemoryError(f"not enough memory for the flags of {T} x {B} steps")
+            raise MemoryError(f"not enough memory for the segments of {T} x {B} steps")
         count = ctypes.c_int64.from_address(sizes).value if steps else 0  # all of them run at the first step
-        self.fields = position, sizes, row if start is None else 0, steps, count  # as GruCall has them
+        self.fields = position, sizes, row if start is None else 0, steps, count  # in the order of GruCall
         self._index = index
         if start is not None:
             last_segment = index[T : T + B]

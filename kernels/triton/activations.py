@@ -1,8 +1,8 @@
-"""What Triton kernels share: sigmoid, tanh and the new state, in a fast and an exact form, and rounding.
+"""Shared functions of the Triton kernels: sigmoid, tanh and the new state in a fast and an exact form, and rounding.
 
-The exact forms keep their relative accuracy (a few units of the last place) at every magnitude, that of 1 - sigmoid and
-1 - tanh^2 too, and make no infinity or NaN that was not there. The fast ones are for sums of products in 16 bits or
-tf32.
+The exact forms, including 1 - sigmoid and 1 - tanh^2, keep their relative accuracy (a few units in the last place) at
+every magnitude, and never turn a finite input into infinity or NaN. The fast ones are for sums of products in 16 bits
+or tf32.
 """
 
 import triton
@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def tanh_approx(x):
-    """tanh by the hardware instruction: relative error about 2^-11, less than bfloat16 or float16 round off."""
+    """tanh by the hardware instruction; its relative error is about 2^-11, below the rounding of 16-bit types."""
     return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
 
 
@@ -19,8 +19,8 @@ def tanh_approx(x):
 def sigmoid(x, FAST: tl.constexpr):
     """1 / (1 + exp(-x)) of float32 x.
 
-    The fast form is off by up to 2^-12, whatever x: what float16 rounds off between 1/2 and 1, and an eighth of what
-    bfloat16 does. So a gate that is all but open or closed is not told from one that is so altogether.
+    The fast form has an absolute error of up to 2^-12: the rounding of float16 between 1/2 and 1, and an eighth of
+    bfloat16's. So it cannot tell a nearly open or closed gate from a fully open or closed one.
     """
     if FAST:
         return 0.5 * tanh_approx(0.5 * x) + 0.5
@@ -55,7 +55,7 @@ def tanh_and_slope(x):
     e = tl.exp(-2.0 * size)
     inverse = 1.0 / (1.0 + e)
     far = (1.0 - e) * inverse
-    # 1 - e cancels near 0: there an odd polynomial, off by 2^-26 at most, fitted to tanh(x) / x for |x| up to 1/2.
+    # 1 - e cancels near 0: use an odd polynomial there, fitted to tanh(x) / x for |x| up to 1/2, error at most 2^-26.
     near = tl.minimum(size, 0.5)
     square = near * near
     series = ((0.01724149 * square - 0.05304549) * square + 0.13325879) * square - 0.33333143
@@ -69,7 +69,7 @@ def new_state(u_z, n, h, FAST: tl.constexpr):
     """(1 - z) n + z h with z = sigmoid(u_z)."""
     if FAST:
         return n + sigmoid(u_z, True) * (h - n)
-    else:  # h - n would lose an h that is much smaller than n, and with it the state, where z is near 1
+    else:  # h - n would lose an h much smaller than n, and with it the state if z is near 1
         z, rest = sigmoid_and_rest(u_z)
         return rest * n + z * h
 
@@ -78,7 +78,7 @@ def new_state(u_z, n, h, FAST: tl.constexpr):
 def rounded(x, dtype: tl.constexpr, EMULATE: tl.constexpr):
     """float32 x rounded to the nearest of dtype.
 
-    Triton's interpreter (3.6, 3.7) truncates to bfloat16 instead; with EMULATE the nearest is made from bits before.
+    Triton's interpreter (3.6, 3.7) truncates to bfloat16 instead; EMULATE rounds the bits to nearest first.
     """
     if EMULATE:
         bits = x.to(tl.int32, bitcast=True)

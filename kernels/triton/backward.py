@@ -1,16 +1,16 @@
 """The backward recurrence over a chunk of time in one launch, W_hh on chip, or its tiles from the L2 cache.
 
-The gates of the chunk were computed again before, for all its steps at once, as the local derivatives of each new state
-(`derivatives.py`): what is left has no transcendental function. From the chunk's last step to its first in the
-direction of travel, with dh the gradient of the state after the step:
+The gates of the chunk have been recomputed for all its steps at once, as the local derivatives of each new state
+(`derivatives.py`), so no transcendental functions are left. From the chunk's last step to its first in the direction of
+travel, with dh the gradient of the state after the step:
 
     dh += dy_t                                written out: all other gradients of the step follow from it in parallel
     dh  = z dh + ((a_r, a_z, a_n r) dh) W_hh  the gradient of the state before the step
 
-A step that is not real has a = 0, z = 1 and dy = 0. Where a step began from h_reset, dh goes there and begins again
-from 0. Shapes, flags and groups as in `forward.py`; what the programs of a group exchange is the gates' gradients, and
-each needs the columns of W_hh that belong to its units. A step reads slot i and writes slot i + 1: so a group takes a
-step's product with W_hh at the beginning of the next one, and that of a chunk's last step is left to the launcher.
+A padding step has a = 0, z = 1 and dy = 0. Where a step began from h_reset, dh is added to its gradient and restarts
+from 0. Shapes, flags and groups are those of `forward.py`. The programs of a group exchange the gates' gradients; each
+needs the columns of W_hh of its units. A step reads slot i and writes slot i + 1, so a group computes a step's product
+with W_hh at the beginning of the next step, and the launcher computes that of a chunk's last step.
 """
 
 import triton
@@ -34,7 +34,7 @@ def _begin_again(dh, dh_reset, flag, d):
 
 @triton.jit(do_not_specialize=["C", "B", "first_tile", "first_step_0", "first_step_1", "first", "last", "patience"])
 def _gru_backward_kernel(
-    dy_ptr,  # (D, C, B, H), read if HAS_DY; dh takes its place
+    dy_ptr,  # (D, C, B, H), read if HAS_DY; overwritten by dh
     a_ptr,  # (D, C, B, 4, H): a_r, a_z, a_n r, z
     w_hh_ptr,  # (D, 3, H, H)
     flags_ptr,  # (T, B) uint8, read if HAS_FLAGS
@@ -42,7 +42,7 @@ def _gru_backward_kernel(
     dh_reset_ptr,  # (D, B, H) float32: the gradient of h_reset is added; used if HAS_FLAGS
     slots_ptr,  # (C + 1, D, B, 3, H) integers as wide as the dtype: slot 0 zeros; used if EXCHANGE
     counters_ptr,  # (tiles, D, LINE) int32, 0 before the chunk; used where EXCHANGE is "counter"
-    failed_ptr,  # (1,) int32 in the host's memory: set where a program waited in vain; used if EXCHANGE
+    failed_ptr,  # (1,) int32 in the host's memory: set if a program gave up waiting; used if EXCHANGE
     C,
     B,
     first_tile,

@@ -1,15 +1,15 @@
-"""What the backward pass computes for all steps of a chunk at once, before and after its recurrence.
+"""The parts of the backward pass that are parallel over the steps of a chunk, before and after its recurrence.
 
-Before: the gates again, as local derivatives of the new state (from gx = x W_ih^T + b_ih with b_hr and b_hz added, and
-gh = h W_hh^T, h being the state before each step):
+Before: recomputes the gates, as local derivatives of the new state (from gx = x W_ih^T + b_ih with b_hr and b_hz added,
+and gh = h W_hh^T, where h is the state before each step):
 
     a_z = (h - n) z (1 - z)        a_n = (1 - z) (1 - n^2)        a_r = a_n gh_n r (1 - r)
 
-kept as a = (a_r, a_z, a_n r, z), with a_n in the place of gx_n. A step that is not real gets a_r = a_z = a_n = 0 and z
+kept as a = (a_r, a_z, a_n r, z), with a_n instead of gx_n. A padding step gets a_r = a_z = a_n = 0 and z
 = 1.
 
-The a are as small as the states are, and have the layer's dtype for its range. z is multiplied at every step: for a
-layer in bfloat16 its 16 bits are those of a float16, eight times as fine.
+The a can be as small as the states, so they have the layer's dtype for its range. z is multiplied at every step, so for
+a layer in bfloat16 it is stored in the 16 bits as float16, which is eight times as precise.
 
 After, with dh the gradient of each new state:  dg_hidden = (a_r, a_z, a_n r) dh  and  dg_input = (a_r, a_z, a_n) dh.
 M rows, one for each (t, b); any H.
@@ -24,7 +24,7 @@ from .flags import is_real
 
 @triton.jit
 def update_gate(z):
-    """z in float32, as it was kept in a."""
+    """z in float32, as stored in a."""
     return (z.to(tl.float16, bitcast=True) if z.dtype == tl.bfloat16 else z).to(tl.float32)
 
 
@@ -37,11 +37,11 @@ def _tile(rows, H: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_H: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows"])
 def _gru_derivatives_kernel(
-    gx_ptr,  # (M, 3, H); a_n takes the place of gx_n
+    gx_ptr,  # (M, 3, H); a_n replaces gx_n
     gh_ptr,  # (M, 3, H)
     b_hn_ptr,  # (H,)
     h_ptr,  # (M, H)
-    flags_ptr,  # (M,) uint8, read if HAS_FLAGS: bit 0 set where the step is real
+    flags_ptr,  # (M,) uint8, read if HAS_FLAGS: bit 0 set at non-padding steps
     a_ptr,  # (M, 4, H) out
     rows,  # M
     H: tl.constexpr,

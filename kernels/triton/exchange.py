@@ -1,23 +1,24 @@
-"""How the programs of a group hand one another their parts of a step: two protocols behind three functions.
+"""How programs that share a tile exchange slices of the state: two protocols with one interface.
 
-Slot i of the exchange buffer holds what all programs of a group need for step i; each writes its part of slot i + 1
-once, and no slot is used twice in a launch. Before a step a program calls `await_group`, then `receive` for each tile
-of the slot; after it, `store` for its part and `signal`.
+Slot i of the exchange buffer holds the data that all programs of a group need for step i; each writes its slice of slot
+i + 1 once, and no slot is reused in a launch. Before a step a program calls `await_group`, then `receive` for each tile
+of the slot; after it, `store` for its slice and `signal`.
 
-EXCHANGE = "data": **the data is the flag.** A slot is filled with the bits 0xFF before the launch. No value written to
-it has them: arithmetic and conversions make one NaN, 0x7FFF..., and a NaN of the caller's is replaced by it. `receive`
-loads until no element is the filling, the largest unsigned number. No fence, no counter, one trip through memory. Both
-sides are words of 32 bits, relaxed at the scope of the GPU or wider (volatile loads are, by PTX's memory model, relaxed
-at that of the system), so that a load which meets a store is not a data race.
+EXCHANGE = "data": **the data is the flag.** Before the launch every slot is filled with the bits 0xFF. No value written
+to it has these bits: arithmetic and conversions only make the NaN 0x7FFF..., which also replaces the caller's NaNs.
+`receive` loads until no element is the filling, the largest unsigned number. This needs no fence and no counter, only
+one trip through memory. Loads and stores are 32-bit words, relaxed at the scope of the GPU or wider (in PTX's memory
+model volatile loads are relaxed at system scope), so a load concurrent with a store is not a data race.
 
-EXCHANGE = "counter": each program adds one to the group's counter after it has written (release), and waits until all
-have (acquire). One more trip, but nothing to fill or compare, and loads that the compiler may prefetch.
+EXCHANGE = "counter": each program adds one to the group's counter after writing (release), and waits until all have
+(acquire). This takes another trip, but nothing has to be filled or compared, and the compiler may prefetch loads.
 
-Either way the programs of a group must all be running; or a launch runs one step, as in Triton's interpreter, which
-runs programs one after another.
+With both, either all programs of a group run at the same time, or each launch runs one step, as in Triton's
+interpreter, which runs programs one after another.
 
-No launch hangs: `patience` counts the polls that a program has left. At 0 it takes what there is as NaN, which comes
-into all later steps of its rows, waits no more, and in the end `report`s it to the host, whose next call raises.
+No launch hangs: `patience` counts the polls that a program has left. At 0 the program stops waiting and takes the
+missing data as NaN, which spreads to all later steps of its rows. In the end it `report`s this to the host, whose next
+call raises.
 """
 
 import triton
@@ -42,15 +43,16 @@ STORE_BFLOAT16: tl.constexpr = _store_word("cvt.rn.bf16x2.f32 word, $3, $2;")
 
 @triton.jit
 def await_group(counter_ptr, step, patience, PROGRAMS: tl.constexpr, EXCHANGE: tl.constexpr):
-    """Returns when all programs of the group have signalled each of `step` steps, where a counter says so, or without
-    patience; and what is left of it, which then differs between threads.
+    """With "counter", waits until all programs of the group have signalled each of `step` steps, or patience ends.
+
+    Returns the patience left, which then differs between threads.
     """
     if EXCHANGE == "counter":
         target = step * PROGRAMS
         if INTERPRETED:
             while (tl.atomic_add(counter_ptr, 0, sem="acquire", scope="gpu") < target) & (patience > 0):
                 patience -= 1
-        else:  # every thread acquires for itself, which needs no barrier; Triton's own atomics take two a poll
+        else:  # every thread acquires for itself, without a barrier; Triton's atomics take two barriers per poll
             patience = tl.inline_asm_elementwise(
                 """
                 {
@@ -77,9 +79,9 @@ def await_group(counter_ptr, step, patience, PROGRAMS: tl.constexpr, EXCHANGE: t
 
 @triton.jit
 def receive(ptrs, mask, patience, dtype: tl.constexpr, EXCHANGE: tl.constexpr, UPCAST: tl.constexpr):
-    """What the group left behind ptrs (unsigned integers as wide as dtype), as an operand of a product; and patience.
+    """Loads from ptrs (unsigned integers as wide as dtype) an operand of a product; also returns the patience left.
 
-    Where that ends, the filling is left, a NaN.
+    If patience ends, the filling remains, which is a NaN.
     """
     if EXCHANGE == "counter":
         bits = tl.load(ptrs, mask=mask, other=0, cache_modifier=".cg")
@@ -97,13 +99,13 @@ def receive(ptrs, mask, patience, dtype: tl.constexpr, EXCHANGE: tl.constexpr, U
 
 @triton.jit
 def nan_without(patience):
-    """Is added to a step's sums: 0, or NaN where a count was given up, after which memory holds anything."""
+    """A term for a step's sums: 0, or NaN if waiting for the counter was given up and the data is undefined."""
     return tl.where(patience > 0, 0.0, float("nan"))
 
 
 @triton.jit
 def store(ptrs, value, mask, dtype: tl.constexpr, EXCHANGE: tl.constexpr, UPCAST: tl.constexpr):
-    """Leaves float32 value (rows, columns), rounded to dtype, behind ptrs, which run on along a row; mask (rows, 1)."""
+    """Stores float32 value (rows, columns), rounded to dtype, to ptrs, contiguous along a row; mask (rows, 1)."""
     if EXCHANGE == "counter" or INTERPRETED:
         tl.store(ptrs, rounded(value, dtype, UPCAST).to(ptrs.dtype.element_ty, bitcast=True), mask=mask)
     elif dtype == tl.float32:
@@ -123,7 +125,7 @@ def _store_words(address, low, high, mask, ASM: tl.constexpr):
 
 @triton.jit
 def signal(counter_ptr, EXCHANGE: tl.constexpr):
-    """Tells the group that all of this program's part is stored."""
+    """Tells the group that this program has stored its slice."""
     if EXCHANGE == "counter":
         tl.debug_barrier()
         tl.atomic_add(counter_ptr, 1, sem="release", scope="gpu")
@@ -131,7 +133,7 @@ def signal(counter_ptr, EXCHANGE: tl.constexpr):
 
 @triton.jit
 def report(failed_ptr, patience):
-    """Tells the host, by a flag in its memory, of a thread whose patience has ended."""
+    """Sets a flag in host memory if a thread's patience has ended."""
     if INTERPRETED:
         tl.store(failed_ptr, 1, mask=patience <= 0)
     else:

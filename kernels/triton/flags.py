@@ -1,4 +1,4 @@
-"""The flags of the fused kernels: one uint8 for each (t, b), and the steps at which a tile of rows begins and ends."""
+"""The flags of the fused kernels: one uint8 per (t, b), and the first and last steps of each tile of rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def has(flag, bit: tl.constexpr, d):
 
 
 def step_flags(steps: Steps, directions: int) -> Tensor | None:
-    """Flags (T, B) uint8 for all directions, None where every step is real and no row is cut."""
+    """Flags (T, B) uint8 for all directions, None without padding and resets."""
     real, start = steps
     given = real if real is not None else start
     if given is None:
@@ -47,12 +47,12 @@ def step_flags(steps: Steps, directions: int) -> Tensor | None:
 
 
 def began_at(flags: Tensor, d: int) -> Tensor:
-    """The steps that began from h_reset in direction d, shaped as the flags, bool."""
+    """The steps that began from h_reset in direction d, bool, in the shape of the flags."""
     return (flags >> (BEGAN.value + d)) & 1 != 0
 
 
 def tile_spans(flags: Tensor, block_b: int) -> Tensor:
-    """A tile of block_b rows' first real step and the one after its last: (tiles, 2) int32, 0 and 0 if none."""
+    """The range of non-padding steps of each tile of block_b rows: (tiles, 2) int32, end exclusive, 0 and 0 if none."""
     steps, batch = flags.shape
     tiles = -(-batch // block_b)
     real = torch.zeros(steps, tiles * block_b, dtype=torch.bool, device=flags.device)
@@ -65,7 +65,7 @@ def tile_spans(flags: Tensor, block_b: int) -> Tensor:
 
 
 def first_states(h0: Tensor, h_reset: Tensor, flags: Tensor | None) -> Tensor:
-    """The state before each row's first real step: h_reset (D, B, H) where a reset comes before it, else h0."""
+    """The state before each row's first non-padding step: h_reset (D, B, H) if a reset precedes it, else h0."""
     if flags is None or h_reset is h0:
         return h0
     states = []
@@ -78,7 +78,7 @@ def first_states(h0: Tensor, h_reset: Tensor, flags: Tensor | None) -> Tensor:
 
 
 def states_before(y: Tensor, h0: Tensor, h_reset: Tensor, flags: Tensor, direction: int) -> Tensor:
-    """The state before each step, (T, B, H), from y (T, B, H), 0 where not real, h0 and h_reset (B, H)."""
+    """The state before each step, (T, B, H), from y (T, B, H), 0 at padding, h0 and h_reset (B, H)."""
     steps, batch, _ = y.shape
     if direction == 1:
         y, flags = y.flip(0), flags.flip(0)

@@ -15,17 +15,16 @@ stay on chip for the whole chunk or, STREAMED, come from the L2 cache in each st
 EXCHANGE = "" (H up to 128): a group is one program, J the next power of two of H. Its state goes from registers into
 the products, and gx_t is on its way STAGES - 1 steps before.
 
-Otherwise J divides H, and once a step each program's slice of the state goes to the others through memory, and theirs
-come back, by the protocol EXCHANGE of `exchange.py`: a step reads slot i, computes, and writes slot i + 1. Steps
-`first` to `last` run in one launch, for which all programs of a group must run at once, or else in a launch for each
-step.
+Otherwise J divides H, and in each step the programs exchange their slices of the state through memory, by the protocol
+EXCHANGE of `exchange.py`: a step reads slot i, computes, and writes slot i + 1. Steps `first` to `last` run in one
+launch, in which all programs of a group must run at the same time, or else in one launch per step.
 
-h is float32 and crosses chunks in memory; sums are float32. T time, B batch, C steps a chunk, D directions: the second
-runs from the end, so that its first chunk is the last in time. H is a multiple of 16 (the launcher pads it). Flags per
-(t, b) are those of `flags.py`.
+h is float32 and crosses chunks in memory; sums are float32. T time, B batch, C steps per chunk, D directions: the
+second runs from the end, so that its first chunk is the last in time. H is a multiple of 16 (the launcher pads it).
+Flags per (t, b) are those of `flags.py`.
 
-The tensor cores take W^T from shared memory as W lies there. Float32 products without them ("ieee") would read it with
-conflicts of 8 lanes and more: the launcher transposes each gate's W in memory for them, once a call.
+Tensor cores read W^T directly from W in shared memory. Float32 products without them ("ieee") would have bank conflicts
+of 8 lanes or more, so the launcher transposes each gate's W in memory for them, once per call.
 """
 
 import triton
@@ -47,13 +46,13 @@ def weight(w_ptr, offs_row, offs_column, H: tl.constexpr, TRANSPOSED: tl.constex
 @triton.jit
 def only_if(condition, mask):
     """The mask, all False unless a scalar condition holds."""
-    # Comparing is free; without it the interpreter of Triton 3.9 takes the result for no mask.
+    # Comparing is free; without it the interpreter of Triton 3.9 does not accept the result as a mask.
     return (mask & condition) != 0
 
 
 @triton.jit
 def load_three(ptrs, mask, H: tl.constexpr):
-    """What lies behind ptrs, H and 2 H further on; 0 where not mask."""
+    """Loads from ptrs, ptrs + H and ptrs + 2 H; 0 outside the mask."""
     return (
         tl.load(ptrs, mask=mask, other=0.0),
         tl.load(ptrs + H, mask=mask, other=0.0),
@@ -69,11 +68,11 @@ def _gru_forward_kernel(
     w_hh_ptr,  # (D, 3, H, H), each gate's transposed if BY_COLUMN
     b_hn_ptr,  # (D, H)
     flags_ptr,  # (T, B) uint8, read if HAS_FLAGS
-    span_ptr,  # (tiles, 2) int32, a tile's first real step and the one after its last; read if HAS_FLAGS
-    y_ptr,  # (T, B, D, H), 0 before where a step is not real
+    span_ptr,  # (tiles, 2) int32, the range of a tile's non-padding steps; read if HAS_FLAGS
+    y_ptr,  # (T, B, D, H), 0 beforehand at padding
     slots_ptr,  # (C + 1, D, B, H) integers as wide as the dtype: slot 0 the state before the chunk; used if EXCHANGE
     counters_ptr,  # (tiles, D, LINE) int32, 0 before the chunk; used where EXCHANGE is "counter"
-    failed_ptr,  # (1,) int32 in the host's memory: set where a program waited in vain; used if EXCHANGE
+    failed_ptr,  # (1,) int32 in the host's memory: set if a program gave up waiting; used if EXCHANGE
     C,
     B,
     first_tile,
@@ -189,7 +188,7 @@ def _gru_forward_kernel(
         h_new = new_state(acc_z, n, h, FAST)
         wanted = mask
         if HAS_FLAGS:
-            # Holding and resetting come last, where h is laid out as the products leave it: at the step's beginning
+            # Padding and resets are applied last, where h has the layout of the products: at the beginning of the step
             # they cost 400 instructions a step rather than 270 (H = 64, sm_90).
             if not GROUP:
                 flag = tl.load(flag_ptrs, mask=mask_b, other=0)

@@ -16,32 +16,32 @@ from .exchange import INTERPRETED, LINE
 from .flags import step_flags
 from .plan import device, kind, plan
 
-PATIENCE = 2**23  # polls of a program in a launch beyond 256 a step: seconds, since each goes through the L2 cache
-CHUNK_BYTES = 2**25  # of one value a unit and step; a chunk of T = 512 steps at B = 64, H = 512 in bfloat16
+PATIENCE = 2**23  # polls per program and launch, plus 256 per step: seconds, since each goes through the L2 cache
+CHUNK_BYTES = 2**25  # for one value per unit and step: T = 512 steps at B = 64, H = 512 in bfloat16
 
 
 _FAILED: dict[torch.device, Tensor] = {}
 
 
 def failed_on(device: torch.device) -> Tensor:
-    """The flag that a launch sets when a program has waited in vain: in the host's memory, which the device writes."""
+    """The flag in host memory that a launch sets when a program gave up waiting."""
     if device not in _FAILED:
         _FAILED[device] = torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=device.type == "cuda")
     return _FAILED[device]
 
 
 def raise_if_failed(device: torch.device) -> None:
-    """Raises a RuntimeError, once, where a launch that has ended gave up waiting; waits for none."""
+    """Raises a RuntimeError, once, if a finished launch gave up waiting; does not wait for running ones."""
     if device in _FAILED and _FAILED[device].item():
         _FAILED[device].zero_()
         raise RuntimeError(
-            f"an earlier call of the fused kernels on {device} waited for a program that did not come, and gave up: "
-            "its results are NaN. backend='eager' does without. Please report the GPU, the sizes and what else ran"
+            f"an earlier call of the fused kernels on {device} gave up waiting for one of its programs, and its "
+            "results contain NaN. backend='eager' avoids these kernels. Please report the GPU, the sizes and other load"
         )
 
 
 class Chunk(NamedTuple):
-    """C steps: for each direction the earliest in time. The second direction travels from the end."""
+    """C steps, and the earliest of them in time for each direction. The second direction runs from the end."""
 
     steps: int
     first: tuple[int, int]
@@ -88,7 +88,7 @@ class Launch:
         self.flags = step_flags(steps, self.directions)
 
     def widened(self, tensor: Tensor, dim: int = -1) -> Tensor:
-        """The tensor with zeros up to H units in one dimension."""
+        """Pads one dimension with zeros to H units."""
         missing = self.H - tensor.shape[dim]
         if missing == 0:
             return tensor.contiguous()
@@ -104,11 +104,11 @@ class Launch:
             yield Chunk(steps, (begin, self.steps - begin - steps))
 
     def buffer(self, chunk: Chunk, values: int) -> Tensor:
-        """Memory for some values a unit and step of a chunk: (D, C*B, values*H)."""
+        """Memory for some values per unit and step of a chunk: (D, C*B, values*H)."""
         return self.x.new_empty(self.directions, chunk.steps * self.batch, values * self.H)
 
     def rows(self, tensor: Tensor, chunk: Chunk, d: int) -> Tensor:
-        """A direction's steps of the chunk out of a (T, B, ...) tensor, as (C*B, ...)."""
+        """A direction's steps of the chunk in a (T, B, ...) tensor, as (C*B, ...)."""
         return tensor[chunk.first[d] : chunk.first[d] + chunk.steps].flatten(0, 1)
 
     def input_side(self, chunk: Chunk) -> Tensor:
@@ -137,7 +137,7 @@ class Launch:
         }
 
     def launch(self, kernel: Any, chunk: Chunk, *tensors: Tensor | None, slots: Tensor | None, **options: Any) -> None:
-        """Runs a recurrence over a chunk, with slots where the programs of a group exchange them."""
+        """Runs a recurrence over a chunk, with slots if the programs of a group exchange data."""
         group = self.directions * triton.cdiv(self.H, self.plan.block_j or self.plan.block_k)  # programs of a tile
         counters = failed = None
         tiles, spans = self.tiles, [(0, chunk.steps)]  # tiles that run at once
@@ -146,7 +146,7 @@ class Launch:
             counters = slots.new_zeros(self.tiles, self.directions, LINE.value, dtype=torch.int32)
             together = 0 if INTERPRETED else device(self.x.device).processors // group
             if not INTERPRETED:
-                options |= {"maxnreg": 255}  # one program a multiprocessor: no other needs the registers
+                options |= {"maxnreg": 255}  # one program per multiprocessor: no other needs the registers
             if together:
                 tiles = together
                 options |= {"launch_cooperative_grid": True}  # refused, rather than hanging, where it does not fit
@@ -172,7 +172,7 @@ class Launch:
                 )
 
     def slots(self, chunk: Chunk, first: Tensor) -> Tensor | None:
-        """The exchange buffer of a chunk, its first slot given, the rest filling; None where nothing is exchanged."""
+        """The exchange buffer of a chunk, with the first slot given and the others filled; None without exchange."""
         if not self.plan.block_j:
             return None
         signed, unsigned = {2: (torch.int16, torch.uint16), 4: (torch.int32, torch.uint32)}[self.x.element_size()]

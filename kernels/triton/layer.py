@@ -4,8 +4,8 @@
     gru_backward  chunks from the end: two products for the gates, `_gru_derivatives_kernel`, `_gru_backward_kernel`,
                   `_gru_gate_gradients_kernel`, then one product for each gradient
 
-Only x and y are kept for backward. Beyond them the memory is that of one chunk, CHUNK_BYTES for each of a dozen buffers
-at most. No atomics: results are bitwise repeatable. No host-device synchronisation.
+Only x and y are saved for backward. All other memory is that of one chunk, at most CHUNK_BYTES for each of a dozen
+buffers. Without atomics, results are bitwise repeatable. There is no host-device synchronisation.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _in_dtype(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _finish_chunk(layer: Launch, chunk: Chunk, slots: Tensor, dh: Tensor, dh_reset: Tensor) -> None:
-    """The last product that a group's recurrence leaves: dh becomes the gradient of the state before the chunk."""
+    """Adds the product that a group's recurrence leaves out: dh becomes the gradient of the state before the chunk."""
     for d in range(layer.directions):
         last = slots[chunk.steps, d].view(layer.x.dtype)  # (B, 3H)
         dh[d] += torch.mm(last.float(), layer.w_hh[d].float())
@@ -167,7 +167,7 @@ def _over_rows(kernel: Any, H: int, first: Tensor, *tensors: Tensor | None, **op
 
 @contextmanager
 def _launching(layer: Launch) -> Iterator[None]:
-    """The tensors' device as the current one, as a launch needs it, and the layer's precision for all products."""
+    """Makes the tensors' device the current one, as launches require, and sets the layer's precision of products."""
     switch = torch.backends.cuda.matmul
     name = "fp32_precision" if hasattr(switch, "fp32_precision") else "allow_tf32"  # torch 2.9 has the first
     before = getattr(switch, name)

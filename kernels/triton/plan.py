@@ -1,8 +1,8 @@
 """How a layer's recurrences are launched: a pure function of its sizes, kind of arithmetic and device.
 
-The table is `plans.json`: the first row that serves and fits is taken. `benchmarks/tuning/compile_report.py` checks
+The first row of the table `plans.json` that matches and fits is used. `benchmarks/tuning/compile_report.py` checks
 every row against a budget of registers, shared memory and instructions; `benchmarks/tuning/tune.py` times candidates on
-a GPU and writes the table. Nothing in it was timed yet.
+a GPU and writes the table. The table has not been tuned on hardware.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ class Plan(NamedTuple):
     """How a recurrence is launched."""
 
     block_b: int  # rows of a tile
-    block_j: int  # hidden units of a program, where a group of programs shares a tile; 0 where one has them all
-    block_k: int  # hidden units that a product takes at once, a power of two
+    block_j: int  # hidden units per program if a group of programs shares a tile; 0 if one program has all units
+    block_k: int  # hidden units per product, a power of two
     streamed: bool  # weights come from the L2 cache in each step, instead of staying on chip
     exchange: str  # the protocol of a group, "data" or "counter" (`exchange.py`); "" without a group
     warps: int
-    stages: int  # steps, or, where streamed, products whose operands are on their way
-    shared_bytes: int  # on the architecture that takes most
+    stages: int  # steps (products, if streamed) whose operands are loaded ahead
+    shared_bytes: int  # on the architecture that needs most
 
 
 class Device(NamedTuple):
-    """What a plan depends on."""
+    """The device properties that a plan depends on."""
 
     capability: int  # 90 for compute capability 9.0
     processors: int
@@ -49,8 +49,8 @@ def kind(dtype: torch.dtype, precision: str) -> str:
 def plan(recurrence: str, batch: int, hidden_size: int, directions: int, kind: str, device: Device) -> Plan:
     """The plan of a recurrence.
 
-    A group whose weights stay on chip must run at once, so such a plan needs a multiprocessor for each program. Where
-    the weights are streamed, a group that does not fit is launched step by step.
+    The programs of a group whose weights stay on chip must run at the same time, so each needs a multiprocessor. With
+    streamed weights, a group that does not fit is launched step by step.
 
     Args:
         recurrence: "forward" or "backward".
@@ -80,12 +80,12 @@ def plan(recurrence: str, batch: int, hidden_size: int, directions: int, kind: s
         return Plan(*(row[name] for name in Plan._fields))
     raise ValueError(
         f"no plan for {hidden_size} hidden units in {kind} arithmetic on a device of compute capability "
-        f"{device.capability / 10} with {device.shared_memory} bytes of shared memory a block"
+        f"{device.capability / 10} with {device.shared_memory} bytes of shared memory per block"
     )
 
 
 def device(of: torch.device) -> Device:
-    """What plans depend on; where there is no GPU (in Triton's interpreter), an H100."""
+    """The properties of a device; without a GPU (in Triton's interpreter), those of an H100."""
     if of.type != "cuda" or not torch.cuda.is_available():
         return H100
     properties = torch.cuda.get_device_properties(of)

@@ -1,11 +1,11 @@
-"""One step of one direction in one launch: both products and the gates. What streaming and `GRUCell` run on a GPU.
+"""One step of one direction in one launch, with both products and the gates; used by streaming and `GRUCell` on a GPU.
 
-Each program has J hidden units of a tile of rows and goes through all of I, then of H; the weights, read once, are the
-cost. The equations are those of `forward.py`, with gx computed here instead of before. No buffers, no waiting: a CUDA
-graph captures it as one node.
+Each program has J hidden units of a tile of rows and loops over I, then over H; reading the weights, once, dominates
+the cost. The equations are those of `forward.py`, with gx computed here instead of before. There are no buffers and
+nothing is awaited, so a CUDA graph captures it as one node.
 
-Float32 products without tensor cores ("ieee") would read W^T from shared memory, where W lies as in memory, with
-conflicts of 16 lanes. There units come first, and x^T is multiplied by W.
+Float32 products without tensor cores ("ieee") would read W^T from W in shared memory with bank conflicts of 16 lanes.
+Their tiles have units first, and multiply W by x^T.
 """
 
 from __future__ import annotations

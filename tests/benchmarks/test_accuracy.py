@@ -1,4 +1,4 @@
-"""Errors against float64: what is measured is right, and the tables say what was measured."""
+"""Errors against float64: the measurement is correct, and the tables show the measured values."""
 
 import csv
 import sys
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("case", ["plain", *accuracy.CASES])
 def test_the_exact_layer_is_nn_gru(case):
-    """Where nn.GRU has the digits."""
+    """In the range where nn.GRU does not lose digits."""
     given = accuracy.problem(case, torch.float32, 7)
     got = accuracy.results(accuracy.Exact(given.layer), given, torch.float64)
     want = accuracy.results(given.layer, given, torch.float64)

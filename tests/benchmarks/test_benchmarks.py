@@ -1,4 +1,4 @@
-"""The benchmark suite: what is timed is right, what cannot be timed says why, and the report says what was measured."""
+"""The benchmarks: timed results are correct, failures have a reason, and the report shows the measured values."""
 
 import ast
 import csv
@@ -116,7 +116,7 @@ def test_refused(arguments, message, monkeypatch, tmp_path, capsys):
 
 def test_lengths_are_those_of_imdb():
     lengths = Case(2000, 20_000, 1, 1, lengths="imdb").row_lengths()
-    assert lengths.float().mean() == pytest.approx(234, rel=0.05)  # as counted in the training reviews
+    assert lengths.float().mean() == pytest.approx(234, rel=0.05)  # counted in the training reviews
     assert lengths.float().median() == pytest.approx(174, rel=0.05)
 
 
@@ -192,7 +192,7 @@ def test_a_table_has_rows_of_one_machine_and_one_commit(other):
 
 
 def imports(path, names):
-    """The modules among `names` that a file imports, anywhere in it."""
+    """The modules among `names` that a file imports anywhere."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in names)
@@ -211,7 +211,7 @@ def test_imports_of_benchmarks_have_no_cycle():
     assert "benchmarks.measuring.cases" in graph["benchmarks.results"] and len(graph) > 20
     while free := {name for name, needed in graph.items() if not needed & graph.keys()}:
         graph = {name: needed for name, needed in graph.items() if name not in free}
-    assert not graph  # what is left imports itself, through others
+    assert not graph  # the remaining modules form an import cycle
 
 
 def test_a_fresh_process_says_its_time_and_memory():

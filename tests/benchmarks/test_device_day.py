@@ -1,4 +1,4 @@
-"""What waits for a GPU, tried without one: the script for a GPU day, and the tuning of the launch table."""
+"""Runs the script for a day on a GPU, and the tuning of the launch table, without a GPU."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def on_device(*arguments):
 
 @pytest.mark.exhaustive
 def test_a_dry_run_of_a_gpu_day(tmp_path):
-    (tmp_path / "environment.json").mkdir()  # so that this part fails, and shows that the others still run
+    (tmp_path / "environment.json").mkdir()  # this step fails, and the others must still run
     result = on_device(tmp_path, "dry-run")
     assert result.returncode == 1 and result.stdout.endswith("failed: environment\n"), result.stdout + result.stderr
     assert "backward,ieee,16" in (tmp_path / "tune" / "tune.csv").read_text()
@@ -70,7 +70,7 @@ def test_candidates_fit_the_device():
     for cell in tune.cells():
         batch, hidden_size = cell.sizes
         chosen = list(tune.candidates(cell, 2, H100.shared_memory))
-        most = min(max(batch, 16), 32)  # higher tiles compile to asynchronous products
+        most = min(max(batch, 16), 32)  # larger tiles compile to asynchronous products
         assert chosen and all(c.block_b <= most and c.block_k <= max(hidden_size, 16) for c in chosen), cell
 
 

@@ -1,4 +1,4 @@
-"""Published figures are those of the committed raw results, and what pages link to is there."""
+"""Published figures equal the committed raw results, and the pages' links are not broken."""
 
 import re
 

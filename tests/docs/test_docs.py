@@ -1,4 +1,4 @@
-"""The documentation: its code runs, its links lead somewhere, and it has every public name."""
+"""The documentation: its code runs, its links are not broken, and it has every public name."""
 
 import doctest
 import importlib.util

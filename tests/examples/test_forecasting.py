@@ -1,4 +1,4 @@
-"""The forecasts: what the mask hides has no effect, nothing of the future is read, and the loss and plot are right."""
+"""The forecasts: masked steps have no effect, the future is not read, and the loss and the plot are correct."""
 
 import one_file
 import pytest
@@ -11,7 +11,7 @@ example = one_file.load("forecasting")
 
 @pytest.fixture
 def batch():
-    """Histories before random weeks, some of them early ones: x, mask and the last measurement."""
+    """Histories before random weeks, some of them early: x, mask and the last measurement."""
     return example.histories(torch.cat([torch.tensor([60]), torch.randint(example.YEAR, example.SPLIT, (31,))]))
 
 
@@ -74,7 +74,7 @@ def test_as_a_program(tmp_path):
     plot = tmp_path / "forecast.png"
     result = one_file.run("forecasting", "--steps", 2, "--output", plot)
     assert result.returncode == 0, result.stderr
-    assert plot.read_bytes()[:4] == b"\x89PNG" and "inside the interval for 80%" in result.stdout
+    assert plot.read_bytes()[:4] == b"\x89PNG" and "inside the 80% interval" in result.stdout
     for path in (plot, tmp_path / "none" / "forecast.png", tmp_path / "forecast.txt"):
         refused = one_file.run("forecasting", "--output", path)
         assert refused.returncode == 2 and refused.stderr.endswith(f"in a folder that exists, got {path}\n")

@@ -1,4 +1,4 @@
-"""The character language model: what it learns, how it reads pages, and that it writes what torch.nn.GRU would."""
+"""The character language model learns, reads pages separately, and writes the same as with torch.nn.GRU."""
 
 import math
 
@@ -14,7 +14,7 @@ example = one_file.load("language_model")
 
 @pytest.fixture(scope="module")
 def trained():
-    """A model after a few updates, and the bits of each."""
+    """A model after a few updates, and the bits after each."""
     torch.manual_seed(0)
     model = example.LanguageModel()
     return model, list(example.train(model, 40))
@@ -31,7 +31,7 @@ def test_pages_are_read_each_by_itself(trained):
     model, _ = trained
     gru, nats, count = model.gru.to_torch(), 0.0, 0
     for page in example.HELD_OUT.split(example.PAGE)[1:]:
-        text = example.PAGE + page + example.PAGE  # the end of a page is predicted too, but for the last
+        text = example.PAGE + page + example.PAGE  # the end of every page but the last is predicted too
         codes = torch.tensor([example.CODES[character] for character in text])[: len(example.HELD_OUT) - count]
         with torch.no_grad():
             y, _ = gru(torch.eye(len(example.ALPHABET))[codes[:-1]])

@@ -1,4 +1,4 @@
-"""The recurrent policy: its update reads what acting saw, equals torch.nn.GRU's on split episodes, and learns."""
+"""The recurrent policy: an update sees the states of acting, equals torch.nn.GRU on split episodes, and learns."""
 
 import one_file
 import pytest
@@ -12,7 +12,7 @@ T, B, H = example.STEPS, example.ROWS, example.HIDDEN
 
 @pytest.fixture
 def experience():
-    """A policy, the state in the middle of corridors, and what happened from there."""
+    """A policy, its state in the middle of corridors, and the experience from there."""
     policy, corridors = example.Policy(), example.Corridors()
     _, h0 = example.gather(policy, corridors, torch.zeros(1, B, H))
     seen, _ = example.gather(policy, corridors, h0)

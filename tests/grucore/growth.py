@@ -1,4 +1,4 @@
-"""What a process gains in calls whose shapes change: `python growth.py BACKEND CALLS`.
+"""The growth of a process in calls with changing shapes: `python growth.py BACKEND CALLS`.
 
 Trains, infers and makes single steps. One call in three has lengths, one in three a mask and resets. Prints MiB of
 memory, threads, open files and child processes, those after the last call less those after a fifth of them.
@@ -18,7 +18,7 @@ SELF = Path("/proc/self")
 
 
 def held() -> dict[str, float]:
-    """What the process has now."""
+    """The resources of the process now."""
     pages = int((SELF / "statm").read_text().split()[1])
     children = [each.read_text() for each in SELF.glob("task/*/children")]
     return {
@@ -30,7 +30,7 @@ def held() -> dict[str, float]:
 
 
 def call(layer: GRU, cell: GRUCell, kind: str, i: int, numbers: random.Random) -> None:
-    """One call, of a shape that has perhaps not been there before."""
+    """One call, of a possibly new shape."""
     T, B = numbers.randint(1, 12), numbers.randint(1, 64)
     x = torch.randn(T, B, layer.input_size)
     if kind == "step":
@@ -47,7 +47,7 @@ def call(layer: GRU, cell: GRUCell, kind: str, i: int, numbers: random.Random) -
 
 
 def gained(backend: str, kind: str, calls: int) -> dict[str, float]:
-    """What the calls of a kind leave behind."""
+    """The growth during calls of a kind."""
     layer, cell = GRU(32, 128, backend=backend), GRUCell(32, 128, backend=backend)
     numbers, begin = random.Random(0), held()
     with torch.set_grad_enabled(kind == "training"):

@@ -1,4 +1,4 @@
-"""What type checkers see of the public surface: `make check` runs mypy on this file, which is never executed."""
+"""The public surface as type checkers see it: `make check` runs mypy on this file, which is never executed."""
 
 import torch
 from torch import Tensor

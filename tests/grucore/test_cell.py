@@ -50,11 +50,11 @@ def test_cell_equals_nn_gru_cell(bias):
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @torch.no_grad()
 def test_a_step_without_gradients_leaves_its_inputs_and_bends_to_its_surroundings():
-    """Memory is used again there: not the caller's, and not under torch.func or autocast."""
+    """Memory is reused there, but not the caller's, and not under torch.func or autocast."""
     cell, x, h = GRUCell(3, 4), torch.randn(5, 2, 3), torch.randn(2, 4)
     args = (x.clone(), h.clone(), {name: p.clone() for name, p in cell.named_parameters()})
     want = torch.stack([cell(x_t, h) for x_t in x])
-    wide = GRUCell(3, 1500)  # from 2048 elements on tanh is made of sigmoid
+    wide = GRUCell(3, 1500)  # from 2048 elements on, tanh is computed from sigmoid
     assert_near("output", wide(x[0]), nn.GRUCell.forward(wide, x[0]))
     assert torch.equal(args[0], x) and torch.equal(args[1], h)
     assert all(torch.equal(args[2][name], p) for name, p in cell.named_parameters())
@@ -68,7 +68,7 @@ def test_a_step_without_gradients_leaves_its_inputs_and_bends_to_its_surrounding
 @pytest.mark.parametrize("sizes", [(0, 4), (3, 0), (0, 0)], ids=str)
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
 def test_sizes_of_0(sizes, bias):
-    """As torch.nn.GRUCell has them."""
+    """Like torch.nn.GRUCell."""
     theirs = nn.GRUCell(*sizes, bias=bias)
     cell = GRUCell.from_torch(theirs)
     x, h = torch.randn(2, sizes[0]), torch.randn(2, sizes[1])
@@ -90,7 +90,7 @@ OF_ONE_STEP = {
 @pytest.mark.parametrize("rows", [(), (0,), (2,)], ids=str)
 @pytest.mark.parametrize("options", OF_ONE_STEP.values(), ids=OF_ONE_STEP)
 def test_sizes_of_0_on_every_way(options, rows):
-    """With gradients, which take another way; the layer's own step has no sizes of 0 but B."""
+    """With gradients, which take another path; of the layer's own step only B may be 0."""
     for I, H in itertools.product((0, 3), (0, 4)):  # noqa: E741
         cell = GRUCell(I, H, **options)
         y = cell(torch.randn(*rows, I), torch.randn(*rows, H))

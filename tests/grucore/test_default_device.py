@@ -1,4 +1,4 @@
-"""torch.set_default_device: what it says of new tensors changes nothing for those that are given."""
+"""torch.set_default_device applies to new tensors and does not affect given ones."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ CALLS = {
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_the_default_device_does_not_matter(call):
     want = call()
-    with torch.device("meta"):  # as torch.set_default_device does, for a while
+    with torch.device("meta"):  # like torch.set_default_device, temporarily
         got = call()
     assert got.device.type == "cpu" and torch.equal(got, want)
 

@@ -1,4 +1,4 @@
-"""Which implementation runs a call, and why; an explicit one never gives way to another."""
+"""The implementation that runs a call, and why; an explicit one is never replaced by another."""
 
 import re
 
@@ -18,13 +18,13 @@ RESET = torch.ones(5, 2, dtype=torch.bool)
 
 def test_explain_backend_names_what_runs_and_why(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(dispatch, "NO_NATIVE", None)  # as where there was a compiler
+    monkeypatch.setattr(dispatch, "NO_NATIVE", None)  # as on a machine with a compiler
     with torch.no_grad():
         assert GRU(3, 4).explain_backend(X) == ("native", "the implementation for cpu tensors")
     layer = GRU(3, 4, dtype=torch.complex64)
     assert layer.explain_backend(X.cfloat())[0] == "eager" and "complex64" in layer.explain_backend(X.cfloat())[1]
     assert GRU(3, 4, backend="eager").explain_backend(X).reason == "asked for"
-    with pytest.raises(RuntimeError, match="need a CUDA device, and the tensors are on cpu"):
+    with pytest.raises(RuntimeError, match="need a CUDA device, but the tensors are on cpu"):
         GRU(3, 4, backend="triton")(X)
 
 
@@ -106,10 +106,10 @@ def test_an_explicit_backend_never_falls_back(dtype, others, limits, message, mo
         dispatch.choose("triton", request_of("cuda", dtype, hidden_size=4, **others))
 
 
-REFUSED = {  # what only PyTorch's own operators have: a layer's options and a call
-    "gates": ({}, lambda layer: layer.trace(X), "no gates to trace"),
-    "vmap": ({}, lambda layer: vmap(lambda x: layer(x)[0], in_dims=1)(X[:, :, None]), "no rule for torch.func"),
-    "vmap of a cell": ({}, lambda layer: vmap(layer.step)(X, X.new_zeros(5, 1, 2, 4)), "no rule for"),
+REFUSED = {  # only PyTorch's own operators can do these: a layer's options and a call
+    "gates": ({}, lambda layer: layer.trace(X), "no gates to return"),
+    "vmap": ({}, lambda layer: vmap(lambda x: layer(x)[0], in_dims=1)(X[:, :, None]), "no rules for torch.func"),
+    "vmap of a cell": ({}, lambda layer: vmap(layer.step)(X, X.new_zeros(5, 1, 2, 4)), "no rules for"),
     "zoneout": ({"zoneout": 0.1}, lambda layer: layer(X), "no zoneout"),
     "explained": ({"zoneout": 0.1}, lambda layer: layer.explain_backend(X), "no zoneout"),
     "several": ({"zoneout": 0.1, "layer_norm": True}, lambda layer: layer(X), "no zoneout and layer_norm"),
@@ -137,7 +137,7 @@ def test_a_backend_that_is_set_later_is_checked():
 
 
 @pytest.mark.parametrize(
-    "installed, message", [(None, "Triton is not installed"), ("3.3.1", "need Triton 3.4 or newer, and 3.3.1 is")]
+    "installed, message", [(None, "Triton is not installed"), ("3.3.1", "need Triton 3.4 or newer, but 3.3.1 is")]
 )
 def test_a_missing_or_old_triton_is_named(installed, message, monkeypatch):
     monkeypatch.setattr(dispatch, "NO_TRITON", dispatch._no_triton(installed))

@@ -1,4 +1,4 @@
-"""What "auto" checks on a GPU that nobody has measured; in the interpreter where there is none."""
+"""The check of "auto" on an unmeasured GPU; in the interpreter if there is none."""
 
 import warnings
 
@@ -36,7 +36,7 @@ def test_right_kernels_pass(case):
 
 
 def test_a_wrong_gradient_is_named(monkeypatch):
-    """Only that of W_hh, a tenth too large."""
+    """Only the gradient of W_hh is a tenth too large."""
     right = layer.gru_backward
 
     def wrong(*args):
@@ -58,7 +58,7 @@ def test_what_the_kernels_raise_and_nan_are_differences(monkeypatch):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """An H100, as far as the choice of a backend asks."""
+    """An H100, as far as the choice of a backend can tell."""
     monkeypatch.setattr(plan, "device", lambda _: plan.H100)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     first_use.checked.cache_clear()

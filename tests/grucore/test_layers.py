@@ -1,4 +1,4 @@
-"""Layers and their options against torch.nn.GRU in float64; one layer at every size is held in test_contract.py."""
+"""Layers and their options against torch.nn.GRU in float64; test_contract.py tests one layer at every size."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_equals_nn_gru(case):
 @pytest.mark.parametrize("two_way", [False, True], ids=["one-way", "two-way"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_backends_serve_stacked_layers(backend, two_way):
-    """Two layers with lengths and resets, one-way to another state, against the reference in float64."""
+    """Two layers with lengths and resets (one direction: to another state), against the reference in float64."""
     device, limits = (DEVICE, FUSED_LIMITS) if backend == "triton" else ("cpu", LIMITS)
     layer = GRU(5, 20, num_layers=2, bidirectional=two_way, device=device, precision="ieee", backend=backend)
     oracle = GRU.from_torch(layer.to_torch(), backend="reference").double()
@@ -77,7 +77,7 @@ def test_empty(T, B, bidirectional):
 
 
 def test_backward_twice_through_one_forward():
-    """What is saved is not overwritten by the first backward."""
+    """The first backward does not overwrite saved tensors."""
     layer, x = GRU(3, 5), torch.randn(6, 2, 3, requires_grad=True)
     y, _ = layer(x)
     first = torch.autograd.grad(y.sum(), x, retain_graph=True)[0]

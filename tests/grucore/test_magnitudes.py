@@ -1,8 +1,8 @@
-"""Inputs and weights of every magnitude: no digits are lost where values are small, or where a gate is nearly open.
+"""Inputs and weights of every magnitude: no digits are lost for small values or nearly open gates.
 
-The limits are those of `oracle.py`. Large inputs are rounded before they reach a gate, which no form mends: there the
+The limits are those of `oracle.py`. Large inputs are rounded before they reach a gate, which nothing can fix: there the
 error may also be twice that of torch.nn.GRU in the same dtype, which depends on the order in which it adds the features
-and units. So it computes the same several times, in orders of its own.
+and units. So it is computed several times, in different orders.
 """
 
 import copy
@@ -21,7 +21,7 @@ BIASES = ["absent", "zero", "drawn"]
 
 
 def with_biases(kind, biases, **options):
-    """A layer or cell of 8 features and 64 units whose biases are drawn, zero or absent."""
+    """A layer or cell of 8 features and 64 units with drawn, zero or absent biases."""
     layer = kind(8, 64, bias=biases != "absent", **options)
     for name, parameter in layer.named_parameters():
         if "bias" in name and biases == "zero":
@@ -30,7 +30,7 @@ def with_biases(kind, biases, **options):
 
 
 def results(module, x, hx, units=slice(None), **call):
-    """y, h_n and the gradients of all that is given, for a loss that weighs the outputs, in that order of units."""
+    """y, h_n and all gradients, for a weighted sum of the outputs as loss, in that order of units."""
     x, hx = x.detach().requires_grad_(), hx.detach().requires_grad_()
     outputs = module(x, hx, **call)
     outputs = dict(zip(("y", "h_n"), [outputs] if isinstance(outputs, torch.Tensor) else outputs, strict=False))
@@ -41,7 +41,7 @@ def results(module, x, hx, units=slice(None), **call):
 
 
 def reordered(module, x, hx):
-    """The outputs and gradients of `results`, with features and units in random orders on the way."""
+    """The outputs and gradients of `results`, with features and units internally in random order."""
     features, units = torch.randperm(x.shape[-1]), torch.randperm(hx.shape[-1])
     gates = torch.cat([units + gate * len(units) for gate in range(3)])
     orders = {"ih": (gates, features), "hh": (gates, units)}  # of a weight's dimensions, or of a bias
@@ -86,7 +86,7 @@ def test_layer(dtype, magnitude, biases):
 @pytest.mark.parametrize("biases", BIASES)
 @pytest.mark.parametrize("magnitude", MAGNITUDES)
 def test_cell_and_step(magnitude, biases):
-    """With gradients and without, which run other operators."""
+    """With and without gradients, which run different operators."""
     cell = with_biases(GRUCell, biases)
     oracle = cell.to_torch().double()
     x, hx = magnitude * torch.randn(64, 8), magnitude * torch.randn(64, 64)
@@ -132,7 +132,7 @@ def test_autocast(magnitude):
 @pytest.mark.parametrize("reset_after", [True, False], ids=["reset-after", "reset-before"])
 @pytest.mark.parametrize("bias", [5.0, 10.0, 15.0])
 def test_gates_that_are_nearly_open(bias, reset_after):
-    """As a long memory begins: 1 - z is 3e-7 at a bias of 15, where torch.nn.GRU's outputs are off by a tenth."""
+    """A long memory: 1 - z is 3e-7 at a bias of 15, where torch.nn.GRU's outputs are off by a tenth."""
     layer = GRU(8, 64, reset_after=reset_after)
     with torch.no_grad():
         layer.bias_hh_l0[:128] += bias

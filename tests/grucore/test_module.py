@@ -1,4 +1,4 @@
-"""GRU and GRUCell as drop-ins: everything about torch.nn.GRU that is not its arithmetic."""
+"""GRU and GRUCell as drop-in replacements: everything about torch.nn.GRU except its arithmetic."""
 
 import copy
 import inspect
@@ -27,7 +27,7 @@ def readable(options):
 
 @pytest.fixture(params=CONFIGURATIONS, ids=readable)
 def pair(request):
-    """The same layer made by both libraries from the same seed."""
+    """The same layer, made by both libraries from the same seed."""
     layers = []
     for kind in (GRU, nn.GRU):
         torch.manual_seed(3)
@@ -228,7 +228,7 @@ def test_weights_of_two_dtypes_or_devices_are_refused():
     for change in ({"dtype": torch.float64}, {"device": "meta"}):
         layer = GRU(3, 4)
         layer.weight_hh_l0 = torch.nn.Parameter(layer.weight_hh_l0.to(**change))
-        with pytest.raises(InputError, match="all weights must be of one dtype on one device: w_ih is"):
+        with pytest.raises(InputError, match="all weights must have one dtype and be on one device: w_ih is"):
             layer(torch.randn(2, 1, 3))
 
 
@@ -279,7 +279,7 @@ def test_flags_of_the_function_are_bools(flag):
 def test_sizes_are_integers_of_any_library():
     layer = GRU(np.int64(3), np.int32(4), num_layers=np.uint8(2))
     assert repr(layer) == "GRU(3, 4, num_layers=2)" and type(layer.hidden_size) is int
-    assert GRU(3, 4, proj_size=0).proj_size == 0  # as a program that makes LSTMs too may say
+    assert GRU(3, 4, proj_size=0).proj_size == 0  # as in a program that also makes LSTMs
 
 
 @pytest.mark.parametrize("input", [None, [1.0], np.ones((5, 2, 3))], ids=["None", "list", "ndarray"])
@@ -322,7 +322,7 @@ BAD_CALLS = {
         r"Expected hidden size \(1, 2, 4\), got \[2, 4\]",
         lambda m: m.step(torch.randn(2, 3), torch.zeros(2, 4)),
     ),
-    "step two-way": ("needs one direction", lambda m: GRU(3, 4, bidirectional=True).step(torch.randn(2, 3))),
+    "step two-way": ("a unidirectional layer", lambda m: GRU(3, 4, bidirectional=True).step(torch.randn(2, 3))),
     "cell features": ("5 features, expected input_size = 3", lambda m: GRUCell(3, 4)(torch.randn(2, 5))),
     "cell hx": (r"shape \(2, 4\), got \(3, 4\)", lambda m: GRUCell(3, 4)(torch.randn(2, 3), torch.zeros(3, 4))),
     "cell rank": ("Expected input to be 1D or 2D, got 3D", lambda m: GRUCell(3, 4)(torch.randn(2, 2, 3))),
@@ -331,7 +331,7 @@ BAD_CALLS = {
         lambda m: gru(torch.randn(5, 2, 3), None, [(torch.randn(12, 3), torch.randn(9, 4))]),
     ),
     "one bias": (
-        "together or not at all",
+        "both b_ih and b_hh, or neither",
         lambda m: gru_cell(
             torch.randn(2, 3), torch.zeros(2, 4), torch.randn(12, 3), torch.randn(12, 4), torch.randn(12)
         ),
@@ -341,14 +341,14 @@ BAD_CALLS = {
 
 @pytest.mark.parametrize("message, call", BAD_CALLS.values(), ids=BAD_CALLS)
 def test_bad_calls(message, call):
-    """Caught as ValueError and as RuntimeError, since torch.nn.GRU raises now one, now the other."""
+    """Caught as ValueError and as RuntimeError, since torch.nn.GRU raises either."""
     with pytest.raises(InputError, match=message) as caught:
         call(GRU(3, 4))
     assert isinstance(caught.value, ValueError) and isinstance(caught.value, RuntimeError)
 
 
 def test_parameters_are_read_at_every_call():
-    """Tied, parametrised and swapped weights act, without a warning."""
+    """Tied, parametrised and swapped weights have an effect, without a warning."""
     layer, x = GRU(4, 4), torch.randn(3, 2, 4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -366,7 +366,7 @@ def test_parameters_are_read_at_every_call():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast(dtype):
-    """As after a linear layer: an input in the autocast dtype, float32 parameters with float32 gradients."""
+    """Like a linear layer: an input in the autocast dtype, float32 parameters with float32 gradients."""
     layer = GRU(8, 64, num_layers=2, bidirectional=True)
     x, hx = torch.randn(12, 5, 8), torch.randn(4, 5, 64)
     with torch.autocast("cpu", dtype):
@@ -380,7 +380,7 @@ def test_autocast(dtype):
 
 
 def test_autocast_leaves_what_it_leaves_of_linear_layers():
-    """float64 stays, and integers are refused, as they are without autocast."""
+    """float64 stays unchanged, and integers are refused, as without autocast."""
     layer, x, cell = GRU(3, 4, dtype=torch.float64), torch.randn(5, 2, 3, dtype=torch.float64), GRUCell(3, 4).double()
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x)[0].dtype is layer.step(x[0])[0].dtype is cell(x[0]).dtype is nn.Linear(3, 4).double()(x).dtype
@@ -407,7 +407,7 @@ def test_weights_that_are_none_are_named(weights, error, message):
 
 
 def test_a_deleted_weight_is_named():
-    """torch.nn.GRU goes on with the copy that it keeps."""
+    """torch.nn.GRU continues with its own copy."""
     layer = GRU(3, 4)
     del layer.weight_hh_l0
     for call in (lambda: layer(torch.ones(5, 2, 3)), lambda: layer.step(torch.ones(2, 3))):

@@ -1,4 +1,4 @@
-"""What a process holds is bounded, however shapes change from call to call; and what an import brings."""
+"""The resources of a process are bounded, even if shapes change from call to call; and an import loads little."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).parent / "growth.py"
 BACKENDS = ["reference", "eager", *([] if UNAVAILABLE else ["native"])]
-LIMIT = 12  # MiB; measured 3.0, and 32 where each output was remembered
+LIMIT = 12  # MiB; measured 3.0, and 32 with every output kept
 
 
 def python(*arguments):
@@ -40,7 +40,7 @@ before, threads = set(sys.modules), threading.active_count()
 import grucore
 print(json.dumps([sorted(set(sys.modules) - before), threading.active_count() - threads]))
 """
-# torch's own that it leaves to be imported when they are used, each of which takes a second or so.
+# Modules of torch that it imports only on use; each takes about a second.
 SLOW = (
     "torch._dynamo",
     "torch._inductor",
@@ -53,7 +53,7 @@ LAZY = ("grucore.convert", "grucore.integrations", "grucore.selftest", "grucore.
 
 
 def test_an_import_brings_little():
-    """A millisecond or two a module: few of them, no compiler, no converter, no kernel of a GPU, and no thread."""
+    """A module takes a millisecond or two: few are imported; no compiler, converter, GPU kernel or thread."""
     modules, threads = python("-c", AFTER_AN_IMPORT)
     assert not [name for name in modules if name.startswith((*SLOW, *LAZY))]
     assert len(modules) < 60 and threads == 0  # 41

@@ -1,4 +1,4 @@
-"""`python -m grucore.selftest`: right here, and able to say wrong."""
+"""`python -m grucore.selftest` passes here, and reports wrong results."""
 
 import torch
 
@@ -9,7 +9,7 @@ def test_this_machine_is_right(monkeypatch, capsys):
     monkeypatch.setattr(selftest, "SHAPES", [(3, 2, 4, 5)])
     assert selftest.main() == 0
     printed = capsys.readouterr().out
-    assert "cpu    float32" in printed and "all results are right" in printed
+    assert "cpu    float32" in printed and "all results are correct" in printed
     assert GRU(4, 5).explain_backend(torch.zeros(3, 2, 4)).name in printed
 
 

@@ -1,4 +1,4 @@
-"""Sequences past the length where others stop or go wrong; the other sizes are in test_contract.py."""
+"""Sequences longer than other implementations support; the other sizes are in test_contract.py."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""lengths, mask, reset and PackedSequence: against torch.nn.GRU on packed or cut sequences."""
+"""lengths, mask, reset and PackedSequence: against torch.nn.GRU on packed or split sequences."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_lengths_equal_packed_nn_gru(lengths):
 
 
 def stacked_nn_gru(module, x, h, steps):
-    """All layers of a torch.nn.GRU in two directions, whatever the flags: what mask and reset mean."""
+    """All layers of a torch.nn.GRU in two directions, with masks and resets as they are defined."""
     h_ns = []
     directions = module.all_weights  # of layer 0 forward, backward, layer 1 forward, ...
     for forward, backward, h0 in zip(directions[::2], directions[1::2], h.split(2), strict=True):
@@ -97,7 +97,7 @@ def test_unbatched_and_batch_first_take_the_same_flags():
 
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "two-way"])
 def test_flags_are_not_read_on_the_host(bidirectional):
-    """A tensor on the meta device has a shape and no values: whoever reads one raises."""
+    """A tensor on the meta device has a shape but no values: reading one raises."""
     layer = GRU(3, 4, num_layers=2, bidirectional=bidirectional, device="meta")
     x, flag = torch.randn(5, 2, 3, device="meta"), torch.ones(5, 2, dtype=torch.bool, device="meta")
     lengths, state = torch.ones(2, dtype=torch.int64, device="meta"), torch.zeros(2, 2, 4, device="meta")
@@ -124,7 +124,7 @@ BAD = {
     "text": (TypeError, "lengths must be integers, .* got 'ab'", {"lengths": "ab"}),
     "reset_state": (TypeError, "reset_state must be a Tensor", {"reset": torch.ones(4, 2).bool(), "reset_state": 0}),
     "mask swapped": (InputError, r"\(T, B\) = \(4, 2\), got \(2, 4\)", {"mask": torch.ones(2, 4).bool()}),
-    "reset shape": (InputError, r"reset must have a flag .* got \(4,\)", {"reset": torch.ones(4).bool()}),
+    "reset shape": (InputError, r"reset must have shape .* got \(4,\)", {"reset": torch.ones(4).bool()}),
     "both": (InputError, "lengths or mask, not both", {"lengths": [1, 2], "mask": torch.ones(4, 2).bool()}),
 }
 
@@ -174,5 +174,5 @@ def test_lengths_of_every_type(lengths):
 )
 def test_flags_do_not_go_with_a_packed_sequence(options):
     (name,) = options
-    with pytest.raises(InputError, match=f"{name} goes with a padded input, .* pad_packed_sequence gives the input"):
+    with pytest.raises(InputError, match=f"{name} requires a padded input, .* pad_packed_sequence gives the"):
         GRU(3, 4)(pack_sequence([torch.randn(2, 3)]), **options)

@@ -1,4 +1,4 @@
-"""A batch in parts: truncated backpropagation, states carried on, resets to another state than the carried one."""
+"""A batch in parts: truncated backpropagation, carried states, resets to another state than the carried one."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def test_no_gradient_crosses_parts():
 
 
 def test_resets_go_to_another_state_than_the_carried_one():
-    """Row by row and step by step, as an agent would act: the oracle is `step`."""
+    """Against `step`, row by row and step by step, as an agent would act."""
     model = GRU(3, 5, num_layers=2, dtype=f64)
     x, carried, begin = (torch.randn(*s, dtype=f64) for s in ((T, B, 3), (2, B, 5), (2, B, 5)))
     reset = some_flags("reset")["reset"]
@@ -93,9 +93,9 @@ def test_reset_state_of_zeros_equals_none_carried(x):
 
 
 BAD = {
-    "no reset": ({}, {"reset_state": torch.zeros(1, B, 5)}, "give reset too"),
+    "no reset": ({}, {"reset_state": torch.zeros(1, B, 5)}, "requires reset"),
     "shape": ({}, {"reset": True, "reset_state": torch.zeros(1, 1, 5)}, r"reset_state of shape \(1, 4, 5\)"),
-    "two-way": ({"bidirectional": True}, {"reset": True, "reset_state": torch.zeros(2, B, 5)}, "one direction"),
+    "two-way": ({"bidirectional": True}, {"reset": True, "reset_state": torch.zeros(2, B, 5)}, "unidirectional"),
 }
 
 
@@ -109,8 +109,8 @@ def test_bad_reset_states(options, call, message):
 
 BAD_PARTS = {
     "steps": ({}, (T, B, 3), 0, "steps must be at least 1, got 0"),
-    "two-way": ({"bidirectional": True}, (T, B, 3), 4, "one direction"),
-    "unbatched": ({}, (T, 3), 4, "batch of 3 dimensions"),
+    "two-way": ({"bidirectional": True}, (T, B, 3), 4, "unidirectional"),
+    "unbatched": ({}, (T, 3), 4, "must have 3 dimensions"),
 }
 
 
@@ -127,7 +127,7 @@ BAD_PARTS = {
     ],
 )
 def test_bad_arguments_of_parts(call, error, message):
-    """Found before the first part is computed."""
+    """Errors come before the first part is computed."""
     with pytest.raises(error, match=message):
         next(truncated_bptt(GRU(3, 5), **{"input": torch.randn(T, B, 3), "steps": 4} | call))
 

@@ -12,7 +12,7 @@ f64 = torch.float64
 
 
 def written_out(layer, x, keep=None, zoneout_keep=None):
-    """One layer in one direction, in haste's order of gates and words (z, r, g), from the layer's own parameters."""
+    """One layer in one direction, with haste's order and names of gates (z, r, g), from the layer's parameters."""
     H = layer.hidden_size
     order = torch.cat([torch.arange(H, 2 * H), torch.arange(H), torch.arange(2 * H, 3 * H)])
     kernel, recurrent_kernel = layer.weight_ih_l0[order].t(), layer.weight_hh_l0[order].t()
@@ -45,7 +45,7 @@ def written_out(layer, x, keep=None, zoneout_keep=None):
 
 
 def masks(seed, layer, T, B):
-    """Of a layer in one direction, from what torch.manual_seed was given: the state's in products, and each step's."""
+    """The masks of a unidirectional layer from a seed: that of the state in products, and each step's."""
     torch.manual_seed(seed)
     drawn, shape = noise.new_seed(torch.device("cpu")), (B, layer.hidden_size)
     keep = noise.keep_mask(drawn, 0, 0, shape, layer.recurrent_dropout)
@@ -132,7 +132,7 @@ def test_recomputation_draws_the_same_masks():
 
 
 def test_recurrent_dropout_is_one_mask_for_the_sequence():
-    """And another in the other direction: no weight that a dropped unit is multiplied by has a gradient."""
+    """The other direction has another mask. Weights multiplied only by dropped units have no gradient."""
     layer = GRU(3, 40, bidirectional=True, recurrent_dropout=0.5)
     layer(torch.randn(7, 1, 3))[0].sum().backward()
     unused = [w.grad.abs().sum(0) == 0 for w in (layer.weight_hh_l0, layer.weight_hh_l0_reverse)]
@@ -188,7 +188,7 @@ BAD = {
     "zoneout": ({"zoneout": 1.5}, r"zoneout should be a number in range \[0, 1\].*got 1.5"),
     "recurrent dropout": ({"recurrent_dropout": True}, "recurrent_dropout should be a number"),
     "activation": ({"activation": "gelu"}, "activation must be one of 'tanh', .*got 'gelu'"),
-    "layer norm": ({"layer_norm": True, "reset_after": False}, "layer_norm needs reset_after=True"),
+    "layer norm": ({"layer_norm": True, "reset_after": False}, "layer_norm requires reset_after=True"),
 }
 
 

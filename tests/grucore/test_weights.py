@@ -1,6 +1,6 @@
-"""Weights that are no plain parameters: the oracle is torch.nn.GRU in float64, called with the weights they stand for.
+"""Parametrised and replaced weights: the oracle is torch.nn.GRU in float64, called with the resulting weights.
 
-A warning fails a test here as everywhere (pyproject.toml). The fused kernels run natively on a GPU, else in Triton's
+As everywhere (pyproject.toml), a warning fails a test. The fused kernels run natively on a GPU, else in Triton's
 interpreter.
 """
 
@@ -25,12 +25,12 @@ pytestmark = [pytest.mark.slow, *([pytest.mark.gpu] if DEVICE == "cuda" else [])
 
 
 def drop(weight, training):
-    """Half of the elements anew in every call, in training; drawn on the CPU, the same for every dtype and device."""
+    """Drops half of the elements in every training call; drawn on the CPU, so the same for every dtype and device."""
     return weight * (torch.rand(weight.shape) < 0.5).to(weight) * 2 if training else weight
 
 
 class WeightDrop(nn.Module):
-    """AWD-LSTM's."""
+    """The weight drop of AWD-LSTM."""
 
     def forward(self, weight):
         return drop(weight, self.training)
@@ -41,7 +41,7 @@ def dropped(layer):
 
 
 def replaced(layer):
-    """Weight drop as fastai wrote it: the parameter under another name, its dropped values where it was."""
+    """Weight drop as in fastai: the parameter has another name, and its dropped values the original name."""
     layer.raw = nn.Parameter(layer.weight_hh_l0.detach().clone())
     del layer.weight_hh_l0
 
@@ -91,7 +91,7 @@ def inputs(layer):
 
 
 def changed(backend, change):
-    """A layer changed after a call, and one in float64 that makes its weights of the same values: the oracle's."""
+    """A layer changed after a call, and a float64 twin with the same values, for the oracle."""
     layer = layer_for(backend)
     layer(*inputs(layer))
     twin = copy.deepcopy(layer).double()
@@ -115,12 +115,12 @@ def nn_gru(weights, *args):
 
 
 def assert_equals_nn_gru(layer, twin):
-    """Outputs and gradients of the layer, and of nn.GRU with the weights that its float64 twin makes."""
+    """Compares the layer with nn.GRU, called with the weights of the float64 twin."""
     x, hx = inputs(layer)
     d_outputs, results = (torch.randn(4, 2, 5).to(x), torch.randn_like(hx)), []
     for module, dtype in ((layer, x.dtype), (twin, torch.float64)):
         args = [t.detach().to(dtype).requires_grad_() for t in (x, hx)]
-        torch.manual_seed(5)  # for what is drawn in a call
+        torch.manual_seed(5)  # for random numbers in the call
         y, h_n = layer(*args) if module is layer else nn_gru(weights_of(twin), *args)
         trained = [p for p in module.parameters() if p.requires_grad]
         grads = torch.autograd.grad([y, h_n], [*args, *trained], [d.to(dtype) for d in d_outputs])
@@ -164,7 +164,7 @@ def assigned(layer):
 
 
 def to_dtype(layer):
-    """To another one, with a call there, and back: the weights are rounded."""
+    """To another dtype, with a call there, and back: the weights are rounded."""
     layer.to({"eager": torch.float32, "triton": torch.float16}[layer.backend])
     layer(*inputs(layer))
     layer.to(DTYPES[layer.backend])
@@ -185,7 +185,7 @@ def test_swapped_after_a_call(swap, backend):
 
 
 def test_a_call_reads_each_weight_once():
-    """spectral_norm's vectors move on at each reading."""
+    """spectral_norm's vectors change on each reading."""
     layer, twin = changed("eager", spectral_norm)
     layer(*inputs(layer))
     once, twice = (weights_of(twin) and [b.clone() for b in twin.buffers()] for _ in range(2))
@@ -196,7 +196,7 @@ def test_a_call_reads_each_weight_once():
 
 @each_backend
 def test_functional_call(backend):
-    """With weights that were computed, to which gradients go back."""
+    """With computed weights, to which gradients flow back."""
     layer = layer_for(backend)
     given, (x, hx) = {name: torch.randn_like(p) for name, p in layer.named_parameters()}, inputs(layer)
     results = []
@@ -274,7 +274,7 @@ CALLS = {
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize("make", MADE.values(), ids=MADE)
 def test_training_what_was_made_in_inference_mode_raises_as_nn_gru_does(make, call):
-    """Operators do not see such tensors: their gradients would be missing without a word."""
+    """Operators do not see such tensors, so their gradients would silently be missing."""
     layer = GRU(3, 4)
     with torch.inference_mode():
         layer = make(layer)
@@ -285,5 +285,5 @@ def test_training_what_was_made_in_inference_mode_raises_as_nn_gru_does(make, ca
         call(layer, x)
     with torch.inference_mode():
         call(layer, x)
-    call(copy.deepcopy(layer), x)  # outside, a copy is as any other layer
+    call(copy.deepcopy(layer), x)  # outside, a copy behaves like any other layer
     call(layer.requires_grad_(False), x)

@@ -1,7 +1,7 @@
 """The contract of `kernels/__init__.py`: one table of cases, for every implementation, against torch.nn.GRU in float64.
 
 The equations of `kernels/reference.py` are one of them. The fused kernels run natively on a GPU, else in Triton's
-interpreter. What is particular to an implementation (chunks, packing, plans, exchanges) has its folder here.
+interpreter. Tests of one implementation (chunks, packing, plans, exchanges) are in its folder here.
 """
 
 import pytest
@@ -74,19 +74,19 @@ RESET_BEFORE = {
     "no dx, strided": Case(layout="strided", need_dx=False),
     "flags": Case(T=9, flags="gaps resets state", two_way=True, B=5),
 }
-# Triton's interpreter is slow: what of it is not marked so, and what it runs in 16 bits too. A GPU runs everything.
+# Triton's interpreter is slow: the cases that it runs unmarked, and those also in 16 bits. A GPU runs everything.
 QUICK = ["one step, one row", "one step, cut, one-way", "two-way", "T = 0", "strided", "lengths, two-way", "resets"]
 IN_16_BITS = ["one step, two-way", "H = 33", "H = 128", "strided", "lengths", "left padding and resets"]
 CASES |= {f"reset before, {name}": case._replace(reset_after=False) for name, case in RESET_BEFORE.items()}
 
 
 def cases():
-    """Those that an implementation serves, in each of its dtypes."""
+    """The cases that an implementation supports, in each of its dtypes."""
     for name, implementation in IMPLEMENTATIONS.items():
         interpreted = name == "triton" and DEVICE == "cpu"
         for title, case in CASES.items():
             if (interpreted and case.large) or (name not in ("eager", "native") and not case.reset_after):
-                continue  # reset_after=False is held against the reference, and Triton has none
+                continue  # reset_after=False is checked against the reference, and Triton lacks it
             marks = [pytest.mark.gpu] if implementation.device == "cuda" else []
             for dtype in implementation.dtypes:
                 if dtype.itemsize == 2 and (case.H == 1 or (interpreted and title not in IN_16_BITS)):
@@ -109,7 +109,7 @@ def marked(name):
 
 @pytest.fixture(params=[marked(name) for name in IMPLEMENTATIONS if name != "reference"])
 def run(request):
-    """An implementation with a backward pass of its own, in float32, on calls that were drawn on the CPU."""
+    """An implementation with its own backward pass, in float32, on calls drawn on the CPU."""
     implementation = IMPLEMENTATIONS[request.param]
     return lambda call: flat(implementation.run(call.to(implementation.device)))
 
@@ -126,7 +126,7 @@ def test_twice_is_bitwise_equal(run):
 
 
 def test_arguments_are_not_written_to(run):
-    """H = 16: nothing is padded or cast, so that the caller's memory could be reached."""
+    """H = 16: nothing is padded or cast, so the caller's memory could be written."""
     call = draw(Case(T=5, B=16, I=16, H=16), torch.float32)
     kept = call.to(torch.float64)
     run(call)
@@ -140,7 +140,7 @@ def test_arguments_are_not_written_to(run):
 
 @pytest.mark.parametrize("value", [2.0, torch.nan])
 def test_a_row_depends_on_itself_only(value, run):
-    """Whatever one row holds, NaN included: results of the others are what they were, bit for bit."""
+    """For any values in one row, even NaN, the results of the others are the same bit for bit."""
     call, others = draw(Case(T=4, H=10, two_way=True), torch.float32), [0, 2]
     x = call.x.clone()
     x[1, 1] = value

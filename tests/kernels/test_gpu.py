@@ -1,4 +1,4 @@
-"""On a GPU: `make test-gpu`. Everywhere else these are not run."""
+"""Tests that need a GPU: `make test-gpu`."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_lengths_do_not_make_the_host_wait():
 
 
 def test_addresses_past_32_bits():
-    """T * B * H of 2.3e9: the last rows and steps equal those of a layer that sees them alone."""
+    """T * B * H of 2.3e9: the last rows and steps equal those of a layer that sees only them."""
     T, B, H = 70_000, 64, 512
     layer = GRU(8, H, device="cuda", dtype=torch.bfloat16)
     x = torch.zeros(T, B, 8, device="cuda", dtype=torch.bfloat16)
@@ -74,7 +74,7 @@ def test_a_cuda_graph_captures_training(H):
 
 @pytest.mark.parametrize("H", [64, 512], ids=["whole", "split"])
 def test_two_streams(H):
-    """Layers that run beside one another, groups that wait included, give what each gives alone."""
+    """Layers that run concurrently, including groups that wait, give the same results as one after the other."""
     layers = [GRU(H, H, device="cuda", dtype=torch.bfloat16) for _ in range(2)]
     x = torch.randn(200, 64, H, device="cuda", dtype=torch.bfloat16)
     with torch.no_grad():

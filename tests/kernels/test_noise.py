@@ -1,4 +1,4 @@
-"""The masks of dropout and zoneout: shares, independence, and the extremes."""
+"""The masks of dropout and zoneout: frequencies, independence, and extreme probabilities."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from grucore.kernels import noise
 
 
 def test_masks_are_fair_and_independent():
-    """Over 400,000 elements each: shares, and correlations between steps, rows, units, streams and seeds."""
+    """Over 400,000 elements each: frequencies, and correlations between steps, rows, units, streams and seeds."""
     shape, p = (400, 1000), 0.3
     masks = [
         noise.keep_mask(torch.tensor(seed), stream, step, shape, p).float() - (1 - p)

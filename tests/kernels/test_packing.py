@@ -1,4 +1,4 @@
-"""Packing: the real steps of every row, as one sequence; what comes of it is held in test_contract.py."""
+"""Packing: the non-padding steps of every row as one sequence; test_contract.py tests the results."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from grucore.kernels import Steps
 from grucore.kernels.packing import pack
 
-# Two rows: one of steps 0, 2 and 3 cut before step 2, one of steps 1 and 2.
+# Two rows: one of steps 0, 2 and 3 with a reset before step 2, one of steps 1 and 2.
 REAL = torch.tensor([[1, 0], [0, 1], [1, 1], [1, 0]], dtype=torch.bool)
 START = torch.tensor([[0, 0], [0, 0], [1, 0], [0, 0]], dtype=torch.bool)
 
@@ -32,7 +32,7 @@ def test_a_packing_in_reverse_by_hand():
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_real_steps_only(reverse):
-    """Padding costs nothing: the packed sequence holds the real steps, each once."""
+    """Padding costs nothing: the packed sequence contains each non-padding step once."""
     real, cut = torch.rand(11, 5) < 0.6, torch.rand(11, 5) < 0.3
     packing = pack(Steps(real, cut), reverse)
     assert sorted(packing.position.tolist()) == real.flatten().nonzero().squeeze(1).tolist()

@@ -1,4 +1,4 @@
-"""The reference is the equations; that its sequences are torch.nn.GRU's is one of the cases of test_contract.py."""
+"""One step of the reference equals the equations; test_contract.py compares its sequences with torch.nn.GRU."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_reference_is_the_equations(reset_after):
 
 
 def test_cuts_of_the_reference():
-    """A cut in the padding falls on the next real step, one with no step beyond it on none."""
+    """A reset in padding acts at the next non-padding step; one followed only by padding has no effect."""
     start = torch.tensor([1, 0, 1, 0, 0, 1], dtype=torch.bool).unsqueeze(1)
     real = torch.tensor([1, 1, 0, 1, 1, 0], dtype=torch.bool).unsqueeze(1)
     assert reference.cuts(start, real, False).squeeze(1).tolist() == [True, False, False, True, False, False]

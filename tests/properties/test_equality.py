@@ -1,8 +1,8 @@
-"""Whatever is drawn: results are those of the equations in NumPy, and torch.nn.GRU's where it has the options.
+"""Every drawn call equals the equations in NumPy, and torch.nn.GRU where it has the options.
 
-The error of each tensor may be the limit of `oracle.py`, and what rounding the inputs once more, in the dtype of the
-case, changes: where terms cancel, or a gate gets large arguments, no arithmetic of that dtype comes nearer. A gate that
-is saturated passes gradients below the last digit of 1, of which none are kept.
+The error of each tensor may be the limit of `oracle.py` plus the effect of rounding the inputs again in the dtype of
+the case: where terms cancel, or a gate gets large arguments, no arithmetic of that dtype is more exact. A gate that
+is saturated passes gradients below the last digit of 1, which are lost.
 """
 
 from dataclasses import replace
@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 BACKENDS = ["reference", "eager", *NATIVE]
 BATCHED = st.sampled_from(["time first", "batch first"])
 SMALL = st.sampled_from([m for m in MAGNITUDES if m <= 1])  # beyond, nn.GRU loses 1 - z in float64 too
-ROUNDINGS = 4.0  # how often rounding the inputs may be felt; at most 0.4 of what is allowed was used, see the summary
+ROUNDINGS = 4.0  # how many input roundings are allowed; at most 0.4 of the allowance was used, see the summary
 COMPUTED_IN = {bf16: torch.float32, f16: torch.float32}
 TINY = 1e-30  # the step along the imaginary axis
 

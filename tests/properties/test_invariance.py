@@ -1,4 +1,4 @@
-"""What may change in a call without changing its results, each in the strongest form that holds.
+"""Changes of a call that do not change its results, each in the strongest form that holds.
 
 With "native" a row's numbers are the same bits whatever else is in the batch; with the others products of another
 size may round in another way, which the tolerances of `near` allow for.
@@ -17,7 +17,7 @@ from grucore import GRU, GRUCell, truncated_bptt
 
 BACKENDS = ["reference", "eager", *NATIVE]
 MODERATE = st.sampled_from([1e-8, 1e-2, 1.0])
-OF_ROWS = ("y", "h_n", "dx", "dh0", "dh_reset")  # what a row has by itself: B is the second dimension
+OF_ROWS = ("y", "h_n", "dx", "dh0", "dh_reset")  # the results of a row: B is the second dimension
 
 
 def near(got, want, backend="", exact=True):
@@ -173,7 +173,7 @@ def test_lengths_are_a_mask(case):
 
 @given(case=cases(**REGULARISED, layout=st.sampled_from(["batch first", "unbatched"])))
 def test_layouts(case):
-    """What is time-major and batched by itself gives the same bits."""
+    """A batch and its rows one by one, in any layout, give the same bits."""
     problem = problem_of(case)
     there = replace(problem, case=case._replace(layout="time first"))
     got, want = problem.run(problem.layer()), there.run(there.layer())
@@ -242,7 +242,7 @@ def test_truncated_bptt_without_gradients(case, steps):
 
 @given(case=cases(dtype=f64, layout="time first"))
 def test_gates(case):
-    """Those of `trace` are the equations' own, and 0 at padding."""
+    """The gates of `trace` equal those of the equations, and 0 at padding."""
     problem = problem_of(case)
     layer = problem.layer()
     want = torch.from_numpy(problem.equations(problem.arrays(layer), layer)["gates"]).unbind(1)

@@ -1,4 +1,4 @@
-"""Single instructions from registers to registers, against what the PTX ISA says of them, worked out in Python."""
+"""Single instructions from registers to registers, against the PTX ISA's definition, computed in Python."""
 
 import math
 import random

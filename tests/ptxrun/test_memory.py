@@ -26,7 +26,7 @@ def test_cp_async_fills_with_zeros_and_comes_late():
 
 
 def test_divergent_branches_meet_again():
-    """A loop of as many rounds as the lane says, then a nested if."""
+    """A loop with a different number of rounds per lane, then a nested if."""
     body = """
         mov.b32 %r1, 0; mov.b32 %r2, 0;
     $L_loop:
@@ -103,7 +103,7 @@ SIGNALS = {
 
 
 def passed_on(store, signal, seed):
-    """What one program reads that another one stored before a signal."""
+    """The data that one program reads after another stored it before a signal."""
     body = PASS_ON.replace("STORE", store).replace("SIGNAL", SIGNALS[signal])
     return int(execute(body, [0], 64, grid=(2, 1, 1), seed=seed, resident=2)[32])
 

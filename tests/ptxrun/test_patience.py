@@ -1,4 +1,4 @@
-"""Compiled kernels in which stores, counts or a program are lost: the launch ends, and the host hears of it."""
+"""Compiled kernels in which stores, counts or a program are lost: the launch ends, and the host is told."""
 
 import json
 
@@ -9,7 +9,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(UNAVAILABLE is not None, reas
 
 
 def test_a_launch_ends_whatever_is_lost():
-    """Rows of the group concerned are NaN, the others right. What a count would have ordered is a race then."""
+    """Rows of that group are NaN, the others correct. Without the count, its accesses are a race."""
     result = run("-m", "ptxrun.lost")
     assert result.returncode == 0, result.stderr
     ended = json.loads(result.stdout)

@@ -28,7 +28,7 @@ print(json.dumps(results))
 
 
 def test_a_loop_that_overwrites_operands_of_an_unfinished_product_is_refused():
-    """By what its PTX says, and when executed; without pipelining it is neither."""
+    """Both by its PTX and when executed; without pipelining, neither."""
     result = run("-c", SCRIPT)
     assert result.returncode == 0, result.stderr
     (refused, wrong), waited_for = json.loads(result.stdout)

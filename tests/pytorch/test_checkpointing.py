@@ -26,7 +26,7 @@ LAYERS = {
 
 
 def gradients(layer, run, x):
-    """Of the input and of every parameter, for run(x)."""
+    """The gradients of the input and of every parameter, for run(x)."""
     x = x.detach().requires_grad_()
     layer.zero_grad()
     run(x).square().sum().backward()
@@ -82,7 +82,7 @@ def test_selective_checkpointing(layer, x, saved):
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_saved_tensors_are_unpacked_once(layer, x, call):
-    """Hooks that give a tensor away, or bring it back from elsewhere, do so once for each that was saved."""
+    """Hooks that move a saved tensor away and back do so once for each tensor."""
 
     def run(x):
         with saved_tensors_hooks(lambda t: [t], list.pop):  # a second pop raises

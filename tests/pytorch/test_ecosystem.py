@@ -1,6 +1,6 @@
-"""Beside what people already have: attributions in eval mode, gradient penalties, lightning, the hub, quantisation.
+"""Works with Captum in eval mode, gradient penalties, Lightning, the Hugging Face hub, and quantisation.
 
-The oracle is the same made of torch.nn.GRU, in float64. Heavy packages are imported by the test that needs one.
+The oracle is the same with torch.nn.GRU in float64. Heavy packages are imported by the tests that need them.
 """
 
 import copy
@@ -51,7 +51,7 @@ def batch(dtype):
 
 @pytest.mark.parametrize("backend", ["eager", "triton"])
 def test_gradients_in_eval_mode(backend):
-    """Of every parameter and of the input."""
+    """The gradients of every parameter and of the input."""
     model = Classifier(backend=backend, precision="ieee").eval()
     x, lengths = batch(torch.float32)
     results = []
@@ -89,7 +89,7 @@ def test_attributions_in_eval_mode(method):
 
 
 class Critic(nn.Module):
-    """Of Wasserstein GANs: a number for each sequence (T, B, 3)."""
+    """The critic of a Wasserstein GAN: a number for each sequence (T, B, 3)."""
 
     def __init__(self):
         super().__init__()
@@ -101,7 +101,7 @@ class Critic(nn.Module):
 
 
 def test_a_critic_with_gradient_penalty():
-    """Two steps of WGAN-GP (Gulrajani et al. 2017), whose loss holds the gradient's norm, move all weights alike."""
+    """Two steps of WGAN-GP (Gulrajani et al. 2017), whose loss contains the gradient's norm, update weights equally."""
     critic = Critic()
     oracle = copy.deepcopy(critic)
     oracle.gru = critic.gru.to_torch()
@@ -128,7 +128,7 @@ def data():
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:.*does not have many workers")
 def test_lightning_trains(tmp_path):
-    """Two steps of a LightningModule; the oracle takes them by hand."""
+    """Two steps of a LightningModule; the oracle performs them by hand."""
     import lightning
 
     class Module(lightning.LightningModule):
@@ -159,7 +159,7 @@ def test_lightning_trains(tmp_path):
 
 
 def test_the_hub_mixin_saves_and_loads(tmp_path):
-    """Into a folder and from it: safetensors and a config.json with the arguments."""
+    """To a folder and back: safetensors and a config.json with the arguments."""
     from huggingface_hub import PyTorchModelHubMixin
 
     class HubGRU(GRU, PyTorchModelHubMixin):
@@ -176,7 +176,7 @@ def test_the_hub_mixin_saves_and_loads(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning", "ignore:torch.quantize_per_tensor:UserWarning")
 def test_dynamic_quantisation_by_way_of_to_torch():
-    """To 8 bits: what a torch.nn.GRU with the same state_dict becomes, and near the layer."""
+    """To 8 bits: equal to the quantised torch.nn.GRU with the same state_dict, and close to the layer."""
     layer, theirs, x = GRU(16, 32, 2), nn.GRU(16, 32, 2), torch.randn(20, 4, 16)
     theirs.load_state_dict(layer.state_dict())
     ours, theirs = (

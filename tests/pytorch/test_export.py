@@ -53,7 +53,7 @@ def test_export_is_one_operator_a_layer_for_all_sizes(exported, tmp_path):
 
 @pytest.mark.parametrize("kind", ["export", "trace"])
 def test_what_was_saved_needs_an_import_where_it_is_loaded(exported, kind, tmp_path):
-    """As the documentation says."""
+    """Saved programs behave as documented."""
     model, program = exported
     path = str(tmp_path / "model")
     if kind == "export":

@@ -1,4 +1,4 @@
-"""torch.utils.flop_counter counts for our layers what it counts for torch.nn.GRU."""
+"""torch.utils.flop_counter counts the same for our layers as for torch.nn.GRU."""
 
 import subprocess
 import sys
@@ -44,7 +44,7 @@ MAKE = "from torch.utils.flop_counter import FlopCounterMode; counter = FlopCoun
 
 @pytest.mark.parametrize("before", [f"layer(x); {MAKE}", MAKE, f"{MAKE}; layer(x)"], ids=["after a call", "", "before"])
 def test_a_counter_made_at_any_time(before):
-    """A counter has a list of operators of its own, made when it was."""
+    """A counter has its own list of operators from when it was created."""
     code = f"""
 import torch, grucore
 layer, x = grucore.GRU(3, 4), torch.randn(5, 2, 3)

@@ -56,7 +56,7 @@ MAPPED = {"outputs": output, "gradients of each sample": lambda m: grad(loss(m))
 @pytest.mark.parametrize("of", MAPPED.values(), ids=MAPPED)
 @pytest.mark.parametrize("cell", [False, True], ids=["layer", "cell"])
 def test_vmap_over_samples(cell, of):
-    """torch.nn's own cannot be mapped: it goes through the samples one by one."""
+    """torch.nn's own cannot be mapped, so it runs on the samples one by one."""
     ours, theirs = pair(2, True) if not cell else pair(cell=True)
     shape = (4, 2, 3) if cell else (4, 5, 2, 3)
     x, p = torch.randn(shape, dtype=f64), {k: v.detach() for k, v in ours.named_parameters()}
@@ -126,7 +126,7 @@ def test_forward_over_reverse_mode_of_a_gradient_penalty():
 
 
 def test_outside_of_transforms_the_kernels_run(monkeypatch):
-    """Else every test here would pass without them."""
+    """Otherwise every test here would pass without them."""
     called = []
     for function in ("grucore.ops.layer", "grucore.direct.native_layer"):
         monkeypatch.setattr(function, lambda x, *a: called.append(1) or (x, x))
@@ -138,7 +138,7 @@ def test_outside_of_transforms_the_kernels_run(monkeypatch):
 
 @pytest.mark.parametrize("layer", [GRU(3, 4, batch_first=True), GRUCell(3, 4)], ids=["GRU", "GRUCell"])
 def test_expanded_weights_are_refused_by_name(layer):
-    """What Opacus calls grad_sample_mode="ew"; torch.nn.GRUCell has it neither."""
+    """Opacus calls this grad_sample_mode="ew"; torch.nn.GRUCell does not support it either."""
     x = torch.randn(2, 5, 3) if isinstance(layer, GRU) else torch.randn(2, 3)
     with pytest.raises(RuntimeError, match=r"call_for_per_sample_grads .* only knows torch.nn's layers: vmap\(grad"):
         call_for_per_sample_grads(layer, batch_size=2)(x)

@@ -69,7 +69,7 @@ def test_first_and_second_derivatives(backend, flags, directions, reset_after, b
 
 
 def test_third_derivative_and_inputs_that_depend_on_one_another():
-    """hx is made from x: a gradient must not count that path twice. nn.GRU on CPU is the oracle, to third order."""
+    """hx is computed from x; a gradient must not count that path twice. The oracle is nn.GRU on CPU, to third order."""
     layer = GRU(2, 3, dtype=torch.float64)
     oracle = to_oracle(layer)
     x = torch.randn(3, 2, 2, dtype=torch.float64)
@@ -142,6 +142,6 @@ def test_compiles_whole_and_once_for_all_lengths(backend):
 
 @pytest.mark.slow
 def test_a_first_call_does_not_import_the_compiler():
-    """torch._dynamo takes a second or two to import: who does not compile does not wait for it."""
+    """Importing torch._dynamo takes a second or two; without compiling nobody should wait for it."""
     code = "import sys, torch, grucore; grucore.GRU(2, 3)(torch.ones(4, 1, 2))[0].sum().backward()"
     subprocess.run([sys.executable, "-c", f"{code}; assert 'torch._dynamo' not in sys.modules"], check=True)

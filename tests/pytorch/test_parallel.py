@@ -55,7 +55,7 @@ class Oracle(Classifier):
 
 
 def model_and_batch():
-    """The same in every process. A call has been made, of which nothing may be kept."""
+    """The same in every process. One call has been made, of which nothing may remain."""
     torch.manual_seed(3)
     model, x = Classifier(), torch.randn(len(LENGTHS), 7, 3, dtype=f64)
     model(x, LENGTHS)
@@ -88,7 +88,7 @@ def sharded(model):
 
 
 def whole(tensors):
-    """By the names of the model itself, gathered from all processes."""
+    """The parameters under the model's own names, gathered from all processes."""
     return {
         name.removeprefix("module."): t.full_tensor() if hasattr(t, "full_tensor") else t for name, t in tensors.items()
     }
@@ -98,7 +98,7 @@ WRAPS = {"DDP": nn.parallel.DistributedDataParallel, "FSDP2": sharded}
 
 
 def work(rank, folder):
-    """What one process does: training on its part of the batch."""
+    """The work of one process: training on its part of the batch."""
     warnings.simplefilter("error")
     half = timedelta(seconds=SECONDS / 2)
     meeting = f"file://{folder}/meeting"
@@ -133,7 +133,7 @@ def test_two_processes(name, rank, trained):
 
 
 class InThreads(nn.Module):
-    """What DataParallel does on several GPUs, with copies on the CPU in place of those that it sends to them."""
+    """DataParallel as on several GPUs, with copies on the CPU instead."""
 
     def __init__(self, module):
         super().__init__()
@@ -157,7 +157,7 @@ def test_replicas_in_threads(monkeypatch):
 
 
 def test_data_parallel():
-    """Over all GPUs; where there is none it calls the model itself."""
+    """Over all GPUs; without one it calls the model itself."""
     model, x = model_and_batch()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     results = train(nn.DataParallel(model.to(device)), x.to(device), LENGTHS.to(device))

@@ -61,13 +61,13 @@ def modules(info, dtype, training, **options):
 
 
 def tensors(values):
-    """What has a gradient in arguments or outputs: a PackedSequence counts with its data."""
+    """The tensors with gradients in arguments or outputs, including the data of a PackedSequence."""
     values = (values,) if isinstance(values, torch.Tensor | PackedSequence) else values
     return [value.data if isinstance(value, PackedSequence) else value for value in values]
 
 
 def replaced(values, replacements):
-    """The same arguments with other tensors in place of `tensors(values)`."""
+    """The same arguments with other tensors instead of `tensors(values)`."""
     pairs = zip(values, replacements, strict=True)
     return [PackedSequence(new, *old[1:]) if isinstance(old, PackedSequence) else new for old, new in pairs]
 
@@ -120,7 +120,7 @@ def test_forward_equals_the_materials_own_reference(info, dtype, training):
         module, args = made(info, module_input.constructor_input, dtype, training), module_input.forward_input.args
         close(tensors(module(*args)), tensors(module_input.reference_fn(module, *args)))
         packed += isinstance(args[0], PackedSequence)
-    assert packed == 0  # the reference takes none; they are held against torch.nn above
+    assert packed == 0  # the reference takes none; they are compared with torch.nn above
 
 
 def check_derivatives(check, info, dtype, training, wanted):
@@ -145,13 +145,13 @@ def all_and_each(names):
 
 @each_float64_case
 def test_gradients(info, dtype, training):
-    """By everything, by the inputs alone, and by the inputs and one parameter."""
+    """By everything, by only the inputs, and by the inputs and one parameter."""
     check_derivatives(torch.autograd.gradcheck, info, dtype, training, all_and_each)
 
 
 @each_trained_float64_case
 def test_second_gradients(info, dtype, training):
-    """By everything, and by the inputs alone. Each parameter on its own would take a minute and has no path of its own:
+    """By everything, and by only the inputs. Each parameter on its own would take a minute and has no path of its own:
     that is seen above. Without dropout, eval mode has none either.
     """
     check_derivatives(torch.autograd.gradgradcheck, info, dtype, training, lambda names: [names, []])
@@ -210,7 +210,7 @@ def test_representation(info, dtype, training):
 
 @each_case
 def test_copies_give_the_same_output(info, dtype, training):
-    """Pickled by torch.save, its state loaded as weights alone (`weights_only=True`), and copied in depth."""
+    """Pickled by torch.save, its state loaded with `weights_only=True`, and copied in depth."""
     for constructor, forward in inputs(info, dtype, training, requires_grad=False):
         module = made(info, constructor, dtype, training)
         file, state = io.BytesIO(), io.BytesIO()
@@ -258,7 +258,7 @@ def test_if_train_and_eval_modes_differ(info):
             module(*args)
 
 
-# Where the text is our own, by what torch's pattern begins with; every number in the pattern stands in ours too.
+# Where the text is our own, by what torch's pattern begins with; every number in the pattern is in ours too.
 OWN_TEXTS = {
     "RNN input dtype": (
         r"input dtype \(.*\) does not match weight dtype \(.*\)\. Convert it: input\.to\(.*\), or convert the model: "

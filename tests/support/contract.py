@@ -1,7 +1,7 @@
-"""One case of the contract in `kernels/__init__.py`, and how an implementation of it is held against torch.nn.GRU.
+"""One case of the contract in `kernels/__init__.py`, and the comparison of an implementation with torch.nn.GRU.
 
-The oracle runs torch.nn.GRU in float64, with flags row by row on the steps that are not padding, in pieces between the
-cuts. It has no `reset_after=False`: there the oracle is `kernels/reference.py`, which test_reference.py holds against
+The oracle runs torch.nn.GRU in float64; with masks or resets row by row on the non-padding steps, in pieces between
+resets. It has no `reset_after=False`: there the oracle is `kernels/reference.py`, which test_reference.py compares with
 the equations written out.
 """
 
@@ -32,7 +32,7 @@ class Case(NamedTuple):
     two_way: bool = False
     bias: bool = True
     flags: str = ""  # words: lengths, gaps, left, padding (all of it), resets, state (to another state than h0)
-    loss: str = "y h_n"  # what a gradient comes from: y, its "first" step alone, h_n
+    loss: str = "y h_n"  # what a gradient comes from: y, only its "first" step, h_n
     layout: str = "contiguous"  # of x, h0 and dy; or "strided", "expanded"
     need_dx: bool = True
     reset_after: bool = True
@@ -44,7 +44,7 @@ class Case(NamedTuple):
 
 
 class Call(NamedTuple):
-    """The arguments of gru_forward and gru_backward but y."""
+    """The arguments of gru_forward and gru_backward except y."""
 
     x: Tensor
     state: State
@@ -66,7 +66,7 @@ class Call(NamedTuple):
 
 
 def flags_of(case: Case) -> Steps:
-    """Padding and cuts drawn as the words of `case.flags` say."""
+    """Draws padding and resets as described by `case.flags`."""
     T, B, words = case.T, case.B, case.flags.split()
     real = start = None
     if "lengths" in words:  # the first row has no step, the last all
@@ -124,7 +124,7 @@ def draw(case: Case, dtype: torch.dtype) -> Call:
 
 
 class Implementation(NamedTuple):
-    """What computes a call, and how near it must come."""
+    """An implementation and its limits."""
 
     run: Callable[[Call], tuple[Tensor, Tensor, Gradients]]  # y, h_n and the gradients
     dtypes: tuple[torch.dtype, ...]

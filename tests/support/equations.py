@@ -1,4 +1,4 @@
-"""The GRU written down once more, in NumPy and plain loops, without PyTorch and without a line of grucore.
+"""A second, independent implementation of the GRU in NumPy and plain loops, without PyTorch and grucore.
 
 Numbers are float64, or complex128: every function here is analytic where it is smooth, so that the derivative along a
 direction v is the imaginary part of f(x + i e v) / e, exact to the last digits for e = 1e-100 (the complex step of
@@ -51,7 +51,7 @@ class Parameters:
 
 @dataclass
 class Form:
-    """Which equations."""
+    """The form of the equations."""
 
     reset_after: bool = True
     activation: str = "tanh"
@@ -92,8 +92,8 @@ def row(
 ) -> tuple[Array, Array, Array]:
     """y (T, H), h_n (H,) and gates (T, 3, H) of one sequence in one direction.
 
-    A cut before step t parts the steps from t on from those before it. What follows a cut in the direction of travel
-    begins from h_reset; padding holds the state, gives 0 and is not read.
+    A reset before step t separates the steps from t on from those before. The steps after it in the direction of travel
+    begin from h_reset; at padding the state is unchanged, the output is 0 and the input is not read.
     """
     T, H = len(x), len(h0)
     y, gates = np.zeros((T, H), h0.dtype), np.zeros((T, 3, H), h0.dtype)

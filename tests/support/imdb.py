@@ -30,7 +30,7 @@ def environment() -> dict[str, str]:
 def train(output: Path, *arguments: object, pictures: bool = False) -> Path:
     """Trains a small model in this process, which saves seconds of imports; its errors are raised.
 
-    Without `pictures`, which take longer to draw than so small a model to train, their files are empty.
+    Without `pictures`, their files are empty: drawing takes longer than training so small a model.
     """
     import train
     from accelerate.state import AcceleratorState
@@ -46,7 +46,7 @@ def train(output: Path, *arguments: object, pictures: bool = False) -> Path:
 
 
 def run(script: str, *arguments: object, text: bytes = b"") -> tuple[int, str, str]:
-    """What a script's `main` exits with and prints, in this process; its own errors end it as its last lines do."""
+    """Runs a script's `main` in this process; returns its exit status and output. Its own errors end it as usual."""
     import importlib
 
     from data import DataError
@@ -73,14 +73,14 @@ def run(script: str, *arguments: object, text: bytes = b"") -> tuple[int, str, s
 
 
 def start(*arguments: object, before: Sequence[str] = ()) -> subprocess.Popen:
-    """Starts train.py as a process of its own, or by what stands `before` it."""
+    """Starts train.py in its own process, with the arguments `before` in front."""
     command = [sys.executable, *before, str(EXAMPLE / "train.py"), *TINY, *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, env=environment(), **pipes)
 
 
 def metrics(folder: Path) -> list[dict]:
-    """A run's epochs, but for what differs between two runs of the same."""
+    """A run's epochs, without the values that differ between equal runs."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
 
@@ -114,7 +114,7 @@ def write_parquet(folder: Path, train: int = 40, test: int = 12, unlabelled: int
 
 
 def write_tree(folder: Path, train: int = 40, test: int = 12) -> Path:
-    """The same laid out as the extracted aclImdb."""
+    """The same in the folders of the extracted aclImdb."""
     import sample
 
     for part, (texts, labels) in zip(("train", "test"), sample.corpus(train, test), strict=True):

@@ -17,7 +17,7 @@ def path_of(name: str) -> Path:
 
 
 def load(name: str) -> ModuleType:
-    """The example as a module, its last part, which trains and compares, left out."""
+    """Loads the example as a module, without its last part, which trains and compares."""
     spec = importlib.util.spec_from_file_location(f"example_{name}", path_of(name))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

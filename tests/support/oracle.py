@@ -1,4 +1,4 @@
-"""How a result is held against an oracle, and how far it may be from it.
+"""Compares results with an oracle, with limits for the error.
 
 The chain: torch.nn.GRU in float64 -> kernels/reference.py -> the hand-written backward. An error is
 RMS(got - want) / RMS(want), where want is float64 from the same rounded inputs.
@@ -81,7 +81,7 @@ def rms_error(got: torch.Tensor, want: torch.Tensor) -> float:
 
 
 def assert_near(quantity: str, got: torch.Tensor, want: torch.Tensor, limits: dict = LIMITS) -> None:
-    """`got` is within the limit for its dtype and for what it is: output, dx, dh0, dw or db."""
+    """Asserts that `got` is within the limit for its dtype and quantity: output, dx, dh0, dw or db."""
     limit, error = limits[got.dtype][quantity], rms_error(got, want)
     assert error <= limit, f"{quantity}: RMS error {error:.2e} is over the limit {limit:.0e} for {got.dtype}"
     key = f"{'fused ' if limits is FUSED_LIMITS else ''}{str(got.dtype).removeprefix('torch.')} {quantity}"

@@ -1,6 +1,6 @@
 """Calls of a `GRU` that hypothesis draws: a `Case` of words and numbers, and the `Problem` that a case stands for.
 
-A case holds a seed instead of tensors, so that what hypothesis prints can be read, and typed again.
+A case contains a seed instead of tensors, so that hypothesis prints it readably, and it can be typed again.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Case(NamedTuple):
 
 
 def _possible(case: Case) -> Case:
-    """The case without what contradicts itself."""
+    """The case without contradictions."""
     case = case._replace(B=1) if case.layout == "unbatched" else case
     case = case._replace(resets="to hx") if case.two_way and case.resets else case
     case = case._replace(reset_after=True) if case.layer_norm else case
@@ -138,7 +138,7 @@ class Problem:
         return self.real.sum(0)
 
     def layer(self, backend: str = "auto") -> GRU:
-        """The layer, whose weights are those of the seed, biases and gains too."""
+        """The layer, with weights, biases and gains drawn from the seed."""
         case = self.case
         layer = GRU(case.I, case.H, **case.options(), backend=backend)
         numbers = torch.Generator().manual_seed(case.seed)
@@ -191,13 +191,13 @@ class Problem:
         return {"y": y.detach(), "h_n": h_n.detach(), **dict(zip(inputs, gradients, strict=True))}
 
     def arrays(self, layer: GRU) -> dict[str, np.ndarray]:
-        """What is differentiated, in float64, by the names of `run`; padding is 0."""
+        """The differentiated tensors in float64, under the names of `run`; padding is 0."""
         given = {"dx": self.x.masked_fill(~self.real.unsqueeze(-1), 0), "dh0": self.hx, "dh_reset": self.reset_state}
         given |= dict(layer.named_parameters())
         return {name: t.detach().double().resolve_neg().numpy() for name, t in given.items() if t is not None}
 
     def equations(self, values: dict[str, np.ndarray], layer: GRU) -> dict[str, Any]:
-        """What `tests/support/equations.py` makes of those arrays."""
+        """The results of `tests/support/equations.py` for those arrays."""
         case, parts = self.case, []
         for k in range(case.layers):
             for d in range(case.directions):
@@ -215,7 +215,7 @@ class Problem:
         return equations.gru(values["dx"], h0, parts, form, case.directions, real, start, values.get("dh_reset"))
 
     def loss(self, results: dict[str, Any]) -> Any:
-        """What `run` differentiates, of the results of `equations`; padding of y is 0."""
+        """The loss of `run`, from the results of `equations`; padding of y is 0."""
         dy, dh_n = self.dy.double().numpy(), self.dh_n.double().numpy()
         return (results["y"] * dy).sum() + (results["h_n"] * dh_n).sum()
 
@@ -244,13 +244,13 @@ def problem_of(case: Case) -> Problem:
     reset_state = (case.magnitude * drawn(*states)).to(case.dtype) if case.resets == "elsewhere" else None
     dy, dh_n = drawn(T, B, case.directions * case.H).to(case.dtype), drawn(*states).to(case.dtype)
     x, hx = laid_out(x, case.strides), None if hx is None else laid_out(hx, case.strides)
-    if case.strides != "expanded":  # whose memory several places share
+    if case.strides != "expanded":  # whose elements share memory
         x = x.masked_fill_(~real.unsqueeze(-1), torch.nan) if case.strides != "negated" else x
     return Problem(case, x, hx, real, start, reset_state, dy, dh_n)
 
 
 def laid_out(t: Tensor, strides: str) -> Tensor:
-    """The same numbers in memory of another layout; those of the first row for all, where it is expanded."""
+    """The same numbers in another memory layout; if expanded, those of the first row for all rows."""
     if strides == "strided":
         memory = torch.full([2 * n for n in reversed(t.shape)], torch.nan, dtype=t.dtype)
         return memory.permute(2, 1, 0)[::2, ::2, ::2].copy_(t)

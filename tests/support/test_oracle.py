@@ -1,4 +1,4 @@
-"""The comparison itself: it must reject what is wrong."""
+"""The comparison itself must reject wrong results."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What the tests of the IMDB example share: a small corpus, and runs on it."""
+"""Fixtures for the tests of the IMDB example: a small corpus, and runs on it."""
 
 import os
 
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory):
-    """Keeps what `datasets` caches out of the user's folder."""
+    """Keeps the cache of `datasets` out of the user's folder."""
     os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("huggingface"))
     os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -21,17 +21,17 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory):
-    """The same as texts, which are read without `datasets`: its import takes seconds of each process."""
+    """The same as text files, which are read without `datasets`, whose import takes seconds per process."""
     return imdb.write_tree(tmp_path_factory.mktemp("tree"), train=120, test=40)
 
 
 @pytest.fixture(scope="session")
 def best(data, tmp_path_factory):
-    """The folder of a whole run of `best`; a test that changes it copies it first."""
+    """The folder of a complete run of `best`; a test that changes it copies it first."""
     return imdb.train(tmp_path_factory.mktemp("runs") / "best", "--data", data, *imdb.BEST, pictures=True)
 
 
 @pytest.fixture(scope="session")
 def book(data, tmp_path_factory):
-    """The folder of a whole run of `book-masked` with torch.nn.GRU, an epoch long."""
+    """The folder of a complete run of `book-masked` with torch.nn.GRU, of one epoch."""
     return imdb.train(tmp_path_factory.mktemp("runs") / "book", "--data", data, *imdb.BOOK, "--epochs", 1)

@@ -1,4 +1,4 @@
-"""Tokens, vocabulary, splits and batches: the published pipeline's, held against plain Python, and ours."""
+"""Tokens, vocabulary, splits and batches: those of the published pipeline against plain Python, and ours."""
 
 from collections import Counter
 
@@ -129,7 +129,7 @@ def bad(folder, kind):
         return folder, r"train.parquet.* must have columns text and label, got \['review', 'label'\]"
     if kind == "labels":
         pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "label": [-1]}), folder / "train.parquet")
-        return folder, r"expected texts with labels \[0, 1\] in its train part, got 1 rows with labels \[-1\]"
+        return folder, r"expected texts with labels \[0, 1\] in its train split, got 1 rows with labels \[-1\]"
     imdb.write_tree(folder)
     if kind == "no texts":
         for path in (folder / "train" / "neg").iterdir():

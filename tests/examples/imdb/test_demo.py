@@ -1,4 +1,4 @@
-"""The demo page: what it answers, and what it refuses."""
+"""The demo page: its answers, and the requests that it refuses."""
 
 import threading
 import urllib.error
@@ -28,7 +28,7 @@ def server(best):
 
 
 def ask(server, text=None, path="", body=None, method=None, **headers):
-    """The status, the headers and the page of a request; a POST where there is a text or a body."""
+    """The status, headers and page of a request; a POST if there is a text or a body."""
     body = urlencode({"text": text}).encode() if text is not None else body
     request = urllib.request.Request(f"http://127.0.0.1:{server.port}/{path}", body, headers, method=method)
     try:

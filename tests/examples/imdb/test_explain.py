@@ -1,4 +1,4 @@
-"""Explanations, held against what they must add up to and torch.nn.GRU; and the page."""
+"""Explanations, checked against the sums that they must have and torch.nn.GRU; and the page."""
 
 import html
 import re

@@ -1,4 +1,4 @@
-"""The models, held against torch.nn.GRU run review by review."""
+"""The models, checked against torch.nn.GRU run review by review."""
 
 from types import SimpleNamespace
 

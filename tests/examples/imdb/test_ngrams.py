@@ -1,4 +1,4 @@
-"""The n-grams, held against counting by hand and the condition of a minimum."""
+"""The n-grams, checked against explicit counting and the condition for a minimum."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""predict.py: its lines, and what it says of what cannot be judged; the model that ships with the repository."""
+"""predict.py: its output, its messages for inputs without a prediction, and the model in the repository."""
 
 import json
 import shutil
@@ -58,7 +58,7 @@ def test_weights_of_another_shape(best, tmp_path):
     run = shutil.copytree(best, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"hidden_size": 9}))
-    with pytest.raises(RunError, match=r"best.safetensors does not fit config.json"):
+    with pytest.raises(RunError, match=r"best.safetensors does not match config.json"):
         Predictor(run)
 
 

@@ -1,4 +1,4 @@
-"""Runs on tiny data: what they leave, interruption anywhere, precision, processes, and what is refused."""
+"""Runs on tiny data: their files, interruptions anywhere, precision, several processes, and refused arguments."""
 
 import json
 import runpy
@@ -22,11 +22,11 @@ FILES |= {"summary.json", "predictions.png"}
 
 
 class Killed(Exception):
-    """What ends a run in the middle of a step."""
+    """Ends a run in the middle of a step."""
 
 
 def killed_after(steps, monkeypatch):
-    """Ends the run when a GRU is about to make one step too many."""
+    """Ends the run before a GRU takes one more step."""
     left, step = iter(range(steps)), train.Trainer.step
 
     def counted(self, *arguments):
@@ -61,7 +61,7 @@ def test_what_a_run_of_best_leaves(best):
 
 
 def test_the_summary_is_right(best, data):
-    """Against the predictor, which reads the files."""
+    """Checked against the predictor, which reads the files."""
     import pyarrow.parquet
     from predict import Predictor
 
@@ -98,16 +98,16 @@ def test_best_resumes_from_anywhere(best, data, tmp_path, monkeypatch, steps):
 
 
 def test_semi_resumes_stage_by_stage(data, tmp_path, monkeypatch):
-    """The teacher's three GRUs make 2 steps an epoch, two epochs long, the students 9 in one epoch."""
+    """The teacher's three GRUs take 2 steps per epoch in two epochs, the students 9 in one epoch."""
     flags = ["--data", data, *imdb.SEMI, "--seed", 3]
     whole = imdb.train(tmp_path / "whole", *flags)
-    for steps in (7, 6 + 4):  # in the teacher; 6 left to it, and 4 of the first student
+    for steps in (7, 6 + 4):  # in the teacher; its remaining 6 and 4 of the first student
         with monkeypatch.context() as patch, pytest.raises(Killed):
             killed_after(steps, patch)
             imdb.train(tmp_path / "run", *flags, "--resume")
     assert (tmp_path / "run" / "soft-labels.safetensors").exists()
     assert_same(whole, imdb.train(tmp_path / "run", *flags, "--resume"))
-    assert not (tmp_path / "run" / "teacher" / "summary.json").exists()  # the test part is read once
+    assert not (tmp_path / "run" / "teacher" / "summary.json").exists()  # the test split is read once
     assert json.loads((whole / "teacher" / "config.json").read_text())["seed"] == 3
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["config"]["plain"] == 1 and len(summary["test_accuracy_of_each_gru"]) == 2
@@ -156,7 +156,7 @@ def test_two_processes_train_what_one_does(tree, tmp_path):
     assert first.keys() == second.keys()
     assert all(first[name] == pytest.approx(second[name], rel=1e-4) for name in first)
     first, second = imdb.state(one), imdb.state(tmp_path / "two")
-    for name in ("0 exp_avg", "members.0.out.weight"):  # Adam's first moment: the gradients, to scale
+    for name in ("0 exp_avg", "members.0.out.weight"):  # Adam's first moment: the gradients up to a factor
         torch.testing.assert_close(first[name], second[name], atol=1e-5, rtol=1e-3)
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["processes"] == 2
 
@@ -170,10 +170,10 @@ def test_describe_prints_json_and_makes_nothing(data, tmp_path):
 
 
 REFUSED = {
-    "a run without --resume": ([], "holds a run already: continue it with --resume"),
-    "another run": (["--hidden-size", 9, "--resume"], "holds another run (hidden_size: 8 there, 9 now)"),
+    "a run without --resume": ([], "already contains a run: continue it with --resume"),
+    "another run": (["--hidden-size", 9, "--resume"], "contains another run (hidden_size: 8 there, 9 now)"),
     "another seed": (["--seed", 1, "--resume"], "seed: 0 there, 1 now"),
-    "no preset's flag": (["--ngrams", 5], "--ngrams means nothing to --preset book-masked"),
+    "no preset's flag": (["--ngrams", 5], "--ngrams is not used by --preset book-masked"),
     "out of range": (["--epochs", 0], "--epochs must be from 1 to inf, got 0"),
     "no probability": (["--dropout", 1.5], "--dropout must be from 0 to 1, got 1.5"),
     "fp16 on a CPU": (["--precision", "fp16"], "--precision fp16 needs a GPU"),
@@ -196,13 +196,13 @@ def test_data_that_changed_underneath_are_refused(tmp_path):
     folder = imdb.write_parquet(tmp_path / "data")
     run = imdb.train(tmp_path / "run", "--data", folder, "--epochs", 1)
     imdb.write_parquet(folder, train=44)
-    with pytest.raises(RunError, match=r"holds another run \(reviews: .* there, .* now\)"):
+    with pytest.raises(RunError, match=r"contains another run \(reviews: .* there, .* now\)"):
         imdb.train(run, "--data", folder, "--epochs", 2, "--resume")
 
 
 def test_a_folder_of_other_files_is_refused(data, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(RunError, match="holds files and no run"):
+    with pytest.raises(RunError, match="contains files but not a run"):
         imdb.train(tmp_path, "--data", data)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -225,23 +225,23 @@ def test_other_formats_and_vocabularies_are_named(book, best, tmp_path):
     run = shutil.copytree(book, tmp_path / "run")
     shutil.copy(best / "vocabulary.json", run)
     with pytest.raises(
-        RunError, match=r"with vocabulary \w+ of \d+ words, but beside it is vocabulary \w+ of \d+ words"
+        RunError, match=r"with vocabulary \w+ of \d+ words, but the folder has vocabulary \w+ of \d+ words"
     ):
         RunFolder(run).read_judge(RunFolder(run).read_tokenizer())
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"format": 2}))
-    with pytest.raises(RunError, match="holds a run of format 2; this code reads format 3"):
+    with pytest.raises(RunError, match="contains a run of format 2; this code reads format 3"):
         RunFolder(run).read_config()
 
 
 @pytest.mark.parametrize("name", ["last.pt", "best.safetensors", "metrics.jsonl", "curves.png"])
 def test_a_full_disk_leaves_the_files_before_and_the_run_resumes(book, data, tmp_path, monkeypatch, name):
-    """/dev/full stands for the disk: every write to it ends in "no space left on device"."""
+    """/dev/full acts as the disk: every write to it fails with "no space left on device"."""
     run = shutil.copytree(book, tmp_path / "run")
     (run / f".unfinished-{name}").symlink_to("/dev/full")
     before = (run / name).read_bytes()
     flags = ["--data", data, *imdb.BOOK, "--epochs", 2, "--resume"]
-    with pytest.raises(RunError, match=f"could not write .*{name}: .*is whole"):
+    with pytest.raises(RunError, match=f"could not write .*{name}: .*is intact"):
         imdb.train(run, *flags)
     assert (run / name).read_bytes() == before and not (run / f".unfinished-{name}").exists()
     imdb.train(run, *flags)
@@ -249,7 +249,7 @@ def test_a_full_disk_leaves_the_files_before_and_the_run_resumes(book, data, tmp
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path):
-    with pytest.raises(RunError, match="epoch 1/40 ends in a loss that is not finite: try a lower --learning-rate"):
+    with pytest.raises(RunError, match="epoch 1/40 ended with a non-finite loss: try a lower --learning-rate"):
         imdb.train(tmp_path / "run", "--data", data, "--learning-rate", 1e30)
 
 
@@ -269,7 +269,7 @@ def test_errors_end_the_script_in_one_line(tmp_path, monkeypatch):
 
 
 def test_the_sample_is_learned(tmp_path):
-    """The whole road that `make imdb` goes, with a smaller layer and larger steps: a quarter of the time."""
+    """Runs `make imdb` with a smaller layer and a higher learning rate, in a quarter of the time."""
     flags = ["--data", "sample", "--dropout", 0.2, "--epochs", 5, "--learning-rate", 4e-3]
     run = imdb.train(tmp_path / "run", *flags, "--embedding-size", 64, "--hidden-size", 64)
     assert json.loads((run / "summary.json").read_text())["test_accuracy"] > 0.95

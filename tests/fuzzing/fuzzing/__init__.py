@@ -1,1 +1,1 @@
-"""Random calls, and what they must not do; `python -m fuzzing` runs them."""
+"""Random calls that must give right results or clear errors; `python -m fuzzing` runs them."""

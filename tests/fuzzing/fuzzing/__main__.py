@@ -1,14 +1,14 @@
-"""Runs random calls for some minutes and prints what goes wrong, each with its seed.
+"""Runs random calls for some minutes and prints each failure with its seed.
 
     PYTHONPATH=.:tests/support:tests/fuzzing python -m fuzzing [modules] [options] [kernels] [files] --minutes N
 
 modules  programs against torch.nn.GRU: the same results, or the same class of error; --backend auto eager
-options  what torch.nn.GRU does not have: only named errors, and nothing is written to
+options  options that torch.nn.GRU lacks: only clear errors, and no argument is changed
 kernels  cases of the contract against torch.nn.GRU in float64
-files    changed files of ONNX and Keras: only named errors, in time
+files    damaged ONNX and Keras files: only clear errors, in time
 
-They take turns. `python -c "from fuzzing import modules; print(modules.one(SEED, BACKEND))"` runs one again. Exits
-with 1 where anything went wrong.
+They alternate. `python -c "from fuzzing import modules; print(modules.one(SEED, BACKEND))"` repeats one. Exits
+with 1 if there was a failure.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def runners(backends: list[str]) -> dict:
-    """The function of a seed for each kind; what a kind needs is imported when it is wanted."""
+    """The function of a seed for each kind; its imports are done on demand."""
 
     def modules(seed: int) -> list[str]:
         from . import modules

@@ -1,4 +1,4 @@
-"""Runs a program with torch.nn.GRU and with ours, statement by statement, and says where they part."""
+"""Runs a program with torch.nn.GRU and with ours, statement by statement, and reports where they differ."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ SEEDED = torch.Generator().manual_seed(0).get_state()
 
 
 class Outcome(NamedTuple):
-    """What a statement came to."""
+    """The result of a statement."""
 
     value: Any = None
     error: Exception | None = None
 
 
 class Failure(NamedTuple):
-    """Where a program comes to something else with ours."""
+    """The statement where a program gives another result with ours."""
 
     statement: int
     what: str
 
     @property
     def kind(self) -> str:
-        """What does not change while the program is made smaller."""
+        """The kind of failure, which stays the same while the program is reduced."""
         return self.what.split(":")[0]
 
 
 def run(statement: str, names: dict[str, Any]) -> Outcome:
-    """Runs one statement; each of the two has a random generator of its own."""
+    """Runs one statement; each side has its own random generator."""
     names["out"] = None
     torch.set_rng_state(names.get("_state", SEEDED))
     with warnings.catch_warnings():
@@ -57,7 +57,7 @@ def run(statement: str, names: dict[str, Any]) -> Outcome:
 
 
 def differ(theirs: Any, ours: Any, tolerance: float, where: str = "out") -> str | None:
-    """What is not the same in two values, None if nothing."""
+    """The difference between two values, or None."""
     if isinstance(theirs, PackedSequence) and isinstance(ours, PackedSequence):
         return differ(tuple(theirs), tuple(ours), tolerance, where)
     if isinstance(theirs, Tensor) and isinstance(ours, Tensor):
@@ -91,7 +91,7 @@ def _differ_in(theirs: Tensor, ours: Tensor, tolerance: float, where: str) -> st
 
 
 def failure(program: list[str], backend: str) -> Failure | None:
-    """The first statement that comes to something else with ours, unless it is one of `differences`."""
+    """The first statement that gives another result with ours, unless it is one of `differences`."""
     theirs, ours = namespace(False, backend), namespace(True, backend)
     text = "\n".join(program).replace(".float()", "float32")
     dtypes = [name for name in TOLERANCES if name in text] + ["float32"] * ("dtype=" not in program[0])
@@ -100,10 +100,10 @@ def failure(program: list[str], backend: str) -> Failure | None:
         want, got = run(statement, theirs), run(statement, ours)
         if what := _compared(want, got, tolerance):
             if differences.known(statement, want, got, what):
-                return None  # what follows builds on it
+                return None  # later statements depend on it
             return Failure(i, what)
         if want.error is not None and "backward" in statement:
-            return None  # which gradients have come before the error is a matter of order
+            return None  # which gradients exist before an error depends on the order
     return None
 
 
@@ -120,7 +120,7 @@ def _compared(want: Outcome, got: Outcome, tolerance: float) -> str | None:
 
 
 def smaller(program: list[str], found: Failure, backend: str) -> tuple[list[str], Failure]:
-    """A program with as few statements as the failure needs."""
+    """Reduces a program to as few statements as the failure needs."""
     program, i = program[: found.statement + 1], 0
     while i < len(program) - 1:
         shorter = program[:i] + program[i + 1 :]

@@ -1,4 +1,4 @@
-"""Where ours means to differ from torch.nn.GRU, each with the reason."""
+"""Intended differences from torch.nn.GRU, each with the reason."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def known(statement: str, want: Outcome, got: Outcome, what: str) -> str | None:
-    """Why the two differ in this, None if nobody meant it."""
+    """The reason for an intended difference, or None."""
     return next((reason for reason, applies in REASONS.items() if applies(statement, want, got, what)), None)
 
 

@@ -1,6 +1,6 @@
-"""Files of ONNX and Keras with some bytes or some of their meaning changed: readers raise an InputError, in time.
+"""ONNX and Keras files with changed bytes or changed contents: readers raise an InputError, in time.
 
-A reader that crashes takes the runner with it: the file it was given stays in the folder that `folder` says.
+A reader that crashes ends the runner too; its file stays in the folder returned by `folder`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from grucore import GRU, InputError
 from grucore.convert import from_keras, from_onnx, to_onnx
 
-SECONDS = 20  # of the processor that a reader may take
+SECONDS = 20  # CPU time that a reader may take
 
 
 def _weights(group: Any, I: int, H: int, names: tuple[str, ...]) -> None:  # noqa: E741
@@ -76,7 +76,7 @@ def write_all(folder: Path) -> list[Path]:
 
 
 def read(path: Path) -> GRU:
-    """The layer of a file."""
+    """Reads the layer of a file."""
     return from_onnx(path) if path.suffix == ".onnx" else from_keras(path)
 
 
@@ -105,7 +105,7 @@ def changed_bytes(data: bytes, numbers: random.Random) -> bytes:
 
 
 def changed_values(value: Any, numbers: random.Random) -> Any:
-    """What JSON holds with a few values changed, removed or put elsewhere."""
+    """JSON with a few values changed, removed or moved."""
     if isinstance(value, dict) and numbers.random() < 0.9:
         kept = {k: changed_values(v, numbers) for k, v in value.items() if numbers.random() > 0.05}
         return kept if numbers.random() > 0.03 else list(kept.values())
@@ -156,7 +156,7 @@ def changed_onnx(path: Path, numbers: random.Random) -> bytes:
 
 
 def changed_archive(path: Path, numbers: random.Random) -> bytes:
-    """A .keras file whose parts are changed, and whose checksums are right."""
+    """A .keras file with changed parts and correct checksums."""
     with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     name = numbers.choice(list(parts))
@@ -172,7 +172,7 @@ def changed_archive(path: Path, numbers: random.Random) -> bytes:
 
 
 def changed_hdf5(path: Path, numbers: random.Random) -> bytes:
-    """A file whose arrays or attributes are others."""
+    """A file with changed arrays or attributes."""
     target = path.with_name("new.hdf5")
     target.write_bytes(path.read_bytes())
     with h5py.File(target, "r+") as file:
@@ -203,7 +203,7 @@ STRUCTURED: dict[str, Callable[[Path, random.Random], bytes]] = {
 
 
 class TooLong(BaseException):
-    """A reader does not come back."""
+    """A reader does not return."""
 
 
 @contextmanager
@@ -221,12 +221,12 @@ def _in_time() -> Iterator[None]:
 
 
 def folder() -> Path:
-    """Where files lie."""
+    """The folder of the files."""
     return Path(tempfile.gettempdir()) / f"grucore-fuzzing-{os.getpid()}"
 
 
 def one(seed: int, paths: list[Path]) -> list[str]:
-    """What goes wrong with a seed."""
+    """The failures with a seed."""
     numbers = random.Random(seed)
     path = numbers.choice(paths)
     if numbers.random() < 0.4:

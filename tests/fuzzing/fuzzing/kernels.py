@@ -1,4 +1,4 @@
-"""Random cases of the contract, against torch.nn.GRU in float64: sizes around vectors, flags, strides, threads."""
+"""Random cases of the contract, against torch.nn.GRU in float64: sizes around vectors, masks, strides, threads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FLAGS = (
 
 
 def drawn(numbers: random.Random) -> tuple[str, Case, torch.dtype]:
-    """An implementation, a case that it serves, and a dtype; none so small that single numbers cancel."""
+    """An implementation, a case that it supports, and a dtype; none so small that single numbers cancel."""
     name = numbers.choice(["native", "native", "eager"] if "native" in IMPLEMENTATIONS else ["eager"])
     dtype = numbers.choice([torch.float64, torch.float32])
     case = Case(
@@ -49,7 +49,7 @@ def drawn(numbers: random.Random) -> tuple[str, Case, torch.dtype]:
 
 
 def one(seed: int) -> list[str]:
-    """What goes wrong with a seed."""
+    """The failures with a seed."""
     torch.manual_seed(seed)
     numbers = random.Random(seed)
     name, case, dtype = drawn(numbers)

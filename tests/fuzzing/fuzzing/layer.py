@@ -1,4 +1,4 @@
-"""A layer as a program knows it, and arguments for calls of it, as text."""
+"""The layer of a program, and arguments for its calls, as text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Layer:
-    """What a program knows of its layer, so that a call of it can be right."""
+    """The properties of a program's layer that a correct call needs."""
 
     I: int  # noqa: E741
     H: int
@@ -61,7 +61,7 @@ def hx_for(n: random.Random, layer: Layer, B: int) -> str:
 
 
 def arguments_for(n: random.Random, layer: Layer, grad: str = "") -> str:
-    """The arguments of a call that is right."""
+    """The arguments of a correct call."""
     T, B = n.randint(1, 6), n.randint(1, 4)
     if not grad and n.random() < 0.15:
         hx = n.choice(["", f", r({seed_in(n)}, {layer.states}, {layer.H}{layer.numbers})"])

@@ -8,7 +8,7 @@ from . import compare, programs
 
 
 def one(seed: int, backend: str = "auto") -> list[str]:
-    """What goes wrong with a seed, as a script."""
+    """The failure with a seed, as a script."""
     program = programs.program(random.Random(seed))
     found = compare.failure(program, backend)
     if found is None:

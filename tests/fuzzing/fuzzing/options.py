@@ -1,4 +1,4 @@
-"""Calls with lengths, masks, resets and options, most of them wrong: errors are named ones, and nothing is changed."""
+"""Calls with lengths, masks, resets and options, most of them wrong: errors are clear, and no argument changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from grucore import GRU, GRUCell, gru, gru_cell, truncated_bptt
 
-NAMED = (ValueError, TypeError, NotImplementedError)  # an InputError is a ValueError; the last is PyTorch's own word
+NAMED = (ValueError, TypeError, NotImplementedError)  # an InputError is a ValueError; the last is PyTorch's
 REFUSED = "cannot run: "  # what a RuntimeError of an explicit backend says
 OPTIONS: dict[str, list[Any]] = {
     "num_layers": [1, 2, 3, 0, -1, 1.0, True, "2", None],
@@ -37,7 +37,7 @@ WRONG_VALUES: list[Any] = [None, 0, -1, 1.5, "text", [], [1], (), {}, True, torc
 
 
 def _one(numbers: random.Random) -> list[str]:
-    """One layer and some calls of it; what went wrong."""
+    """The failures of some calls of one layer."""
     chosen = {name: numbers.choice(values) for name, values in OPTIONS.items() if numbers.random() < 0.2}
     sizes = numbers.choice([1, 3, 8]), numbers.choice([1, 4, 17])
     found = []
@@ -66,7 +66,7 @@ def _one(numbers: random.Random) -> list[str]:
 
 
 def _call(numbers: random.Random, layer: GRU) -> tuple[list[Any], dict[str, Any]]:
-    """Arguments of `forward`: right ones, of which up to two are then made wrong."""
+    """Arguments of `forward`: correct ones, of which up to two are then made wrong."""
     T, B, K = numbers.randint(0, 5), numbers.randint(0, 4), layer.num_layers * layer.num_directions
     dtype, steps = layer.weight_ih_l0.dtype, (B, T) if layer.batch_first else (T, B)
     x = torch.randn(*steps, layer.input_size).to(dtype)
@@ -93,7 +93,7 @@ def _call(numbers: random.Random, layer: GRU) -> tuple[list[Any], dict[str, Any]
 
 
 def _wrong(numbers: random.Random, value: Any) -> Any:
-    """Another value in its place."""
+    """A wrong value for an argument."""
     if not isinstance(value, Tensor) or numbers.random() < 0.3:
         return numbers.choice(WRONG_VALUES)
     changes: list[Callable[[Tensor], Any]] = [
@@ -136,7 +136,7 @@ CALLS: dict[str, Callable[[GRU, list[Any], dict[str, Any]], Any]] = {
 
 
 def _check(result: Any, layer: GRU) -> None:
-    """Results are finite where they are computed."""
+    """Checks that computed results are finite."""
     for t in result if isinstance(result, tuple) else (result,):
         if isinstance(t, Tensor) and t.is_floating_point() and not t.is_meta and layer.activation == "tanh":
             assert t.shape[-1] % layer.hidden_size == 0, "a shape that is none of the layer's"
@@ -157,6 +157,6 @@ def _told(value: Any) -> str:
 
 
 def one(seed: int) -> list[str]:
-    """What goes wrong with a seed."""
+    """The failures with a seed."""
     torch.manual_seed(seed)
     return [f"{failure}\n    options.one({seed})" for failure in _one(random.Random(seed))]

@@ -1,6 +1,6 @@
 """Random programs that use a GRU: statements that mean the same to torch.nn.GRU and to ours. Half of them are wrong.
 
-A statement may set `out`, which is what the two are compared by. Names that it may use are those of `namespace`.
+A statement may set `out`, which is compared. It may use the names of `namespace`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def state(gru):
 
 
 def namespace(ours: bool, backend: str) -> dict[str, Any]:
-    """What a program begins with: GRU is torch.nn's or ours, and Other the other one."""
+    """The names of a program: GRU is torch.nn's or ours, and Other the other one."""
     names: dict[str, Any] = {}
     exec(PREAMBLE, names)
 

@@ -1,4 +1,4 @@
-"""Statements that are right: both layers must come to the same."""
+"""Correct statements: both layers must give the same result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the converters share: the import of other libraries when they are needed, and layers that cannot be written."""
+"""All converters: other libraries are imported on demand, and layers that cannot be converted are refused."""
 
 import os
 import subprocess

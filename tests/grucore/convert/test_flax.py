@@ -21,7 +21,7 @@ LIMIT = 2e-6  # RMS error of float32 outputs against Flax; measured at most 1.8e
 
 
 def linen_parameters(input_size, seed=0):
-    """Of a cell with 4 units; uniform, since Flax leaves biases at 0."""
+    """Parameters of a cell with 4 units, uniformly drawn, since Flax initialises biases to 0."""
     x = jnp.ones((1, input_size))
     tree = linen.GRUCell(4).init(jax.random.key(seed), x[:, :1].repeat(4, 1), x)["params"]
     random = np.random.default_rng(seed)
@@ -35,7 +35,7 @@ def nnx_cell(input_size, seed=0, **options):
 
 
 def linen_outputs(layers, x):
-    """(B, T, D*H) of the layers that to_flax gives for linen."""
+    """The outputs (B, T, D*H) of to_flax's layers for linen."""
     for layer in layers:
         if isinstance(layer, tuple):
             rnn = linen.Bidirectional(linen.RNN(linen.GRUCell(4)), linen.RNN(linen.GRUCell(4)))
@@ -127,7 +127,7 @@ def test_dtypes_are_kept(dtype):
         ours.bias_hh_l0.zero_()
     assert same_parameters(from_flax(to_flax(ours)), GRU.from_torch(ours.to_torch()))
     if dtype is torch.float64:
-        with pytest.raises(ValueError, match="JAX keeps float32 for float64; jax_enable_x64"):
+        with pytest.raises(ValueError, match="JAX turned float64 into float32; set jax_enable_x64"):
             to_flax(ours, api="nnx")
     else:
         (cell,) = to_flax(ours, api="nnx")
@@ -152,7 +152,7 @@ def lstm_parameters():
 
 
 def without(tree, *path):
-    """The tree without one of its parts."""
+    """Removes an entry from a tree."""
     *parents, last = path
     if parents:
         return {**tree, parents[0]: without(tree[parents[0]], last)}
@@ -170,7 +170,7 @@ REFUSED = {
     "mixed": (
         lambda: [linen_parameters(3), (linen_parameters(4), linen_parameters(4))],
         InputError,
-        r"or every one a pair, got \[1, 2\]",
+        r"or all a pair, got \[1, 2\]",
     ),
     "sizes": (
         lambda: [linen_parameters(3), linen_parameters(3)],

@@ -37,7 +37,7 @@ def keras():
 
 
 def randomised(layer):
-    """The layer with weights that leave nothing at 0, as Keras leaves biases."""
+    """Gives a layer weights without zeros, since Keras initialises biases to 0."""
     random = np.random.default_rng(len(layer.get_weights()))
     layer.set_weights([random.uniform(-0.6, 0.6, w.shape).astype(w.dtype) for w in layer.get_weights()])
     return layer
@@ -51,7 +51,7 @@ def built(keras, input_size=3, bidirectional=False, **options):
 
 
 def outputs(layers, x):
-    """What Keras layers, one after the other, make of (B, T, I)."""
+    """The outputs of a stack of Keras layers for (B, T, I)."""
     for layer in layers:
         x = layer(x)
     return torch.as_tensor(x.detach())
@@ -100,7 +100,7 @@ def test_dtypes_are_kept(keras, dtype):
 
 
 def test_masked_and_initial_states(keras):
-    """What callers of both sides give: the last real state of a right-padded batch, and the initial state."""
+    """The final state of a right-padded batch, and an initial state."""
     layer = built(keras, return_state=True)
     ours, x, h0 = from_keras(layer), torch.randn(2, 6, 3), torch.randn(2, 4)
     mask = torch.tensor([[True] * 6, [True] * 2 + [False] * 4])
@@ -109,7 +109,7 @@ def test_masked_and_initial_states(keras):
 
 
 def test_masked_steps(keras):
-    """A layer of one direction repeats its output unless it is told not to; of two it gives 0."""
+    """A unidirectional layer repeats its output unless told otherwise; a bidirectional one gives 0."""
     mask, x = torch.tensor([[True, True, False, True, False]]), torch.randn(1, 5, 3)
     for options in ({"bidirectional": True}, {"zero_output_for_mask": True}, {}):
         layer = built(keras, **options)
@@ -147,25 +147,25 @@ def test_go_backwards_on_demand(keras, tmp_path):
     mine, real = from_keras(first, reverse=True)(x.flip(1), mask=mask.flip(1))[0], mask.flip(1)
     assert rms_error(mine[real], theirs[real]) <= LIMIT
     path = save(keras, tmp_path, first)
-    for each in (path, path.with_name("model.weights.h5")):  # the second does not tell
+    for each in (path, path.with_name("model.weights.h5")):  # the second does not store go_backwards
         assert same_parameters(from_keras(each, reverse=True), from_keras(first, reverse=True))
     with pytest.raises(ValueError, match="has go_backwards=False; only True can be converted here"):
         from_keras(second, reverse=True)
-    with pytest.raises(ValueError, match="has go_backwards=True: where it is the first of a stack"):
+    with pytest.raises(ValueError, match="has go_backwards=True: if it is the first of a stack"):
         from_keras([second, built(keras, 4, go_backwards=True)])
     with pytest.raises(ValueError, match="is bidirectional: reverse=True is only for go_backwards=True"):
         from_keras(built(keras, bidirectional=True), reverse=True)
 
 
-def test_widths_that_do_not_fit_are_named(keras):
+def test_mismatched_widths_are_named(keras):
     wide, narrow = keras.layers.GRU(16, name="wide"), keras.layers.GRU(8, name="narrow")
     wide.build((None, None, 3))
     narrow.build((None, None, 16))
-    with pytest.raises(InputError, match=r"'narrow' has units=8, and the one before, 'wide', 16: .* convert each"):
+    with pytest.raises(InputError, match=r"'narrow' has units=8, but the one before, 'wide', has 16: .* convert each"):
         from_keras([wide, narrow])
-    with pytest.raises(InputError, match=r"reads 3 features, and the one before, .*, gives 4"):
+    with pytest.raises(InputError, match=r"reads 3 features, but the one before, .*, gives 4"):
         from_keras([built(keras), built(keras)])
-    with pytest.raises(InputError, match=r"reads 4 features, and the one before, .*, gives 8"):
+    with pytest.raises(InputError, match=r"reads 4 features, but the one before, .*, gives 8"):
         from_keras([built(keras, bidirectional=True), built(keras, 4, bidirectional=True)])
 
 
@@ -185,7 +185,7 @@ def saved(keras, tmp_path_factory):
     model.compile("adam", "mse")
     for layer in layers.values():
         randomised(layer)
-    model.fit(np.ones((2, 4, 3)), np.ones((2, 6)), verbose=0)  # so that the files hold an optimizer's state
+    model.fit(np.ones((2, 4, 3)), np.ones((2, 6)), verbose=0)  # so that the files contain an optimizer's state
     folder = tmp_path_factory.mktemp("keras")
     model.save(folder / "model.keras")
     model.save_weights(folder / "model.weights.h5")
@@ -203,13 +203,13 @@ def test_layers_of_a_file(saved, name, monkeypatch):
         assert same_parameters(from_keras(folder / name, layer), want[layer])
         assert from_keras(str(folder / name), layer).reset_after is (layer != "before")
     assert same_parameters(from_keras(folder / name, ["second", "third"]), stack)
-    with pytest.raises(InputError, match=r"must have one GRU layer, or `layer` must say which; it has .*'second'"):
+    with pytest.raises(InputError, match=r"must have one GRU layer, or `layer` must name one; it has .*'second'"):
         from_keras(folder / name)
     with pytest.raises(InputError, match=r"has no GRU layer 'fourth'; it has .*'second'"):
         from_keras(folder / name, ["second", "fourth"])
     with pytest.raises(InputError, match="at least one layer"):
         from_keras(folder / name, [])
-    with pytest.raises(InputError, match="must agree in reset_after and in being bidirectional"):
+    with pytest.raises(InputError, match="must agree in reset_after, in being bidirectional"):
         from_keras(folder / name, ["third", "before"])
 
 
@@ -228,7 +228,7 @@ def test_one_layer_needs_no_name(keras, tmp_path):
 
 
 def test_bfloat16_in_a_file(keras, tmp_path):
-    """As Keras on JAX writes it; on PyTorch it writes float32 in its place."""
+    """Keras writes bfloat16 like this on JAX; on PyTorch it writes float32 instead."""
     layer = keras.layers.GRU(4)
     save(keras, tmp_path, layer)
     with h5py.File(tmp_path / "model.weights.h5", "a") as file:
@@ -248,13 +248,13 @@ def test_a_name_that_is_there_twice(keras, tmp_path):
         from_keras(tmp_path / "model.weights.h5", "same")
     found = from_keras(tmp_path / "model.weights.h5", "layers/gru")
     assert found.input_size == 3
-    with pytest.raises(InputError, match="does not tell the options of one GRU layer 'same'"):
+    with pytest.raises(InputError, match="does not store the options of one GRU layer 'same'"):
         from_keras(tmp_path / "model.keras", "layers/gru")
 
 
 def test_weights_alone_without_bias(keras, tmp_path):
     path = save(keras, tmp_path, keras.layers.GRU(4, use_bias=False, reset_after=False)).with_name("model.weights.h5")
-    with pytest.raises(InputError, match="without options and without bias: say reset_after"):
+    with pytest.raises(InputError, match="without options and without bias: pass reset_after"):
         from_keras(path)
     assert not from_keras(path, reset_after=False).reset_after
     with pytest.raises(InputError, match="reset_after is False, the caller says True"):
@@ -262,7 +262,7 @@ def test_weights_alone_without_bias(keras, tmp_path):
 
 
 def test_a_file_of_keras_2(tmp_path):
-    """Its layout: `:0` after names, numbered cells, no backward_layer in the options."""
+    """Its format: `:0` after names, numbered cells, no backward_layer in the options."""
     random = np.random.default_rng(0)
     shapes = {"kernel:0": (3, 12), "recurrent_kernel:0": (4, 12), "bias:0": (2, 12)}
     forward, backward = ({k: random.normal(size=s).astype(np.float32) for k, s in shapes.items()} for _ in range(2))
@@ -290,7 +290,7 @@ def test_a_file_of_keras_2(tmp_path):
     assert torch.equal(gru.bias_hh_l0_reverse, torch.tensor(np.concatenate([r, z, n])))
     options["recurrent_activation"] = "hard_sigmoid"
     with pytest.raises(
-        ValueError, match="'both' has recurrent_activation='hard_sigmoid' and is not known to be of Keras 3"
+        ValueError, match="'both' has recurrent_activation='hard_sigmoid' and does not say that it is from Keras 3"
     ):
         from_keras(write(tmp_path / "older.h5", config))
 
@@ -303,7 +303,7 @@ REFUSED = {
     "activation": ({"activation": "elu"}, "activation=<function elu.*; only tanh, .* can be converted"),
     "own activation": ({"activation": tanh}, "activation=<function tanh"),
     "recurrent_activation": ({"recurrent_activation": "softmax"}, "recurrent_activation=<function softmax"),
-    "go_backwards": ({"go_backwards": True}, r"go_backwards=True: .* with reverse=True you get .* gru\(x.flip\(1"),
+    "go_backwards": ({"go_backwards": True}, r"go_backwards=True: .* reverse=True converts it .* gru\(x.flip\(1"),
     "stateful": ({"stateful": True}, "stateful=True"),
     "dropout": ({"dropout": 0.5}, "dropout=0.5, .* ignore_dropout=True leaves it out"),
     "recurrent_dropout": ({"recurrent_dropout": 0.5}, "recurrent_dropout=0.5"),
@@ -344,7 +344,7 @@ def test_other_sources_are_refused(keras, tmp_path):
         from_keras(keras.layers.GRU(4))
     with pytest.raises(InputError, match="at least one layer"):
         from_keras([])
-    with pytest.raises(InputError, match="layer='gru' goes with a file"):
+    with pytest.raises(InputError, match="layer='gru' requires a file"):
         from_keras(built(keras), "gru")
     with pytest.raises(FileNotFoundError, match="no Keras file"):
         from_keras(tmp_path / "missing.keras")
@@ -368,7 +368,7 @@ def test_weights_of_a_wrong_shape_are_refused(keras, tmp_path, place, shape):
 
 
 def test_damaged_files_are_named(keras, tmp_path):
-    """Not what zip, JSON or HDF5 make of them; more are in tests/fuzzing."""
+    """The file is named, whatever zip, JSON or HDF5 raise; tests/fuzzing has more."""
     path = save(keras, tmp_path, keras.layers.GRU(4))
     with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
@@ -381,7 +381,7 @@ def test_damaged_files_are_named(keras, tmp_path):
             for part, content in (parts | {name: data}).items():
                 archive.writestr(part, content)
         with pytest.raises(
-            InputError, match=r"model\.keras (is damaged or not what it says|does not tell the options)"
+            InputError, match=r"model\.keras (is damaged or has another format|does not store the options)"
         ):
             from_keras(path)
     path.write_bytes(path.read_bytes()[:-5] + b"\0" * 5)

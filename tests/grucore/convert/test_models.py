@@ -1,4 +1,4 @@
-"""Whole models: torch.nn's layers become ours in place, and back."""
+"""Whole models: torch.nn's layers are replaced by ours in place, and back."""
 
 import copy
 import pickle
@@ -16,7 +16,7 @@ TORCH = {"gru": nn.GRU, "cell": nn.GRUCell}
 
 
 class Model(nn.Module):
-    """A shared layer, a cell, a layer in a container, and layers that are left as they are."""
+    """A shared layer, a cell, a layer in a container, and layers that are left unchanged."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ def assert_same(got, want):
 
 
 def test_there_and_back(model, x):
-    """The same layers, parameters, results and gradients, and the types and attributes of before at the end."""
+    """The same layers, parameters, results and gradients, and in the end the original types and attributes."""
     layers, parameters, want = dict(model.named_modules()), list(model.parameters()), model(x)
     attributes = {name: set(vars(layer)) for name, layer in layers.items()}
     want_gradients = gradients(model, x)
@@ -140,10 +140,10 @@ def test_subclasses_are_left():
 
 def test_an_option_that_torch_lacks_is_named_before_anything_changes():
     model = nn.ModuleDict({"plain": GRU(3, 4), "own": GRU(3, 4, zoneout=0.1)})
-    with pytest.raises(ValueError, match=r"torch.nn.GRU has no zoneout=0.1; 'own' has no equal there"):
+    with pytest.raises(ValueError, match=r"torch.nn.GRU has no zoneout=0.1, so 'own' cannot be converted"):
         restore_torch(model)
     assert type(model["plain"]) is GRU
-    with pytest.raises(ValueError, match=r"torch.nn.GRUCell has no reset_after=False; the model has"):
+    with pytest.raises(ValueError, match=r"torch.nn.GRUCell has no reset_after=False, so the model cannot"):
         restore_torch(GRUCell(3, 4, reset_after=False))
 
 
@@ -158,7 +158,7 @@ def test_what_is_not_a_module(function):
 
 
 def test_a_program_that_put_ours_in_the_place_of_torchs(monkeypatch, x):
-    """As a migration in one line does: torch.nn.GRU = grucore.GRU."""
+    """Like the migration in one line: torch.nn.GRU = grucore.GRU."""
     theirs, cell = nn.GRU(3, 4), nn.GRUCell(3, 4)
     monkeypatch.setattr(torch.nn, "GRU", grucore.GRU)
     monkeypatch.setattr(torch.nn, "GRUCell", grucore.GRUCell)

@@ -1,4 +1,4 @@
-"""to_onnx in onnxruntime, and from_onnx of what it, torch.onnx.export and others write."""
+"""to_onnx in onnxruntime, and from_onnx with files by to_onnx, torch.onnx.export and others."""
 
 import itertools
 import warnings
@@ -129,7 +129,7 @@ def test_what_torch_exports(how, batch_first, bidirectional, tmp_path):
     arguments = (torch.randn(5, 5, 3), *([torch.randn(2 * (1 + bidirectional), 5, 4)] if how == "hx" else []))
     options = {"input_names": ["x"], "dynamic_axes": {"x": {0: "first", 1: "second"}}} if how == "free" else {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its own tracing, and of its age; the newer exporter needs more packages
+        warnings.simplefilter("ignore")  # tracing and deprecation; the newer exporter needs more packages
         torch.onnx.export(theirs, arguments, tmp_path / "model.onnx", dynamo=False, **options)
     ours = from_onnx(tmp_path / "model.onnx")
     assert repr(ours) == repr(theirs) and same_parameters(ours, theirs)
@@ -169,14 +169,14 @@ def refused(message, *nodes, constants=None, **options):
 
 ATTRIBUTES = {
     "clip": ({"clip": 1.0}, r"GRU node 'gru' has \{'clip': 1.0\}, which cannot be converted"),
-    "reverse": ({"direction": "reverse"}, r"has direction='reverse': with reverse=True you get .*x.flip\(0\)"),
-    "direction": ({"direction": "sideways"}, "has direction='sideways', which ONNX does not know"),
+    "reverse": ({"direction": "reverse"}, r"has direction='reverse': reverse=True converts it .*x.flip\(0\)"),
+    "direction": ({"direction": "sideways"}, "has direction='sideways', which ONNX does not define"),
     "default alpha": ({"activations": ["HardSigmoid", "Tanh"]}, "activation 'hardsigmoid' with alpha=0.2, beta=0.5"),
     "other activation": ({"activations": ["Sigmoid", "Elu"]}, "has the activation 'elu', which cannot be converted"),
-    "alpha of nothing": ({"activation_alpha": [0.5]}, r"has \{'alpha': \[0.5\]\} for activations=\['sigmoid', 'tanh'"),
+    "alpha of nothing": ({"activation_alpha": [0.5]}, r"has \{'alpha': \[0.5\]\}, which activations=\['sigmoid'"),
     "two kinds": (
         {"activations": ["Sigmoid", "Tanh", "Sigmoid", "Relu"], "direction": "bidirectional"},
-        "has other activations in each direction",
+        "has different activations per direction",
     ),
 }
 
@@ -195,9 +195,9 @@ def test_defaults_may_be_written_out():
 
 
 def test_weights_that_are_no_constants_or_do_not_fit():
-    refused("constant weights, and 'free' are inputs of the graph without a value", gru_node(inputs=("w", "free")))
+    refused("constant weights, but 'free' are inputs of the graph without a value", gru_node(inputs=("w", "free")))
     double = helper.make_node("Add", ["free", "r"], ["made"])
-    refused("constant weights, and 'made' are computed from what", double, gru_node(inputs=("w", "made")))
+    refused("constant weights, but 'made' depend on inputs", double, gru_node(inputs=("w", "made")))
     refused("must have weights W and R", gru_node(inputs=("w",)))
     refused(r"weights of shapes \[\(1, 6, 3\), .* got \[\(1, 12, 3\), \(2,\)\]", gru_node(inputs=("w", "l")))
     refused(r"weights of shapes \[\(2, 12, 3\), .* got \[\(1, 12, 3\)", gru_node(direction="bidirectional"))
@@ -258,7 +258,7 @@ def test_stacks_are_found_and_told_apart():
     ]
     for between in elsewhere:
         apart = [gru_node(), *between, gru_node("second", "a", ("w2", "r"))]
-        refused("has 2, which end with GRU node 'gru', GRU node 'second': say which in `node`", *apart)
+        refused("has 2, which end with GRU node 'gru', GRU node 'second': pass one of these as `node`", *apart)
         assert from_onnx(proto(*apart, constants=WEIGHTS, x=[5, 2, 3]), "second").input_size == 4
     refused("has none$", helper.make_node("Relu", ["x"], ["y"]))
     lstm = helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=3)
@@ -270,7 +270,7 @@ def test_stacks_are_found_and_told_apart():
 
 @pytest.mark.parametrize("linear_before_reset", [0, 1])
 def test_layout_1(linear_before_reset):
-    """onnxruntime has none of it; the standard's own evaluator does, in one direction."""
+    """onnxruntime does not support it; the standard's evaluator does, in one direction."""
     node = gru_node(inputs=("w", "r", "", "", "free"), layout=1, linear_before_reset=linear_before_reset)
     file = proto(node, constants=WEIGHTS, x=[2, 5, 3], free=[2, 1, 4])
     ours, x, hx = from_onnx(file), torch.randn(2, 5, 3), torch.randn(1, 2, 4)
@@ -294,7 +294,7 @@ def test_stacks_with_layout_1():
 
 
 def test_reverse_on_demand(tmp_path):
-    """A stack that runs backwards, in onnxruntime, against the copy on a sequence that is turned around."""
+    """A backward stack in onnxruntime, against the copy on a reversed sequence."""
     lengths = helper.make_tensor_value_info("lengths", onnx.TensorProto.INT32, [3])
     nodes = [
         gru_node(inputs=("w", "r", "", "lengths"), direction="reverse"),
@@ -339,17 +339,17 @@ def test_batch_first_is_read_or_given(given):
 
 
 def test_damaged_files_are_named(tmp_path):
-    """Not what protobuf, NumPy or a graph that turns in a circle makes of them; more are in tests/fuzzing."""
+    """The file is named, whatever protobuf or NumPy raise; tests/fuzzing has more."""
     path = tmp_path / "model.onnx"
     for data in (b"no model", b"\x08\xff"):
         path.write_bytes(data)
-        with pytest.raises(InputError, match=r"model\.onnx is damaged or not what it says|must have one stack"):
+        with pytest.raises(InputError, match=r"model\.onnx is damaged or has another format|must have one stack"):
             from_onnx(path)
     with pytest.raises(FileNotFoundError):
         from_onnx(tmp_path / "missing.onnx")
     model = proto(gru_node(), constants=WEIGHTS, x=[5, 2, 3])
     model.graph.initializer[0].dims[0] = 7
-    with pytest.raises(InputError, match="the model is damaged or not what it says: ValueError: cannot reshape"):
+    with pytest.raises(InputError, match="the model is damaged or has another format: ValueError: cannot reshape"):
         from_onnx(model)
 
 
@@ -362,7 +362,7 @@ CIRCLES = {
 
 @pytest.mark.parametrize("nodes", CIRCLES.values(), ids=CIRCLES)
 def test_values_that_are_made_of_themselves(nodes):
-    with pytest.raises(InputError, match="in the order in which they compute, and give each value once: Identity"):
+    with pytest.raises(InputError, match="in topological order, with one producer per value: Identity"):
         from_onnx(proto(*nodes, gru_node(x="a"), constants=WEIGHTS, x=[5, 2, 3]))
 
 

@@ -1,4 +1,4 @@
-"""torch.onnx.export of models that hold GRU layers, with both exporters, checked in onnxruntime."""
+"""torch.onnx.export of models with GRU layers, with both exporters, checked in onnxruntime."""
 
 import warnings
 
@@ -33,7 +33,7 @@ ACTIVATIONS = ("relu", "sigmoid"), ("hard_sigmoid", "softsign"), ("linear", "har
 
 
 class Model(nn.Module):
-    """Layers of every kind, between others; a dict of what each gives."""
+    """Layers of every kind, between others; returns a dict of their results."""
 
     def __init__(self, cases, activations):
         super().__init__()
@@ -79,7 +79,7 @@ class Model(nn.Module):
 
 def exported(model, arguments, path, dynamo, **options):
     with warnings.catch_warnings():
-        # Of the exporters' own age and dependencies. A warning of ours is an error.
+        # The exporters' own deprecations and dependencies. A warning of ours is an error.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
         torch.onnx.export(model, arguments, path, dynamo=dynamo, verbose=False, **options)
@@ -108,7 +108,7 @@ def run(path, *arguments):
     return [torch.tensor(result) for result in session.run(None, inputs)]
 
 
-# Exporting takes its time with dynamo=True: there fewer layers, in which every value comes up.
+# Exporting is slow with dynamo=True, so there are fewer layers, which still cover every value.
 KINDS = {False: (CASES, ACTIVATIONS), True: (CASES[1:5], ACTIVATIONS[1:3])}
 
 
@@ -121,7 +121,7 @@ def test_every_layer_becomes_a_node(dynamo, tmp_path):
         path = exported(model, given(5, 3), tmp_path / "model.onnx", dynamo, **FREE[dynamo])
     operators = [node.op_type for node in onnx.load(path).graph.node]
     assert operators.count("GRU") == sum(case[2] for case in cases) + len(activations) + 4
-    assert "ScatterND" not in operators  # of a cell that writes into its own memory, as it does without gradients
+    assert "ScatterND" not in operators  # of a cell that writes in place, which it only does without gradients
     for T, B in ((5, 3), (7, 6), (1, 1), (3, 9)):
         arguments = given(T, B)
         want = model(*arguments)
@@ -133,7 +133,7 @@ def test_every_layer_becomes_a_node(dynamo, tmp_path):
 
 
 class Call(nn.Module):
-    """A layer, and what else its call is given."""
+    """A layer with further arguments for its call."""
 
     def __init__(self, layer, **call):
         super().__init__()
@@ -145,7 +145,7 @@ class Call(nn.Module):
 
 
 def test_a_model_in_training_is_exported_as_it_is(tmp_path):
-    """dynamo=False has an argument of its own for this, and takes the model as in eval mode without it."""
+    """dynamo=False has its own argument for this, and without it exports the model in eval mode."""
     model = Call(GRU(3, 64, 2, dropout=0.5))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* while it is in training mode", UserWarning)  # torch 2.8 does not say so
@@ -164,8 +164,8 @@ def test_a_model_in_training_is_exported_as_it_is(tmp_path):
 
 FLAG = torch.ones(5, 2, dtype=torch.bool)
 REFUSED = {
-    "mask": ({}, {"mask": FLAG}, "mask cannot be exported: .* give lengths=mask.sum"),
-    "reset": ({}, {"reset": ~FLAG}, "reset cannot be exported: .* cut the sequence"),
+    "mask": ({}, {"mask": FLAG}, "mask cannot be exported: .* pass lengths=mask.sum"),
+    "reset": ({}, {"reset": ~FLAG}, "reset cannot be exported: .* split the sequence"),
     "reset_state": ({}, {"reset": None, "reset_state": torch.zeros(1, 2, 4)}, "reset_state"),
     "zoneout": ({"zoneout": 0.1}, {}, "zoneout cannot be exported with dynamo=False"),
     "layer_norm": ({"layer_norm": True}, {}, "layer_norm cannot be exported with dynamo=False"),
@@ -194,14 +194,14 @@ class Packed(nn.Module):
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of pack_padded_sequence
 def test_what_either_exporter_refuses(tmp_path):
     x = torch.randn(5, 2, 3)
-    with pytest.raises(RuntimeError, match=r"mask cannot be exported: .* give lengths=mask.sum"):
+    with pytest.raises(RuntimeError, match=r"mask cannot be exported: .* pass lengths=mask.sum"):
         exported(Call(GRU(3, 4), mask=FLAG).eval(), (x,), tmp_path / "model.onnx", True)
-    with pytest.raises(InputError, match=r"a PackedSequence cannot be exported to ONNX: give .* lengths"):
+    with pytest.raises(InputError, match=r"a PackedSequence cannot be exported to ONNX: pass .* lengths"):
         exported(Packed(), (x,), tmp_path / "model.onnx", False)
 
 
 class Unsaid(nn.Module):
-    """A layer that the operator of ONNX has no words for."""
+    """A layer that the ONNX operator cannot express."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Opacus: gradients of each sample are those of torch.nn.GRU on that row alone, in float64."""
+"""Opacus: per-sample gradients equal those of torch.nn.GRU on single rows, in float64."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ pytestmark = [
 
 @pytest.fixture
 def opacus():
-    import grucore.integrations.opacus  # heavy: not for those who run other tests
+    import grucore.integrations.opacus  # slow to import, so only for these tests
 
     return grucore.integrations.opacus
 
@@ -32,7 +32,7 @@ def grad_sample(opacus):
 
 
 def loss(y, h_n):
-    """Of each row; y is (T, B, D*H)."""
+    """The loss of each row; y is (T, B, D*H)."""
     return y.square().sum((0, 2)) + h_n.sin().sum((0, 2))
 
 
@@ -49,7 +49,7 @@ def flags(kind):
 
 
 def steps_of(row, lengths=None, mask=None, reset=None):
-    """The real steps of a row, in pieces that begin anew."""
+    """The non-padding steps of a row, in pieces split at resets."""
     real = torch.ones(T, dtype=torch.bool)
     if lengths is not None:
         real = torch.arange(T) < lengths[row]
@@ -96,7 +96,7 @@ OWN = [
 
 @pytest.mark.parametrize("options", OWN, ids=str)
 def test_what_nn_gru_lacks(options, opacus, grad_sample):
-    """Against autograd on each row alone; some parameters are not trained."""
+    """Against autograd on single rows; some parameters are not trained."""
     layer, plain = opacus.DPGRU(3, 4, dtype=f64, **options), GRU(3, 4, dtype=f64, **options)
     layer.weight_ih_l0.requires_grad_(False)
     plain.load_state_dict(layer.state_dict())
@@ -111,7 +111,7 @@ def test_what_nn_gru_lacks(options, opacus, grad_sample):
 
 
 class Model(nn.Module):
-    """Of words, batch first; the loss is on the state after each row's last."""
+    """A batch-first model of words, with a loss on each row's final state."""
 
     def __init__(self, layer):
         super().__init__()
@@ -161,7 +161,7 @@ def test_a_private_step_without_noise_or_clipping_is_a_plain_one(opacus):
 
 
 def test_a_batch_without_rows(opacus, grad_sample):
-    """As Poisson sampling gives."""
+    """Poisson sampling can draw an empty batch."""
     layer = opacus.DPGRU(3, 4)
     loss(*grad_sample.GradSampleModule(layer, loss_reduction="sum")(torch.randn(T, 0, 3))).sum().backward()
     assert layer.weight_hh_l0.grad_sample.shape == (0, 12, 4)
@@ -177,7 +177,7 @@ def test_without_opacus_hooks_it_is_a_gru(opacus):
 
 
 REFUSED = {
-    "dropout": (lambda o, g: o.DPGRU(3, 4, 2, dropout=0.1), r"must be 0: \{'dropout': 0.1"),
+    "dropout": (lambda o, g: o.DPGRU(3, 4, 2, dropout=0.1), r"must be 0, got \{'dropout': 0.1"),
     "zoneout": (lambda o, g: o.DPGRU(3, 4, zoneout=0.1), "draws no random numbers"),
     "no batch": (lambda o, g: o.DPGRU(3, 4)(torch.randn(T, 3)), "a padded batch of 3 dimensions"),
     "step": (lambda o, g: o.DPGRU(3, 4).step(torch.randn(B, 3)), "on a sequence of one step"),
@@ -187,7 +187,7 @@ REFUSED = {
     ),
     "time first": (
         lambda o, g: g.GradSampleModule(o.DPGRU(3, 4), batch_first=False)(torch.randn(T, B, 3))[0].sum().backward(),
-        "give Opacus batch_first=True",
+        "pass Opacus batch_first=True",
     ),
     "not fixed": (
         lambda o, g: g.GradSampleModule(GRU(3, 4))(torch.randn(T, B, 3))[0].sum().backward(),

@@ -1,4 +1,4 @@
-"""Schedules: which rows a step reads, and chunks of time, which change no result."""
+"""Schedules: the rows that a step reads, and chunks of time, which do not change results."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from grucore.kernels.eager.schedule import Schedule
 @pytest.mark.parametrize("rows", [1, 7, 10_000])
 @pytest.mark.parametrize("flags", ["", "gaps resets"], ids=["dense", "packed"])
 def test_chunks_do_not_change_the_result(flags, rows, monkeypatch):
-    """One step a chunk, a few, and all."""
+    """One step per chunk, a few, and all."""
     whole = Schedule.chunks
     monkeypatch.setattr(Schedule, "chunks", lambda self: whole(self, rows))
     check(IMPLEMENTATIONS["eager"], Case(T=23, two_way=True, flags=flags), torch.float64)
@@ -29,6 +29,6 @@ def test_chunks_in_reverse():
 
 @pytest.mark.parametrize("reverse, want", [(False, [[9, 0], [1, 2]]), (True, [[3, 9], [1, 2]])], ids=["on", "back"])
 def test_states_before(reverse, want):
-    """Of one row, whose states are 0 to 3 after 9 at first, in chunks of two steps."""
+    """One row with initial state 9 and states 0 to 3, in chunks of two steps."""
     schedule, y, h0 = Schedule([1] * 4, reverse), torch.arange(4.0).unsqueeze(1), torch.full((1, 1), 9.0)
     assert [schedule.states_before(chunk, y, h0).flatten().tolist() for chunk in schedule.chunks(2)] == want

@@ -230,7 +230,7 @@ void check_layer(const Case& c, bool after, int64_t directions, bool is_packed, 
   }
 }
 
-// A step of B rows; each alone must have the same bits.
+// A step of B rows; each row by itself must have the same bits.
 template <typename T>
 void check_step(int64_t B, int64_t I, int64_t H) {
   std::vector<Numbers<T>> given;

@@ -1,8 +1,8 @@
 """Runs the native kernels under the compiler's sanitizers and valgrind: `python sanitize.py [CHECK ...]`.
 
-Without arguments it runs all but `few`, which is for the test suite. Everything is built in a temporary folder. `fuzz`
-takes MINUTES, of random calls.
-SET=avx512 takes the wider kernels, where the processor has them; valgrind has not.
+Without arguments it runs all except `few`, which is for the test suite. Everything is built in a temporary folder.
+`fuzz` takes MINUTES of random calls.
+SET=avx512 uses the AVX-512 kernels, if the processor has them; valgrind does not support them.
 """
 
 import functools
@@ -26,13 +26,13 @@ CXX = os.environ.get("CXX", "c++").split()
 STRICT = ["-fno-sanitize-recover=all", "-U__AVX2__"]
 MEMORY = ["-fsanitize=address,undefined", *STRICT, "-O1"]
 FEW = ["-fsanitize=address,bounds,shift,signed-integer-overflow", *STRICT, "-O0", "-g0"]
-# Fresh memory holds NaN, so that what nobody wrote shows in the results.
+# Fresh memory is filled with NaN, so that unwritten elements show in the results.
 OPTIONS = {"ASAN_OPTIONS": "detect_leaks=0:max_malloc_fill_size=1000000000:malloc_fill_byte=255"}
 
 
 @functools.cache
 def objects(folder: Path, flags: tuple[str, ...]) -> list[str]:
-    """The library's sources, compiled for one instruction set, which also takes the place of the other."""
+    """The library's sources, compiled for one instruction set, which also replaces the other."""
     folder.mkdir(exist_ok=True)
     (other,) = SETS.keys() - {SET}
     names = [f"-Dgru_{name}_{other}=gru_{name}_{SET}" for name in FUNCTIONS]
@@ -86,7 +86,7 @@ FUZZING = ["-m", "fuzzing", "kernels", "modules", "--backend", "native", "--minu
 
 
 def main(checks: list[str]) -> None:
-    """Runs those checks."""
+    """Runs the given checks."""
     known = {
         "few": lambda folder: run_program(folder / "few", FEW, "few"),
         "memory": lambda folder: run_program(folder / "memory", MEMORY, "all"),

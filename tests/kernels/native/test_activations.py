@@ -1,4 +1,4 @@
-"""sigmoid and tanh of the kernels, over the floats: calls whose output is one of them, through the public API."""
+"""sigmoid and tanh of the kernels over all floats, by calls of the public API whose output is one of them."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ LARGEST = 0x7F7FFFFF  # the bits of the largest finite float
 
 
 def layer_of(function, dtype=torch.float32):
-    """A layer whose state after one step is that function of x, and the state that it begins from.
+    """A layer whose state after one step is that function of x, and its initial state.
 
     From h = 1 with n = 0 the state becomes z; from h = 0 with z = 0 it becomes n.
     """
@@ -101,7 +101,7 @@ def test_slopes_of_every_8000th_float(function):
 
 @each_function
 def test_float64(function):
-    """Against numbers of 80 bits, in units of the last place of the exact value."""
+    """Against 80-bit numbers, in units of the last place of the exact value."""
     x = torch.cat([torch.randn(1 << 15, dtype=torch.float64) * scale for scale in (1e-9, 1e-3, 1, 8, 100)])
     value, slope = (t.numpy() for t in value_and_slope(function, x))
     wide = x.detach().numpy().astype(np.longdouble)

@@ -1,4 +1,4 @@
-"""Equal bits: results depend neither on threads, nor on what is kept, nor on the other rows of a batch."""
+"""Equal bits: results do not depend on threads, on what is kept for backward, or on other rows of the batch."""
 
 from contextlib import contextmanager
 
@@ -54,7 +54,7 @@ def assert_same(results, want):
 
 
 def rows_of(call, rows):
-    """The call of those rows alone."""
+    """The call of only those rows."""
     state = State(*(None if t is None else t[:, rows] for t in call.state))
     steps = Steps(*(None if t is None else t[:, rows] for t in call.steps))
     return call._replace(x=call.x[:, rows], state=state, steps=steps, dy=call.dy[:, rows], dh_n=call.dh_n[:, rows])
@@ -95,7 +95,7 @@ def test_whatever_is_kept(case, monkeypatch):
 @pytest.mark.parametrize("poisoned", ["x", "h0", "dy", "dh_n"])
 @each_case
 def test_a_nan_stays_in_its_row(case, poisoned):
-    """In y, h_n, dx and dh0; the weights' gradients are of all rows."""
+    """In y, h_n, dx and dh0; the gradients of weights depend on all rows."""
     call = draw(case._replace(B=7), torch.float32)
     want, others = run(call)[:4], [0, 1, 2, 3, 4, 5]  # the last row has steps under every flag
     x, h0, dy, dh_n = (t.clone() for t in (call.x, call.state.h0, call.dy, call.dh_n))

@@ -1,4 +1,4 @@
-"""A library that cannot be used, and the reason that is given instead."""
+"""A library that cannot be used, and the reason that is reported."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What is held for backward is bounded."""
+"""The memory kept for backward is bounded."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(library.UNAVAILABLE is not None, reason=str(libr
 
 @pytest.mark.parametrize("lengths", [None, [3000, 2500, 3000, 10]], ids=["dense", "lengths"])
 def test_what_backward_holds(lengths):
-    """Both directions together: KEPT_BYTES beyond what is there anyway, of three times as much that could be kept."""
+    """Both directions together keep KEPT_BYTES extra, though three times as much could be kept."""
     layer, x = GRU(16, 200, bidirectional=True, backend="native"), torch.randn(3000, 4, 16, requires_grad=True)
     held = {}
 

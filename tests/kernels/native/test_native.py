@@ -13,7 +13,7 @@ from oracle import assert_near, to_oracle
 from grucore import GRU, GRUCell, direct, dispatch, gru_cell
 from grucore.kernels.native import library
 
-# Where they should be there, they must be: skipped only where nothing could be built, or they are turned off.
+# Skipped only if the kernels cannot be built here or are turned off; otherwise a missing library is a failure.
 EXPECTED = shutil.which("c++") and platform.machine() == "x86_64" and os.environ.get("GRUCORE_NATIVE") != "0"
 pytestmark = pytest.mark.skipif(not EXPECTED, reason="no native kernels here: no C++ compiler, or turned off")
 
@@ -43,7 +43,7 @@ def each_number_of_threads():
 
 
 def test_a_row_is_the_same_in_any_batch_and_with_any_number_of_threads():
-    """Bit for bit, whatever the others hold: a NaN stays in its row."""
+    """Bit for bit, for any values in other rows: a NaN stays in its row."""
     layer = GRU(40, 100, bidirectional=True, backend="native")
     x = torch.randn(20, 33, 40)
     y, h_n = layer(x)
@@ -92,7 +92,7 @@ def test_strides_and_views():
 
 @torch.no_grad()
 def test_memory_that_pytorch_reads_in_its_own_way():
-    """A view that negates, other dtypes under autocast, a wrong batch: none of them is read as it lies."""
+    """A negated view, other dtypes under autocast, a wrong batch: the kernels must not read their raw memory."""
     layer, cell = GRU(3, 4), GRUCell(3, 4)
     negated = torch.randn(5, 2, 3, dtype=torch.complex64).conj().imag
     assert negated.is_neg() and torch.equal(layer(negated)[0], layer(negated.clone())[0])

@@ -34,7 +34,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 def test_equals_the_equations(variant, case, reset_after):
-    """Gates kept for backward, computed again, and in part; one thread and two; both dtypes."""
+    """Gates kept for backward, recomputed, and partly kept; one thread and two; both dtypes."""
     for dtype in LIMITS:
         call = draw(case, dtype)
         form, seed = call.form._replace(reset_after=reset_after), torch.tensor(7) if variant.training else None
@@ -68,7 +68,7 @@ def threads():
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_a_seed_means_the_same_with_and_without_the_library(training, monkeypatch):
-    """Whole layers: what a run computes does not depend on whether there is a compiler."""
+    """Whole layers: a run's results do not depend on whether there is a compiler."""
     options = {"num_layers": 2, "bidirectional": True, "recurrent_dropout": 0.2, "zoneout": 0.1}
     gru, x = GRU(3, 8, **options).double().train(training), torch.randn(5, 4, 3, dtype=torch.float64)
     results = []

@@ -1,4 +1,4 @@
-"""Weights that stay packed between calls, as the caller asked: never the old ones where PyTorch counts a write."""
+"""Weights that stay packed between calls on request: never outdated after a write that PyTorch counts."""
 
 import copy
 
@@ -15,7 +15,7 @@ X, H = torch.randn(5, 9, 7), torch.zeros(1, 9, 20)
 
 
 def near(got, layer, x=X):
-    """The outputs of a copy in float64 of torch.nn's layer, which knows nothing of what is packed."""
+    """Compares with a float64 copy of torch.nn's layer, which does not use packed weights."""
     assert_near("output", got, layer.to_torch().double()(x.double())[0])
 
 
@@ -74,7 +74,7 @@ def test_steps_and_cells(B):
 
 
 def test_training_inside_of_it():
-    """Gradients come from the weights as they are; each step of the optimizer is a write."""
+    """Gradients come from the current weights; each optimizer step is a write."""
     layer, other = (lambda layer: (layer, copy.deepcopy(layer)))(GRU(7, 20))
     with layer.packed_weights():
         for each in (layer, other):
@@ -89,7 +89,7 @@ def test_training_inside_of_it():
 
 @torch.no_grad()
 def test_nested_and_shared():
-    """Two that hold the same weights: they stay until both are closed."""
+    """Two contexts with the same weights: they stay packed until both are closed."""
     layer = GRU(7, 20)
     with layer.packed_weights():
         with layer.packed_weights(), pytest.raises(KeyboardInterrupt):

@@ -14,7 +14,7 @@ CXX = os.environ.get("CXX", "c++").split()
 
 
 def obstacle(folder):
-    """Why nothing can be checked here, None where it can."""
+    """The reason why nothing can be checked here, or None."""
     if platform.machine() != "x86_64" or not shutil.which(CXX[0]):
         return "no C++ compiler for x86-64"
     if " avx2 " not in Path("/proc/cpuinfo").read_text():

@@ -1,4 +1,4 @@
-"""The segments that C++ makes of flags are those that `packing.py` makes in PyTorch, which is tested by hand."""
+"""The segments from C++ equal those of `packing.py` in PyTorch, which is tested by hand."""
 
 import ctypes
 
@@ -35,7 +35,7 @@ def numbers(address, count):
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS)
 def test_the_segments_are_those_of_packing(flags, reverse):
-    """The order of segments of one length is free: each is its row, how it begins, and its steps."""
+    """Segments of equal length may come in any order: each has its row, its beginning and its steps."""
     from grucore.kernels.native.segments import Segments
 
     made, expected = Segments(flags, reverse), pack(flags, reverse)

@@ -1,4 +1,4 @@
-"""Teams of threads: as many as PyTorch is told, several callers at once, after a fork and at the end of a program."""
+"""Teams of threads: their number, several callers at once, after a fork and at the end of a program."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def results(layer, x):
 
 
 def test_callers_at_once():
-    """Eight threads, each with a layer and sizes of its own."""
+    """Eight threads, each with its own layer and sizes."""
     layers = [GRU(8 + i, 48 + 10 * i, backend="native") for i in range(8)]
     inputs = [torch.randn(12, 5 + 3 * i, 8 + i) for i in range(8)]
     want = [results(*pair) for pair in zip(layers, inputs, strict=True)]
@@ -32,7 +32,7 @@ def test_callers_at_once():
 
 
 class Watched:
-    """The library, and the number of threads that each call may take at most."""
+    """The library, and the largest number of threads of each call."""
 
     def __init__(self):
         self.threads = []

@@ -1,4 +1,4 @@
-"""How many variants Triton compiles for layers of many sizes of batch and time; run by test_compile.py without a GPU.
+"""Counts the variants that Triton compiles for many sizes of batch and time; run by test_compile.py without a GPU.
 
 Kernels are compiled, for sm_90, but not launched; arguments are CPU tensors, whose addresses are aligned as a GPU's
 are. Prints the number of variants of each kernel after the first size and after all, as JSON.
@@ -21,7 +21,7 @@ variants: dict[str, set] = {}
 
 
 class Driver:
-    """As much of a driver as compiling asks for."""
+    """The part of a driver that compiling needs."""
 
     def get_current_target(self):
         return GPUTarget("cuda", 90, 32)

@@ -1,11 +1,11 @@
-"""Fused kernels among neighbours, delays and other processes: what `benchmarks/tuning/on_device.sh OUT checks` runs.
+"""Fused kernels under load, delays and other processes; `benchmarks/tuning/on_device.sh OUT checks` runs it.
 
     python stress.py layers       every regime once, small: for compute-sanitizer
     python stress.py exchange     launches whose programs wait for one another, with delays and work on other streams
     python stress.py processes    that in two processes at once
     python stress.py graph        a CUDA graph of a training step, replayed on other inputs
 
-Results must be those of the first launch, bit for bit; that launch is held against torch.nn.GRU in float64.
+Results must equal the first launch bit for bit; the first launch is checked against torch.nn.GRU in float64.
 """
 
 from __future__ import annotations

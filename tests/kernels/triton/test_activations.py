@@ -29,7 +29,7 @@ def activations_kernel(x_ptr, out_ptr, N, BLOCK: tl.constexpr):
 
 
 def test_exact_activations():
-    """Within 8 units of 2^-24 of the value wherever that is a normal number (5.3 measured in the interpreter)."""
+    """Within 8 units of 2^-24 of the value if it is a normal number (5.3 measured in the interpreter)."""
     x = torch.cat([torch.logspace(-44, 38, 2**15, dtype=torch.float64), torch.linspace(0, 100, 2**15)])
     x = torch.cat([x, torch.tensor([0, torch.inf, torch.nan]), torch.zeros(2**12 - 3)]).to(DEVICE, torch.float32)
     x = torch.cat([x, -x])

@@ -50,7 +50,7 @@ def test_nothing_is_compiled_again_for_another_batch_or_length(hidden_size):
 
 
 def test_faults_are_found():
-    """A kernel that spills, takes more memory, has asynchronous products or has a longer loop does not pass."""
+    """A kernel that spills, takes more memory, or has asynchronous products or a longer loop does not pass."""
     row = {"shared_bytes": 100}
     good = {"kernel": "forward", "arch": 90, "dtype": "bf16", "H": 64, "max_batch": None, "flags": False}
     good |= {"triton": "3.7.1"}
@@ -62,7 +62,7 @@ def test_faults_are_found():
     faults += [{"conflicting_operands": 3}]
     for wrong in (*faults, {"H": 32}, {"max_batch": 16}):
         assert len(compile_report.faults(good | wrong, row, budget)) == 1
-    other = good | {"triton": "3.9.0"}  # whose instructions are others; but nothing else may be
+    other = good | {"triton": "3.9.0"}  # with other instructions, but nothing else may differ
     assert compile_report.faults(other | {"loop_instructions": 11}, row, budget) == []
     assert len(compile_report.faults(other | {"shared_bytes": 101}, row, budget)) == 1
 
@@ -82,7 +82,7 @@ print(json.dumps(compile_report.faults(result, row, budget)))
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", [90, 100])
 def test_products_that_go_on_while_the_program_does_are_refused(arch):
-    """Tiles of 64 rows, as the table had them once, compile to wgmma on sm_90 and to tcgen05 on sm_100."""
+    """Tiles of 64 rows, which the table once had, compile to wgmma on sm_90 and to tcgen05 on sm_100."""
     result = run_without_interpreter("-c", WGMMA % arch)
     assert result.returncode == 0, result.stderr
     (fault,) = json.loads(result.stdout)
@@ -92,7 +92,7 @@ def test_products_that_go_on_while_the_program_does_are_refused(arch):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
 def test_exchanged_data_is_stored_in_relaxed_words(dtype):
-    """A weak store that another program's polling meets would be a data race."""
+    """A weak store concurrent with another program's polling would be a data race."""
     result = run_without_interpreter(FOLDER / "exchange_ptx.py", dtype)
     assert result.returncode == 0, result.stderr
     data, counter = json.loads(result.stdout)

@@ -1,6 +1,6 @@
-"""The exchange between programs that share a tile, explored exhaustively as the source says it.
+"""The exchange between programs that share a tile, as a model read from the source and explored exhaustively.
 
-What a program does, and in which order, is read from the source. In the model each program runs it step by step, a
+The operations of a program and their order are read from the source. In the model each program runs them one by one, a
 store is seen by the others at any later time and in any order, and every interleaving is followed. A count is seen by
 nobody before the program's earlier stores where it is a release behind a barrier; an await holds back the loads after
 it where it is an acquire.
@@ -24,7 +24,7 @@ FILLING = None
 
 
 class Protocol(NamedTuple):
-    """What the source says."""
+    """The protocol in the source."""
 
     operations: tuple[str, ...]  # of one step, in order
     awaited: str  # the step that is awaited, in terms of i
@@ -93,7 +93,7 @@ def called(node: ast.AST) -> str:
 
 
 def outcomes(source: Protocol, programs: int, steps: int, slots: int | None = None) -> set[str]:
-    """All that can happen: "done", "stale" (a part of another step was taken), "filling" (or of none), "stuck"."""
+    """The possible outcomes: "done", "stale" (a part of another step was read), "filling" (or of none), "stuck"."""
     slots = slots or eval(source.slots, {"chunk": SimpleNamespace(steps=steps)})
     awaited = [programs * eval(source.awaited, {"i": step}) for step in range(steps)]
     memory = tuple(tuple(0 if slot == 0 else FILLING for _ in range(programs)) for slot in range(slots))

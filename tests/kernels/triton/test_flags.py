@@ -1,4 +1,4 @@
-"""One byte for each step of each row, and what is read off them."""
+"""The flags, one byte per step and row, and the values derived from them."""
 
 import torch
 
@@ -14,7 +14,7 @@ def test_spans_of_tiles():
 
 
 def test_bits_by_hand():
-    """One row, the third of five steps padding, cut before it: step 3 begins from h_reset, and step 1 in reverse."""
+    """One row of five steps, the third padding with a reset: step 3 begins from h_reset, and step 1 in reverse."""
     real = torch.tensor([[1], [1], [0], [1], [1]], dtype=torch.bool)
     start = torch.tensor([[0], [0], [1], [0], [0]], dtype=torch.bool)
     bits = flags.step_flags(Steps(real, start), 2).squeeze(1)

@@ -27,7 +27,7 @@ CASES = [(dtype, scale) for dtype, scales in SCALES.items() for scale in scales]
 @pytest.mark.parametrize("path", ["whole", "split", "step"])
 @pytest.mark.parametrize("dtype, scale", CASES, ids=str)
 def test_scaled_inputs(dtype, scale, path, bias, monkeypatch):
-    """Each gate's part of each gradient for itself, but for saturated gates in 16 bits, where a unit or two decide it.
+    """Each gate's part of each gradient by itself, except saturated gates in 16 bits, where one or two units dominate.
 
     Where gates saturate, and in 16 bits where h - n cancels, rounding only the operands may cost more than the limit;
     twice the error of torch.nn.GRU in the same dtype is accepted there.

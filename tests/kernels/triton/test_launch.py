@@ -1,4 +1,4 @@
-"""Launches: chunks of time, and the precision of products. What they compute is held in test_contract.py.
+"""Launches: chunks of time, and the precision of products. test_contract.py tests the results.
 
 Natively on a GPU, in Triton's interpreter everywhere else.
 """
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.gpu if DEVICE == "cuda" else []
 @pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.parametrize("flags", ["", "gaps resets"], ids=["dense", "flags"])
 def test_chunks_do_not_change_the_result(flags, steps, monkeypatch):
-    """States and gradients cross them."""
+    """States and gradients cross chunks."""
     case = Case(T=9, H=10, two_way=True, flags=flags)
     monkeypatch.setattr(launch, "CHUNK_BYTES", steps * case.D * case.B * 16 * 4)
     check(IMPLEMENTATIONS["triton"], case, torch.float32)
@@ -25,7 +25,7 @@ def test_chunks_do_not_change_the_result(flags, steps, monkeypatch):
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32"])
 def test_all_products_have_the_layers_precision(precision, monkeypatch):
-    """Whatever the switch for products outside says, which is put back."""
+    """The global setting for products is ignored, and restored afterwards."""
     switch = torch.backends.cuda.matmul
 
     def now():

@@ -1,6 +1,6 @@
-"""A program that never comes: its group's launch ends with NaN, and the next call says so. On a GPU nothing is lost.
+"""A lost program: its group's launch ends with NaN, and the next call raises. On a real GPU nothing is lost.
 
-What happens to a store, a count or a program of compiled code is executed in tests/ptxrun.
+tests/ptxrun executes compiled code in which a store, a count or a program is lost.
 """
 
 import pytest
@@ -11,7 +11,7 @@ from grucore.kernels.triton import launch, layer, plan
 
 
 class WithoutAStep:
-    """The kernel, of which one step's programs are lost."""
+    """The kernel without the programs of one step."""
 
     def __init__(self, kernel, lost):
         self.kernel, self.lost = kernel, lost
@@ -38,6 +38,6 @@ def test_a_lost_step_ends_in_nan_and_is_raised_once(recurrence, exchange, monkey
             y[-1].sum().backward()
     result = h_n if recurrence == "forward" else gru.weight_hh_l0.grad
     assert result.isnan().any()
-    with pytest.raises(RuntimeError, match="on cpu waited for a program that did not come, and gave up"):
+    with pytest.raises(RuntimeError, match="on cpu gave up waiting for one of its programs"):
         gru(x)
     assert gru(x)[0].isfinite().all()

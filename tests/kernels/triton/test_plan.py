@@ -1,4 +1,4 @@
-"""The launch table: which row a layer takes, and that each is taken somewhere."""
+"""The launch table: the row that a layer uses, and that each row is used somewhere."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Layers whose hidden units are shared by groups of programs, which exchange their parts of each step.
+"""Layers whose hidden units are shared by groups of programs, which exchange their slices of each step.
 
 Natively on a GPU, in Triton's interpreter everywhere else.
 """
@@ -46,7 +46,7 @@ def test_equals_nn_gru(case, dtype, streamed):
 @pytest.mark.parametrize("streamed", [False, True], ids=["kept", "streamed"])
 @pytest.mark.parametrize("exchange", ["data", "counter"])
 def test_both_exchanges_with_flags_and_chunks(exchange, streamed, monkeypatch):
-    """Whatever the table chooses; chunks of two steps, so that states and gradients cross them."""
+    """Regardless of the table; chunks of two steps, so that states and gradients cross them."""
     case = Case(5, 18, 3, 40, two_way=True, flags="gaps resets")
     chosen = plan.Plan(16, 16, 16, streamed, exchange, 4, 1, 0)
     monkeypatch.setattr(launch, "plan", lambda *_: chosen)
@@ -56,7 +56,7 @@ def test_both_exchanges_with_flags_and_chunks(exchange, streamed, monkeypatch):
 
 @pytest.mark.parametrize("flags", ["lengths", "gaps resets state"])
 def test_flags_and_chunks(flags, monkeypatch):
-    """As the table chooses, in 16 bits."""
+    """Plans from the table, in 16 bits."""
     case = Case(4, 3, 3, 130, two_way=True, flags=flags)
     monkeypatch.setattr(launch, "CHUNK_BYTES", 2 * case.D * case.B * 192 * 2)
     check(IMPLEMENTATIONS["triton"], case, f16)
@@ -64,7 +64,7 @@ def test_flags_and_chunks(flags, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_nan_with_the_bits_of_the_filling_does_not_stop_a_group(dtype):
-    """Held from step to step in one row, beside rows that go on."""
+    """Kept from step to step in one row, while other rows continue."""
     layer = GRU(3, 130, device=DEVICE, dtype=dtype, backend="triton")
     hx = torch.randn(1, 3, 130, device=DEVICE, dtype=dtype)
     filling = torch.full((130,), -1, dtype=torch.int16, device=DEVICE).view(dtype)
@@ -80,7 +80,7 @@ def test_nan_with_the_bits_of_the_filling_does_not_stop_a_group(dtype):
 
 
 def test_nan_stays_in_its_row():
-    """An input that is NaN at one step of one row: the other rows' outputs and gradients are what they were."""
+    """A NaN input at one step of one row: the outputs and gradients of other rows do not change."""
     layer = GRU(3, 130, device=DEVICE, dtype=f16, backend="triton")
     x, others = torch.randn(4, 3, 3, device=DEVICE, dtype=f16), [0, 2]
     results = []

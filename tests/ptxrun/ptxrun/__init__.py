@@ -1,1 +1,1 @@
-"""Runs the PTX that Triton compiles, on a CPU: see the README beside this folder."""
+"""Runs the PTX that Triton compiles on a CPU: see the README next to this folder."""

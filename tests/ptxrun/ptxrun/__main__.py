@@ -1,4 +1,4 @@
-"""Runs layers and planted faults in the executor, and appends what comes of each to a file.
+"""Runs layers and planted faults in the executor, and appends each result to a file.
 
     PYTHONPATH=.:tests/support:tests/ptxrun python -m ptxrun [layers] [faults] [plans] [--only TEXT] [--seeds N]
 
@@ -6,7 +6,7 @@ layers  each under some interleavings, against torch.nn.GRU in float64
 faults  planted in the kernels, where each has to be caught
 plans   every row's kernels compiled, and refused where a loop overwrites operands of an unfinished product
 
-What the file already has of the same sources is not run again. Exits with 1 where anything is wrong.
+Results already in the file for the same sources are not computed again. Exits with 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from . import build, results, work
 
 
 def main() -> None:
-    """Runs what is wanted and not done yet."""
+    """Runs the requested items that are not done yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", help="layers, faults, plans; all of them if none is named")
     parser.add_argument("--only", default="", help="part of the name of what is run")

@@ -1,4 +1,4 @@
-"""Builds the core with g++ where its source is new, into build/ptxrun of the repository, and loads it."""
+"""Builds the core with g++ if its source changed, into build/ptxrun of the repository, and loads it."""
 
 from __future__ import annotations
 

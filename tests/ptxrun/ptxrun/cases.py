@@ -1,4 +1,4 @@
-"""Which layers are run: every row of plans.json on the GPUs that it is for, and what may go wrong beside."""
+"""The layers that are run: every row of plans.json on its GPUs, and further cases that may go wrong."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Run(NamedTuple):
     chunk: int = 0  # steps, instead of what fits CHUNK_BYTES
     processors: int = 0  # instead of the device's
     stages: int = 0  # instead of what the plan says
-    block_b: int = 0  # likewise, for backward
+    block_b: int = 0  # same, for backward
     filling: bool = False  # rows hold NaN with the bits of an empty slot of the exchange
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ SINGLE = ("tf32", "fp32")
 
 
 def rows(arch: int) -> Iterator[Run]:
-    """Every row that a device takes, in each of its dtypes: with its most units, and with its fewest and flags."""
+    """Every row that a device uses, in each of its dtypes: with its most units, and with its fewest and flags."""
     device = DEVICES[arch]
     for row in TABLE:
         if not is_chosen(row, device):
@@ -61,7 +61,7 @@ def rows(arch: int) -> Iterator[Run]:
 
 
 def others() -> Iterator[Run]:
-    """Exchanges, chunks, batches and devices that no plan puts together so, losses, and NaN."""
+    """Combinations of exchanges, chunks, batches and devices that no plan has, losses, and NaN."""
     for dtype in (*HALF, *SINGLE):
         single = dtype in SINGLE
         yield Run(dtype, Case(6, 17, 3, 60, two_way=True, flags="lengths resets"), chunk=2)
@@ -87,7 +87,7 @@ def others() -> Iterator[Run]:
 
 
 def all_runs() -> list[Run]:
-    """All, each once."""
+    """All runs, without duplicates."""
     return list(dict.fromkeys([*rows(90), *rows(80), *others()]))
 
 

@@ -1,4 +1,4 @@
-"""Processes of their own for what Triton compiles: in that of the tests it interprets instead."""
+"""Separate processes in which Triton compiles, since it interprets in that of the tests."""
 
 from __future__ import annotations
 

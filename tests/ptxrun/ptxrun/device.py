@@ -1,4 +1,4 @@
-"""Triton's kernels sent to the executor: everything of a launch but the GPU is Triton's own.
+"""Sends Triton's kernels to the executor: everything of a launch except the GPU is Triton's own.
 
     with Device(90) as device:
         kernel[grid](*cpu_tensors, **options)
@@ -34,7 +34,7 @@ POISON = 0x7ED5  # in every 16 bits, as in core/global_memory.cpp: no value that
 
 
 class Launch(NamedTuple):
-    """One launch, for what is counted afterwards."""
+    """One launch, for statistics."""
 
     kernel: str
     instructions: int  # of all warps
@@ -50,7 +50,7 @@ class _Poison(TorchDispatchMode):
 
 
 class Device:
-    """A GPU that is not there."""
+    """A GPU that does not exist."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Device:
         self.changes = ExitStack()
         for change in (
             patch.object(CUDABackend, "add_stages", add_stages),
-            patch.object(triton.knobs.cache, "dir", str(FOLDER / "triton")),  # its own, for want of machine code
+            patch.object(triton.knobs.cache, "dir", str(FOLDER / "triton")),  # without machine code
             patch.object(CompiledKernel, "_init_handles", init_handles),
             patch.object(triton.runtime.driver, "_active", self),
             _Poison(),
@@ -98,7 +98,7 @@ class Device:
         self.changes.close()
 
     def launch(self, kernel: CompiledKernel, x: int, y: int, z: int, *args: Any) -> None:
-        """What a GPU's launcher would do."""
+        """Replaces a GPU's launcher."""
         _, _, _, _, _, _, *values = args  # stream, function, metadata (packed, of the launch), two hooks
         metadata, programs, hardware = kernel.metadata, x * y * z, DEVICES[self.capability]
         if metadata.num_ctas != 1 or metadata.global_scratch_size or metadata.profile_scratch_size:

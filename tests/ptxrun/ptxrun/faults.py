@@ -14,7 +14,7 @@ from .layer import execute
 
 
 class Kind(NamedTuple):
-    """A fault: a pattern, and what takes its place in one line."""
+    """A kind of fault: a pattern, and its replacement in one line."""
 
     pattern: str
     by: str = ""
@@ -122,7 +122,7 @@ class Texts:
         return sorted(found)
 
     def planted(self, name: str, most: int) -> list[Planted]:
-        """Faults of a kind, up to so many in a kernel, spread over it."""
+        """Faults of a kind, at most so many per kernel, spread over it."""
         faults, kind = [], KINDS[name]
         for kernel in self.ptx:
             lines = self.lines(kernel, kind)
@@ -131,7 +131,7 @@ class Texts:
         return faults
 
     def caught(self, fault: Planted, seeds: int) -> str:
-        """What is said of a fault in the first of the interleavings that shows it, "" where none does."""
+        """The finding in the first interleaving that shows a fault, "" if none does."""
         kind, whole = KINDS[fault.kind], self.ptx[fault.kernel]
         lines = whole.split("\n")
         for number in fault.lines:

@@ -1,4 +1,4 @@
-"""Where the two sides of a branch meet again."""
+"""Finds where the two sides of a branch meet again."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 
 class Jump(NamedTuple):
-    """What an instruction does to the flow of control."""
+    """The effect of an instruction on the flow of control."""
 
     target: int = -1  # where it may go on, -1 where that is only the next instruction
-    always: bool = False  # it never goes on to the next
+    always: bool = False  # it never continues with the next
     ends: bool = False
 
 

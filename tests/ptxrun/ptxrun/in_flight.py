@@ -16,13 +16,13 @@ from .ptx import Instruction, Kernel, parse
 
 
 def factor_in_registers(instruction: Instruction) -> bool:
-    """Whether it is a wgmma whose left factor is in registers, which stay its own until it is waited for."""
+    """Whether it is a wgmma with its left factor in registers, which must not change until it is awaited."""
     shape = re.match(r"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k", instruction.name)
     return bool(shape) and len(instruction.operands) == int(shape[1]) // 2 + 9
 
 
 def overwritten_factors(kernel: Kernel) -> Iterator[str]:
-    """The loops whose next round may write the registers of a wgmma that was not waited for.
+    """The loops whose next iteration may write the registers of a wgmma that was not awaited.
 
     Triton leaves such loops where it takes operands ahead of time (triton-lang/triton#9433).
     """
@@ -40,17 +40,17 @@ def overwritten_factors(kernel: Kernel) -> Iterator[str]:
 
 
 class Compiler(Device):
-    """Compiles what is launched, and runs nothing."""
+    """Compiles launched kernels without running them."""
 
     wrong: list[str]
 
     def launch(self, kernel: CompiledKernel, *arguments: Any) -> None:
-        """Notes what is wrong with the kernel."""
+        """Records the kernel's errors."""
         self.wrong += [f"{kernel.name}: {found}" for found in overwritten_factors(parse(kernel.asm["ptx"]))]
 
 
 def refused(run: Run) -> str:
-    """What is wrong with the kernels that a layer launches, a line each."""
+    """The errors of the kernels that a layer launches, one per line."""
     compiler = Compiler(run.arch)
     compiler.wrong = []
     Layer(run, compiler)(draw(run.case, DTYPES[run.dtype]))

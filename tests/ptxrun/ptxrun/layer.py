@@ -1,4 +1,4 @@
-"""A layer's launcher, compiled code and exchange together, executed, and held against torch.nn.GRU in float64."""
+"""Executes a layer's launcher, compiled code and exchange together, and compares with torch.nn.GRU in float64."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LIMITS = {
 
 
 class Outcome(NamedTuple):
-    """What came of a run."""
+    """The result of a run."""
 
     wrong: str  # "" where nothing was
     rows: list[int]  # of plans.json
@@ -72,7 +72,7 @@ class Layer:
         return chosen._replace(stages=self.run.stages) if self.run.stages else chosen
 
     def chunk_bytes(self) -> int:
-        """What so many steps of a chunk take."""
+        """The bytes of so many steps of a chunk."""
         case, dtype = self.run.case, DTYPES[self.run.dtype]
         kind = plan.kind(dtype, "tf32" if self.run.dtype == "tf32" else "ieee")
         width = self.plan("forward", case.B, case.H, case.D, kind, self.hardware).block_j or 16
@@ -94,7 +94,7 @@ class Layer:
 
 
 def check_filling(computed: Callable[[Call], tuple[Tensor, Tensor, Gradients]], run: Run) -> None:
-    """Rows that hold NaN with the bits of an empty slot stay NaN, and leave the other rows as they are."""
+    """Rows that contain NaN with the bits of an empty slot stay NaN, and do not change other rows."""
     dtype = DTYPES[run.dtype]
     call = contract.draw(run.case, dtype)
     real = call.steps.real.clone()

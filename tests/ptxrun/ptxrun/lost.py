@@ -1,4 +1,4 @@
-"""Launches in which a store, a count or a program is lost: prints what came of each, as JSON."""
+"""Runs launches in which a store, a count or a program is lost, and prints the results as JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POLLS = 8000
 
 
 class Ended(NamedTuple):
-    """What came of a launch."""
+    """The result of a launch."""
 
     fault: str  # that the executor found
     is_reported: bool  # to the host

@@ -16,7 +16,7 @@ FIRST = 1 << 28  # where a buffer begins in them, so that before it there is non
 
 
 class Fault(Exception):
-    """What a GPU would not do right: out of bounds, a race, a deadlock..., each on a line."""
+    """Errors that a GPU would not handle: out of bounds, a race, a deadlock and others, one per line."""
 
 
 class Settings(NamedTuple):
@@ -94,10 +94,10 @@ def launch(
     settings: Settings,
     cooperative: bool = False,
 ) -> int:
-    """Runs a kernel to its end; how many instructions all warps executed.
+    """Runs a kernel to its end; returns the number of instructions of all warps.
 
     Raises:
-        Fault: whatever was found, each with where and how often.
+        Fault: all findings, with their place and number.
     """
     if len(params) != kernel.params:
         raise ValueError(f"{kernel.name} has {kernel.params} parameters, got {len(params)}")

@@ -1,4 +1,4 @@
-"""PTX text as Triton writes it, read into what the executor runs."""
+"""Parses PTX text as Triton writes it into the form that the executor runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class PtxError(Exception):
 
 
 class Instruction(NamedTuple):
-    """One instruction; target and join are indices into the kernel's code, -1 where there is none."""
+    """One instruction; target and join are indices into the kernel's code, -1 if there is none."""
 
     name: str
     text: str  # with the number of its line, for messages
@@ -122,7 +122,7 @@ class _Reader:
             self.statements.append(Statement(text, register, bool(negated), name, rest, tuple(self.scopes)))
 
     def code(self) -> list[Instruction]:
-        """All instructions, with what they refer to."""
+        """All instructions, with resolved references."""
         code = []
         for statement in self.statements:
             try:

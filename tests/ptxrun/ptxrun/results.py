@@ -1,4 +1,4 @@
-"""The file of results: a JSON object for each layer, plan or kind of fault, with a digest of the sources it is of."""
+"""The file of results: a JSON object per layer, plan or kind of fault, with a digest of its sources."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from grucore.kernels.triton.plan import TABLE
 
 
 def digest() -> str:
-    """Of all that a result depends on."""
+    """The digest of everything that a result depends on."""
     folders = [Path(__file__).parent, Path(grucore.kernels.__file__).parent]
     files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.suffix in (".py", ".json")]
     files += [*sorted((folders[0] / "core").iterdir()), Path(contract.__file__), Path(oracle.__file__)]
@@ -27,7 +27,7 @@ def digest() -> str:
 
 
 def read(path: Path, digest: str) -> dict[str, dict[str, Any]]:
-    """The results of these sources by name; those of others are taken out of the file."""
+    """The results of these sources by name; those of other sources are removed from the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text().splitlines() if path.exists() else []
     kept = {result["name"]: result for result in map(json.loads, lines) if result["sources"] == digest}
@@ -36,7 +36,7 @@ def read(path: Path, digest: str) -> dict[str, dict[str, Any]]:
 
 
 def summary(results: list[dict[str, Any]]) -> str:
-    """What is wrong, and the totals."""
+    """The errors, and the totals."""
     layers = [result for result in results if result["what"] == "layers"]
     launches: Counter[str] = Counter()
     worst: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""What is run, one line of the file of results each: a layer under a seed, a kind of fault, a layer's plans."""
+"""The items to run, each a line of the file of results: a layer with a seed, a kind of fault, a layer's plans."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Item(NamedTuple):
 
 
 def items(options: argparse.Namespace) -> list[Item]:
-    """What is wanted."""
+    """The requested items."""
     runs = cases.FEW if options.few else cases.all_runs()
     planted = faults.FEW if options.few else faults.ALL
     places = 1 if options.few else options.places
@@ -42,7 +42,7 @@ def items(options: argparse.Namespace) -> list[Item]:
 
 
 def done(item: Item) -> dict[str, Any]:
-    """What came of it."""
+    """Runs an item and returns its result."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)  # fresh memory holds NaN
     begin = time.time()
@@ -62,7 +62,7 @@ def done(item: Item) -> dict[str, Any]:
 
 
 def all_done(items: list[Item], jobs: int) -> Iterator[dict[str, Any]]:
-    """What came of each, in the order in which they end."""
+    """The results, in the order in which they finish."""
     if jobs == 1:
         yield from map(done, items)
         return

@@ -7,7 +7,7 @@
 
 namespace {
 
-float smaller(float a, float b) {  // a NaN is no number: the other one is taken
+float smaller(float a, float b) {  // if one is NaN, the other is taken
   if (std::isnan(a) || std::isnan(b)) return std::isnan(a) ? b : a;
   return a < b || (a == b && std::signbit(a)) ? a : b;
 }

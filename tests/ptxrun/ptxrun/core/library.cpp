@@ -6,7 +6,7 @@
 // A launch, as machine.py describes it.
 struct Launch {
   const char* names;  // of the instructions' opcodes, each ended by a zero
-  const char* texts;  // likewise
+  const char* texts;  // same
   const i32* fields;  // those of Instruction, for each
   const Operand* operands;
   const u64* params;

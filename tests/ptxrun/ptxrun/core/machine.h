@@ -33,7 +33,7 @@ struct Operand {
 
 struct Instruction {
   Opcode opcode;
-  i32 predicate;             // register, -1 where there is none
+  i32 predicate;             // register, -1 without one
   i32 negated;               // whether it executes where the predicate is false
   i32 target, join;          // of a branch: where it goes, and where its two sides meet again
   i32 operands, n_operands;  // the first of its operands, and how many
@@ -52,7 +52,7 @@ constexpr int MOST_WARPS = 2047;        // so that no epoch has that bit
 struct GlobalCell {
   u32 write, read;
   u16 write_pc, read_pc;
-  bool relaxed;  // the write was, so that a relaxed read which meets it is no race
+  bool relaxed;  // the write was, so that a relaxed read which meets it is not a race
 };
 
 // Who touched two bytes of shared memory last, and what is still to touch them.

@@ -43,7 +43,7 @@ inline u64* Machine::destination(int i) {
   static u64 nowhere[LANES];
   const Operand& to = operand(i);
   if (to.kind == SINK) return nowhere;
-  if (to.kind != REGISTER) fail("destination is no register");
+  if (to.kind != REGISTER) fail("destination is not a register");
   if (!warp->summed.empty()) {
     if (warp->summed[to.value]) fail("sum of an unfinished wgmma written");
     if (warp->multiplied[to.value]) report("operand of an unfinished wgmma written", -1, -1);
