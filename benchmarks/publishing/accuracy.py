@@ -1,4 +1,4 @@
-"""The tables of accuracy, from what `benchmarks.measuring.accuracy` wrote."""
+"""The tables of accuracy, from files of `benchmarks.measuring.accuracy`."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def section(rows: Sequence[Row]) -> list[str]:
     if not rows:
         return []
     explained = (
-        "RMS(got - want) / RMS(want), where want is float64 from the same rounded numbers. Gradients: the worst of "
-        f"{', '.join(GRADIENTS)}. {rows[0].device}, torch {rows[0].torch}. Made from `results/accuracy`."
+        "RMS(got - want) / RMS(want), where want is computed in float64 from the same rounded inputs. Gradients: the "
+        f"worst of {', '.join(GRADIENTS)}. {rows[0].device}, torch {rows[0].torch}. Made from `results/accuracy`."
     )
     lines = ["", "## Accuracy", "", explained]
     providers = list(dict.fromkeys(row.provider for row in rows))
@@ -59,7 +59,7 @@ def section(rows: Sequence[Row]) -> list[str]:
                 cells = [_figure(_worst(rows, p, case, dtype, T, quantities)) for p in providers]
                 of_case.append([dtype, words, *cells])
         lines += ["", f"### {title}", "", *table(header, of_case)]
-    lines += ["", "### Numbers of other rows that a NaN or an infinity in one row changes", ""]
+    lines += ["", "### Numbers in other rows that are changed by a NaN or an infinity in one row", ""]
     counts = []
     for value in ("nan", "inf"):
         worst = [max(float(r.error) for r in rows if (r.case, r.provider) == (value, p)) for p in providers]

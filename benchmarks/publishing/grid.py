@@ -26,8 +26,8 @@ KINDS = {  # (mode, whether rows have lengths of their own): title
     ("inference", True): "inference, rows of different lengths",
     ("training", True): "training, rows of different lengths",
 }
-RATIOS = "How many times as long as grucore others take: below 1, in bold, grucore is slower."
-LENGTHS = "Lengths are from 1 to T but where IMDB's are named; the summary has the faster of nn.GRU packed and padded."
+RATIOS = "Each ratio is the other library's time divided by grucore's; below 1, in bold, grucore is slower."
+LENGTHS = "Lengths are from 1 to T, unless IMDB's are named. The summary uses the faster of nn.GRU packed and padded."
 
 
 class View(NamedTuple):
@@ -44,8 +44,7 @@ class View(NamedTuple):
     @property
     def meaning(self) -> str:
         """The meaning of its title."""
-        what = "that the processor worked" if self.column == "ms_cpu_p50" else "that passed"
-        return f"*{self.title}* is the time {what}, with {threads_in_words(self.threads)}."
+        return f"*{self.title}* is {self.title} time with {threads_in_words(self.threads)}."
 
 
 Group = dict[Case, dict[int, Cell]]  # of each case its cells by number of threads
@@ -191,7 +190,7 @@ def section(machine: Run, rows: list[Row], limits: Mapping[Run, Mapping[str, flo
     lines += reached(known)
     if bound:
         what = "fused multiply-adds in registers" if bound[0].startswith(peak.PEAK) else "products of 128 x 128"
-        lines += ["", f"The peak of one core is that of {what}, measured there: {1e3 * bound[1]:.4g} GFLOP/s."]
+        lines += ["", f"The peak of one core, measured with {what}, is {1e3 * bound[1]:.4g} GFLOP/s."]
     for title, group in groups(rows).items():
         made = timings(group, views(rows), bound[1] if bound else None)
         lines += ["", f"### {title[0].upper()}{title[1:]}", "", *made]

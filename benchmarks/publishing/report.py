@@ -35,18 +35,18 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 DATA = {"sample": "synthetic sample"}
 INTRODUCTION = (
-    "Medians of alternating runs in one process, on random data that changes from run to run, the product of all "
-    "inputs included; training is forward and backward. How many *times as fast as* another grucore is says the "
-    "other's time divided by grucore's: above 1, grucore is faster. Rows of different lengths are a PackedSequence to "
-    "nn.GRU (*packed*), or a padded batch whose padding is cleared afterwards (*padded*); it is compared at the faster "
-    "of those measured. *Products only* makes the layer's matrix products one by one, and nothing else. FlashRNN "
-    "and TorchRL are made for a GPU: on a CPU their plain PyTorch form runs. Every GRU's results were compared with "
-    "float64 before it was timed. Made by `python -m benchmarks.publishing.report` from the CSV files in `results/`."
+    "Each figure is the median of runs that alternate between libraries in one process, on fresh random inputs, with "
+    "the input projection included; training is forward and backward. *Times as fast as* is the other library's time "
+    "divided by grucore's: above 1, grucore is faster. For rows of different lengths nn.GRU gets a PackedSequence "
+    "(*packed*), or a padded batch whose padding is cleared afterwards (*padded*); ratios use the faster one that was "
+    "measured. *Products only* computes only the layer's matrix products, one by one. FlashRNN and TorchRL are built "
+    "for GPUs; on a CPU their plain PyTorch form runs. The results of every GRU were compared with float64 before it "
+    "was timed. Made by `python -m benchmarks.publishing.report` from the CSV files in `results/`."
 )
 
 
 def timings(group: list[Cell]) -> list[str]:
-    """Makes the table of one mode: milliseconds, and how many times as fast as each other provider grucore is."""
+    """Makes the table of one mode: milliseconds, and grucore's speed-up over each other provider."""
     ours, with_lengths = group[0].ours, group[0].case.lengths != "full"
     titles = {PACKED: "nn.GRU packed", PADDED: "nn.GRU padded"} if with_lengths else {PACKED: "nn.GRU"}
     titles[ours] = "grucore"
@@ -62,7 +62,7 @@ def timings(group: list[Cell]) -> list[str]:
 
 
 def summary(found: list[Cell]) -> list[str]:
-    """Makes the table of how many times as fast as nn.GRU grucore is, over the shapes of each mode."""
+    """Makes the table of grucore's speed-up over nn.GRU, over the shapes of each mode."""
     lines = []
     for title, group in parts(found):
         if ratios := [ratio for cell in group if (ratio := cell.ratio(cell.baseline))]:
@@ -80,22 +80,22 @@ def parts(found: list[Cell]) -> Iterable[tuple[str, list[Cell]]]:
             title = f"{mode}, {words}" if mode != "step" else "one step of all layers"
             if lengths != "full":
                 padded = any(cell.value(PADDED) for cell in group)
-                title += " (nn.GRU packed or padded, the faster)" * padded
+                title += " (the faster of nn.GRU packed and padded)" * padded
                 title += " (nn.GRU packed; padded not measured)" * (not padded)
             if group:
                 yield title, group
 
 
 def unavailable(found: list[Cell]) -> list[str]:
-    """Says why providers that were tried have no figure, each reason once; who is not installed was not tried."""
+    """Lists once each why tried providers have no figure; those that are not installed were not tried."""
     notes = dict.fromkeys((row.provider, row.note) for row in rows_of(found) if row.note)
     lines = [[name(provider), note] for provider, note in notes if not note.startswith("import ")]
     title = ["", "### Why some cells have no figure", ""]
-    return [*title, *table(["provider", "because"], lines, rows_of(found))] if lines else []
+    return [*title, *table(["provider", "reason"], lines, rows_of(found))] if lines else []
 
 
 def fresh(found: list[Cell]) -> list[str]:
-    """Makes the tables of what a process of its own shows."""
+    """Makes the tables of what was measured in fresh processes."""
     lines = []
     titles = {"first": ("Time to the first result", "ms_p50", "ms"), "memory": ("Peak memory", "peak_mib", "MiB")}
     for mode, (title, column, unit) in titles.items():
@@ -152,7 +152,7 @@ def main() -> None:
     """Writes the pages and their pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path)
-    parser.add_argument("--output", type=Path, help="the page; its plots go beside it")
+    parser.add_argument("--output", type=Path, help="the page; its plots go next to it")
     options = parser.parse_args()
     folders = options.folders or [RESULTS]
     page = options.output or (folders[0] if options.folders else ROOT / "benchmarks") / "RESULTS.md"

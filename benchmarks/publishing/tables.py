@@ -53,4 +53,4 @@ def geometric_mean(values: list[float]) -> float:
 def reached(limits: Mapping[str, float]) -> list[str]:
     """Describes the rates that a machine reached in large products and a large copy."""
     most = [f"{k} {figure(v)} {'GB/s' if k == 'copy' else 'TFLOP/s'}" for k, v in limits.items() if "one core" not in k]
-    return ["", f"Large matrix products and a large copy reached there: {', '.join(most)}."] if most else []
+    return ["", f"Large matrix products and a large copy reached {', '.join(most)}."] if most else []

@@ -29,7 +29,7 @@ def test_a_dry_run_of_a_gpu_day(tmp_path):
     result = on_device(tmp_path, "dry-run")
     assert result.returncode == 1 and result.stdout.endswith("failed: environment\n"), result.stdout + result.stderr
     assert "backward,ieee,16" in (tmp_path / "tune" / "tune.csv").read_text()
-    assert "How many times as long as grucore others take" in (tmp_path / "report" / "RESULTS.md").read_text()
+    assert "the other library's time divided by grucore's" in (tmp_path / "report" / "RESULTS.md").read_text()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing where there is no GPU")

@@ -176,7 +176,7 @@ def test_tables_compare_by_cpu_on_one_thread_and_by_wall_on_all():
     limits = {Run("cpu, 2 threads", "2+cpu", "", "", "abc"): limit}
     page = report.report(rows, limits, [])
     assert "## cpu, native kernels with avx2, commit abc" in page and page.count("## cpu") == 1
-    assert "*CPU* is the time that the processor worked, with 1 thread. *wall* is the time that passed, with 2" in page
+    assert "*CPU* is CPU time with 1 thread. *wall* is wall time with 2" in page
     assert (
         "| T x B, I -> H | CPU: grucore ms | CPU: % of peak | CPU: nn.GRU / grucore | CPU: products only / grucore | "
         "wall: grucore ms | wall: nn.GRU / grucore |"
