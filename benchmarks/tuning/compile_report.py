@@ -1,17 +1,23 @@
 """Compiles every plan of the fused kernels ahead of time, without a GPU, and compares the result with a budget.
 
     python -m benchmarks.tuning.compile_report --arch 90 [--json FILE]
+    python -m benchmarks.tuning.compile_report --arch 90 --record    after a change of the kernels; --arch 80, 100 too
+    python -m benchmarks.tuning.compile_report --arch 90 --changed   as the tests do
 
 Prints registers, spilled bytes, shared memory and the instructions of the step loop (per warp, from the machine code).
 Exits with 1 if a kernel spills, takes more shared memory than plans.json says, has asynchronous products, reads an
 operand from shared memory with conflicts, or has more instructions in its loop than compile_budget.json allows. Spills,
 conflicts and instructions (sm_90) are checked only with the Triton version that the budget names (3.4 spills 8 bytes in
 three kernels), everything else with every version.
+
+All rows take a minute or two. compile_passed.json says with which sources they all passed (`--record`); as long as
+nothing has changed, `--changed` compiles every tenth row only.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import subprocess
@@ -34,6 +40,7 @@ from grucore.kernels.triton.step import _gru_step_kernel
 DEVICES = {80: Device(80, 108, 166_912), 90: H100, 100: Device(100, 148, 232_448)}
 LARGE = 2048  # the hidden size for which a row without an upper limit is compiled
 BUDGET = Path(__file__).parent / "compile_budget.json"
+PASSED = Path(__file__).parent / "compile_passed.json"  # of each architecture: the sources with which all rows passed
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"  # ptxas, cuobjdump
 KERNELS = {
     "forward": _gru_forward_kernel,
@@ -148,19 +155,31 @@ def faults(result: dict[str, Any], row: dict[str, int], budget: dict[str, Any]) 
     return [f"sm_{result['arch']} {key}: {fault}" for fault in found]
 
 
+def sources() -> str:
+    """Returns a digest of what the result depends on: the kernels, their plans, the budget, this file and Triton."""
+    kernels = Path(str(sys.modules[plan.__module__].__file__)).parent
+    digest = hashlib.sha256(triton.__version__.encode())
+    for file in (*sorted(kernels.glob("*.py")), kernels / "plans.json", BUDGET, Path(__file__)):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def main() -> None:
     """Compiles the plans of an architecture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", type=int, choices=list(DEVICES), default=90)
     parser.add_argument("--json", type=Path, help="also write the rows there")
+    parser.add_argument("--changed", action="store_true", help="every tenth row only, if all passed with these sources")
+    parser.add_argument("--record", action="store_true", help=f"write to {PASSED.name} that all passed")
     options = parser.parse_args()
-    budget = json.loads(BUDGET.read_text())
+    budget, passed = json.loads(BUDGET.read_text()), json.loads(PASSED.read_text())
+    rows = [row for row in TABLE if is_chosen(row, DEVICES[options.arch])]
+    if options.changed and passed.get(str(options.arch)) == sources():
+        rows = rows[::10]
     results, wrong = [], []
     print(f"grucore {grucore.__version__}, triton {triton.__version__}, sm_{options.arch}")
     print("kernel    dtype   H  batch  flags  warps  registers  spills  shared  loop instructions")
-    for row in TABLE:
-        if not is_chosen(row, DEVICES[options.arch]):
-            continue
+    for row in rows:
         kernel = KERNELS[row["recurrence"]]
         # float16 differs from bfloat16 only in a type: without flags is enough. So is one dtype off sm_90, whose loop
         # the budget is for, and the kernel with flags there, which holds more in registers.
@@ -181,6 +200,8 @@ def main() -> None:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
     if wrong:
         sys.exit("\n".join(wrong))
+    if options.record:
+        PASSED.write_text(json.dumps(passed | {str(options.arch): sources()}, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":
