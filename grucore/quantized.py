@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -63,6 +63,8 @@ class QuantizedGRU(LayerWithOptions):
         (torch.int8, torch.Size([12]))
     """
 
+    initial_state: Tensor
+
     def __init__(self, layer: GRU, dtype: WeightDtype):
         super().__init__()
         _check(layer, dtype)
@@ -106,6 +108,9 @@ class QuantizedGRU(LayerWithOptions):
         y, h_n = self._run(x, hx, call)
         return layout.sequence(y), layout.state(h_n)
 
+    if TYPE_CHECKING:
+        __call__ = forward
+
     def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One step of all layers, for streaming; arguments and results are those of `GRU.step`."""
         if self.bidirectional:
@@ -128,9 +133,7 @@ class QuantizedGRU(LayerWithOptions):
         """What the last layer ended with, its directions side by side; as `GRU.final_state`."""
         return GRU.final_state(self, h_n)  # type: ignore[arg-type]
 
-    def explain_backend(
-        self, input: Tensor | PackedSequence, hx: Tensor | None = None, **call: Any
-    ) -> dispatch.Choice:
+    def explain_backend(self, input: Tensor | PackedSequence, hx: Tensor | None = None, **call: Any) -> dispatch.Choice:
         """What a call of `forward` with these arguments runs, and why; as `GRU.explain_backend`.
 
         Returns:
@@ -224,7 +227,9 @@ class QuantizedGRU(LayerWithOptions):
         for names in self._names:
             group = {kind: buffers[name] for kind, name in zip(NAMES, names, strict=False)}
             if self.weight_dtype == "int8":
-                group |= {f"{kind}_scale": buffers[f"{name}_scale"] for kind, name in zip(NAMES[:2], names, strict=False)}
+                group |= {
+                    f"{kind}_scale": buffers[f"{name}_scale"] for kind, name in zip(NAMES[:2], names, strict=False)
+                }
             groups.append(group)
         return groups
 
@@ -312,7 +317,8 @@ class QuantizedGRU(LayerWithOptions):
 def _check(layer: Any, dtype: Any) -> None:
     """Raises where a layer cannot be quantised."""
     if not isinstance(layer, GRU):
-        raise TypeError(f"expected a grucore.GRU (GRU.from_torch makes one of torch.nn.GRU), got {type(layer).__name__}")
+        made = "GRU.from_torch makes one of torch.nn.GRU"
+        raise TypeError(f"expected a grucore.GRU ({made}), got {type(layer).__name__}")
     if dtype not in get_args(WeightDtype):
         raise InputError(f"dtype must be one of {', '.join(map(repr, get_args(WeightDtype)))}, got {dtype!r}")
     own = {name: value for name, value in changed(layer).items() if name in _WITHOUT}

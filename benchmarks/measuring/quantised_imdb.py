@@ -1,6 +1,8 @@
 """How right the shipped IMDB model is with its GRU quantised, on real test reviews; writes a JSON.
 
     python -m benchmarks.measuring.quantised_imdb --data FOLDER --out FOLDER      two minutes for 2,000 reviews
+
+Reviews are evenly spaced among the test reviews, which stand label by label.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def section(rows: Sequence[Row], reviews: Sequence[dict[str, Any]]) -> list[str]
         "",
         TITLE,
         "",
-        "How many times as long as `quantize(\"int8\")` others take, by CPU time, medians of alternating runs: above 1, "
+        "How many times as long as `quantize('int8')` others take, by CPU time, medians of alternating runs: above 1, "
         f"int8 is faster. *Packed* is inside `packed_weights()`. {rows[0].device}, torch {rows[0].torch}. Made from "
         "`results/quantised`.",
         "",
@@ -55,7 +55,7 @@ def section(rows: Sequence[Row], reviews: Sequence[dict[str, Any]]) -> list[str]
     ]
     if notes := dict.fromkeys(f"{NAMES.get(row.provider, row.provider)}: {row.note}." for row in rows if row.note):
         made += ["", "Without a figure: " + " ".join(notes)]
-    made += ["", *_errors(rows, shapes)]
+    made += ["", *_errors(rows)]
     for each in reviews:
         made += ["", *_reviews(each)]
     return made
@@ -66,24 +66,22 @@ def shape(row: Row) -> str:
     return f"{row.T} x {row.B}, {row.I} -> {row.H}"
 
 
-def _errors(rows: Sequence[Row], shapes: Sequence[str]) -> list[str]:
-    """RMS errors, and in brackets those relative to the RMS of the outputs; at each size the larger of the batches'."""
-    kinds = list(dict.fromkeys(row.weights for row in rows))
+def _errors(rows: Sequence[Row]) -> list[str]:
+    """RMS errors, and in brackets those relative to the RMS of the outputs: the largest of all shapes."""
     lines = []
-    for size in dict.fromkeys(each.partition(", ")[2] for each in shapes):
-        line = [size]
-        for kind in kinds:
-            for provider in ERRORS:
-                found = [r for r in rows if (r.provider, r.weights) == (provider, kind) and shape(r).endswith(f", {size}")]
-                pairs = [(float(r.rms_error), float(r.relative_error)) for r in found if r.rms_error]
-                line.append("{:.1e} ({:.2%})".format(*max(pairs)) if pairs else "-")
+    for weights in dict.fromkeys(row.weights for row in rows):
+        line = [weights]
+        for provider in ERRORS:
+            found = [row for row in rows if (row.provider, row.weights) == (provider, weights) and row.rms_error]
+            pairs = [(float(row.rms_error), float(row.relative_error)) for row in found]
+            line.append("{:.1e} ({:.2%})".format(*max(pairs)) if pairs else "-")
         lines.append(line)
-    header = [f"{title}, weights {kind}" for kind in kinds for title in ERRORS.values()]
     explained = (
-        "RMS error of the outputs, which are from -1 to 1, against float64 of the layer before; in brackets as a part "
-        "of the outputs' own RMS. *Larger* weights are four times those that a layer begins with."
+        "RMS error of the outputs, which are from -1 to 1, against float64 of the layer before, and in brackets as a "
+        "part of the outputs' own RMS; the largest of these shapes. Weights are those that a layer begins with, and "
+        "some times those."
     )
-    return [explained, "", *table(["I -> H", *header], lines)]
+    return [explained, "", *table(["weights", *ERRORS.values()], lines)]
 
 
 def _reviews(each: dict[str, Any]) -> list[str]:

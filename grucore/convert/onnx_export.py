@@ -172,7 +172,8 @@ class _Graph:
         rows = self._constant(f"{name}_int8", stored.flatten(0, 1))  # a scale for each: there is one axis of them
         scales = self._constant(f"{name}_scale", torch.cat([swap_gates(group[f"{kind}_scale"]) for group in groups]))
         self._add("DequantizeLinear", [rows, scales], [f"{name}_rows"], axis=0)
-        return self._add("Reshape", [f"{name}_rows", self._constant(f"{name}_shape", torch.tensor(weight.shape))], [name])
+        shape = self._constant(f"{name}_shape", torch.tensor(weight.shape))
+        return self._add("Reshape", [f"{name}_rows", shape], [name])
 
     def _merged_directions(self, k: int, last: bool) -> str:
         """Y (T, D, B, H) as (T, B, D*H): the next layer's input, or the output of the last."""

@@ -32,10 +32,16 @@ struct Set {
   int64_t (*forward_int8)(const GruCall*, int64_t);
   int64_t (*forward_bf16)(const GruCall*, int64_t);
 };
-#define SET_OF(NAME)                                                                                           \
-  {#NAME,                                                                                                      \
-   gru_packed_bytes_##NAME, gru_pack_##NAME,             gru_forward_##NAME,            gru_backward_##NAME,   \
-   gru_step_##NAME,         gru_quantised_bytes_##NAME, gru_quantised_pack_##NAME, gru_forward_int8_##NAME, \
+#define SET_OF(NAME)           \
+  {#NAME,                      \
+   gru_packed_bytes_##NAME,    \
+   gru_pack_##NAME,            \
+   gru_forward_##NAME,         \
+   gru_backward_##NAME,        \
+   gru_step_##NAME,            \
+   gru_quantised_bytes_##NAME, \
+   gru_quantised_pack_##NAME,  \
+   gru_forward_int8_##NAME,    \
    gru_forward_bf16_##NAME}
 const Set AVX512 = SET_OF(avx512), AVX2 = SET_OF(avx2);
 

@@ -3,8 +3,8 @@
 //
 // bfloat16 weights are widened in registers: sums are those of the float kernels on the same numbers, bit for bit.
 //
-// int8 weights meet operands of 16 bits in products of pairs, whose sums are exact integers. An operand is a row of x or
-// the state, divided by its unit:
+// int8 weights meet operands of 16 bits in products of pairs, whose sums are exact integers. An operand is a row of x
+// or the state, divided by its unit:
 //
 //     unit of x        largest |x| of the row and step / most(I)
 //     unit of a state  max(1, largest |h0| of the segment) / most(H): every later state is between its candidate, in
@@ -23,9 +23,15 @@ constexpr int W = LANES<float>, PANEL = 3 * W;
 using Floats = Vector<float>;
 using Ints = Vector<int32_t>;
 
+// A tile's vectors for each row, as `over_tiles` counts: three sums, and with AVX2, where widened weights and a product
+// leave registers for three rows but not four, one more.
+constexpr int REGISTERS = BYTES == 32 ? 4 : 3;
+
 constexpr float SMALLEST = 1e-30f;  // a largest |x| below counts as this
 
-inline float most(int64_t K) { return float(std::min<int64_t>(32767, (int64_t{1} << 31) / 128 / std::max<int64_t>(1, K) - 1)); }
+inline float most(int64_t K) {
+  return float(std::min<int64_t>(32767, (int64_t{1} << 31) / 128 / std::max<int64_t>(1, K) - 1));
+}
 
 // 2 W weights of int8 as 16-bit integers, and the W sums of their products, a pair at a time, with a pair of operands.
 ALWAYS_INLINE Ints widened(const int8_t* w) {
@@ -86,7 +92,8 @@ inline void divide(const float* a, int64_t begin, int64_t end, float unit, int16
   for (int64_t i = begin; i < end; i += W) store_rounded(to + i, load_first(a + i, end - i) * (1 / unit));
 }
 
-// How weights are stored, and what their products are made of. Weights of two k lie side by side: [pair][gate][lane][2].
+// How weights are stored, and what their products are made of. Weights of two k lie side by side:
+// [pair][gate][lane][2].
 struct Int8 {
   typedef int8_t Weight;
   typedef int16_t Operand;  // of its own memory, to an even number
@@ -162,8 +169,8 @@ struct Packed {
 
   int64_t I, H, panels, size_ih, size_hh;
   Weight *w_ih, *w_hh;
-  float *bias, *b_hn;            // as in cell.h
-  float *scale_ih, *scale_hh;    // [panel][gate][lane]
+  float *bias, *b_hn;          // as in cell.h
+  float *scale_ih, *scale_hh;  // [panel][gate][lane]
 
   Packed(int64_t features, int64_t units, Arena& arena)
       : I(features),
@@ -205,9 +212,9 @@ struct Packed {
 template <typename Operand>
 struct Rows {
   int64_t count;
-  const Operand* const* operands;  // x, or the state before the step
-  const float* unit;               // of each row's; null: none
-  float* gx;                       // (count, panels) panels of [gate][lane]
+  const Operand* const* operands;       // x, or the state before the step
+  const float* unit;                    // of each row's; null: none
+  float* gx;                            // (count, panels) panels of [gate][lane]
   const float* const* state = nullptr;  // before the step
   float* const* y = nullptr;            // after it
   Operand* const* next = nullptr;       // where the state after it goes as an operand, null: nowhere
@@ -224,22 +231,22 @@ struct Cell {
 
   // gx of all rows, for the panels from `begin` to `end`.
   void input(const Rows<Operand>& rows, int64_t begin, int64_t end) const {
-    over_tiles<3>(rows.count, begin, end,
-                  [&](int64_t i, auto M, int64_t panel, auto P) { input_tile<M, P>(rows, i, panel); });
+    over_tiles<REGISTERS>(rows.count, begin, end,
+                          [&](int64_t i, auto M, int64_t panel, auto P) { input_tile<M, P>(rows, i, panel); });
   }
 
   // y of all rows, from gx. `meet` waits for the threads that have the same rows and other panels.
   template <typename Meet>
   void step(const Rows<Operand>& rows, bool reset_after, int64_t begin, int64_t end, const Meet& meet) const {
     if (reset_after) {
-      over_tiles<3>(rows.count, begin, end,
-                    [&](int64_t i, auto M, int64_t panel, auto P) { step_tile<M, P>(rows, i, panel); });
+      over_tiles<REGISTERS>(rows.count, begin, end,
+                            [&](int64_t i, auto M, int64_t panel, auto P) { step_tile<M, P>(rows, i, panel); });
     } else {
-      over_tiles<3>(rows.count, begin, end,
-                    [&](int64_t i, auto M, int64_t panel, auto P) { reset_tile<M, P>(rows, i, panel); });
+      over_tiles<REGISTERS>(rows.count, begin, end,
+                            [&](int64_t i, auto M, int64_t panel, auto P) { reset_tile<M, P>(rows, i, panel); });
       meet();
-      over_tiles<3>(rows.count, begin, end,
-                    [&](int64_t i, auto M, int64_t panel, auto P) { candidate_tile<M, P>(rows, i, panel); });
+      over_tiles<REGISTERS>(rows.count, begin, end,
+                            [&](int64_t i, auto M, int64_t panel, auto P) { candidate_tile<M, P>(rows, i, panel); });
     }
   }
 
@@ -247,7 +254,9 @@ struct Cell {
   template <int ROWS, int PANELS, int USED>
   using Sums = Sum[ROWS][PANELS][USED];
 
-  float* gx_of(const Rows<Operand>& rows, int64_t i, int64_t panel) const { return rows.gx + (i * panels + panel) * PANEL; }
+  float* gx_of(const Rows<Operand>& rows, int64_t i, int64_t panel) const {
+    return rows.gx + (i * panels + panel) * PANEL;
+  }
   static float unit_of(const Rows<Operand>& rows, int64_t i) { return Kind::ROUNDS ? rows.unit[i] : 0; }
   const float* scale(int64_t panel, int gate) const { return weights.scale_hh + panel * PANEL + gate * W; }
   Floats state_of(const Rows<Operand>& rows, int64_t i, int64_t panel) const {
@@ -351,9 +360,9 @@ struct Cell {
     for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 1
       for (int p = 0; p < PANELS; p++) {
-        const Floats n = tanh<float>(Kind::ended(sums[i][p][0], addend(i, p, 0), scale(panel + p, 2),
-                                                 unit_of(rows, first + i)))
-                             .value;
+        const Floats n =
+            tanh<float>(Kind::ended(sums[i][p][0], addend(i, p, 0), scale(panel + p, 2), unit_of(rows, first + i)))
+                .value;
         const float* const gx = gx_of(rows, first + i, panel + p);
         write(rows, first + i, panel + p, fma<float>(load(gx + W), state_of(rows, first + i, panel + p), load(gx) * n));
       }
@@ -464,7 +473,8 @@ struct Forward {
     }
     if (c.h_n && share.part == 0)
       for (int64_t i = 0; i < segments; i++)
-        std::copy_n(state[i], c.H, static_cast<float*>(c.h_n) + sequence.state(share.first + i * share.stride) * c.h_n_r);
+        std::copy_n(state[i], c.H,
+                    static_cast<float*>(c.h_n) + sequence.state(share.first + i * share.stride) * c.h_n_r);
   }
 };
 

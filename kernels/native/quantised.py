@@ -22,7 +22,7 @@ class Quantised(NamedTuple):
 
 
 def packed(tensors: Mapping[str, Tensor], reset_after: bool) -> Quantised:
-    """One direction's weights, packed: in float32 `b_ih`, `b_hh`, and of int8 weights `w_ih_scale`, `w_hh_scale`, (3H,)."""
+    """One direction's w_ih and w_hh, packed, with b_ih and b_hh if any, and, of int8, w_ih_scale and w_hh_scale."""
     assert LIBRARY is not None
     given = {name: tensor.contiguous() for name, tensor in tensors.items()}
     addresses = {name: tensor.data_ptr() for name, tensor in given.items()}

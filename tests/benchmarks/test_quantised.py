@@ -42,7 +42,7 @@ def test_rows_become_tables(measured):
 
 def test_reviews_are_a_table(measured):
     numbers = dict.fromkeys(("accuracy", "accuracy_of_the_gru_alone", "largest_change_of_probability"), 0.5)
-    found = dict.fromkeys(("float32", "int8", "bf16"), {**numbers, "labels_changed": 3})
+    found = {weights: {**numbers, "labels_changed": 3} for weights in ("float32", "int8", "bf16")}
     (measured / "imdb.json").write_text(json.dumps({"reviews": 2000, **found, "commit": "abc", "date": "today"}))
     section = "\n".join(tables.section(*tables.read(measured)))
     assert "on 2,000 real test reviews" in section and "| int8 | 0.5000 | 0.5000 | 3 | 5.0e-01 |" in section

@@ -305,10 +305,14 @@ def test_other_types_are_refused():
 
 STATES = {
     "int8 into float": (GRU(3, 4), "int8", "weight_ih_l0 is of a layer that is quantised to int8"),
-    "int8 into bf16": (GRU(3, 4).quantize("bf16"), "int8", "weight_ih_l0 is torch.int8, and this layer's is torch.bf"),
+    "int8 into bf16": (GRU(3, 4).quantize("bf16"), "int8", "weight_ih_l0 is torch.int8, and this layer's is"),
     "bf16 into int8": (QUANTIZED, "bf16", "weight_ih_l0 is torch.bfloat16, and this layer's is torch.int8"),
     "float into int8": (QUANTIZED, None, "weight_ih_l0 is torch.float32, and this layer's is torch.int8"),
-    "float into bf16": (GRU(3, 4).quantize("bf16"), None, "weight_ih_l0 is torch.float32, and this layer's is torch.bf"),
+    "float into bf16": (
+        GRU(3, 4).quantize("bf16"),
+        None,
+        "weight_ih_l0 is torch.float32, and this layer's is",
+    ),
 }
 
 

@@ -278,7 +278,8 @@ void check_quantised(const Case& c, bool is_int8, bool after, int64_t directions
   for (int64_t d = 0; d < directions; d++) {
     if (is_packed) walks.emplace_back(c, d == 1, cuts);
     const int64_t R = is_packed ? walks[d].segments : c.B;
-    GruQuantised q{is_int8, after, c.I, H, weights(3 * H * c.I), weights(3 * H * H), nullptr, nullptr, nullptr, nullptr};
+    GruQuantised q{is_int8, after,   c.I,     H,      weights(3 * H * c.I), weights(3 * H * H),
+                   nullptr, nullptr, nullptr, nullptr};
     if (is_int8) q.scale_ih = drawn(3 * H, 0.01), q.scale_hh = drawn(3 * H, 0.01);
     if (turn % 5 != 2) q.b_ih = drawn(3 * H, 2), q.b_hh = drawn(3 * H, 2);
     packed.emplace_back(std::aligned_alloc(64, std::max<int64_t>(64, gru_quantised_bytes(&q))), &std::free);
@@ -312,9 +313,10 @@ void check_quantised(const Case& c, bool is_int8, bool after, int64_t directions
     y.add_to(got);
     for (const Numbers<float>& each : last) each.add_to(got);
     if (threads == 1) want = got;
-    expect_same(got, want, std::string(is_int8 ? "int8" : "bf16") + ", T B I H = " + std::to_string(c.T) + " " +
-                               std::to_string(c.B) + " " + std::to_string(c.I) + " " + std::to_string(c.H) + ", " +
-                               std::to_string(threads) + " threads");
+    expect_same(got, want,
+                std::string(is_int8 ? "int8" : "bf16") + ", T B I H = " + std::to_string(c.T) + " " +
+                    std::to_string(c.B) + " " + std::to_string(c.I) + " " + std::to_string(c.H) + ", " +
+                    std::to_string(threads) + " threads");
   }
 }
 
