@@ -26,7 +26,9 @@ TITLE = "## Quantised inference"
 
 def read(folder: Path) -> tuple[list[Row], list[dict[str, Any]]]:
     """Reads the rows of every CSV of a folder, and its JSON files."""
-    rows = [Row(**row) for file in sorted(folder.glob("*.csv")) for row in csv.DictReader(file.open(newline=""))]
+    rows = [
+        Row(**row) for file in sorted(folder.glob("*.csv")) for row in csv.DictReader(file.read_text().splitlines())
+    ]
     return rows, [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
 
 
