@@ -26,9 +26,8 @@ TITLE = "## Quantised inference"
 
 def read(folder: Path) -> tuple[list[Row], list[dict[str, Any]]]:
     """Reads the rows of every CSV of a folder, and its JSON files."""
-    rows = [
-        Row(**row) for file in sorted(folder.glob("*.csv")) for row in csv.DictReader(file.read_text().splitlines())
-    ]
+    texts = [file.read_text().splitlines() for file in sorted(folder.glob("*.csv"))]
+    rows = [Row(**row) for text in texts for row in csv.DictReader(text)]
     return rows, [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
 
 
