@@ -17,10 +17,10 @@ from grucore import quantized as module
 
 # RMS error against float64 on the same rounded weights, by what runs; behind it the worst measured.
 LIMITS = {
-    ("int8", "auto"): 1e-4,
-    ("bf16", "auto"): 1e-6,
-    ("int8", "eager"): 1e-6,
-    ("bf16", "eager"): 1e-6,
+    ("int8", "auto"): 1e-4,  # 3.1e-5
+    ("bf16", "auto"): 1e-6,  # 1.9e-7
+    ("int8", "eager"): 1e-6,  # 1.1e-7
+    ("bf16", "eager"): 1e-6,  # 9.8e-8
 }
 CASES = {
     "plain": {},
@@ -104,7 +104,7 @@ def test_steps_are_those_of_a_call(dtype):
     y, h_n = quantized(x)
     for x_t, y_t in zip(x, y, strict=True):
         got, h = quantized.step(x_t, h)
-        assert torch.equal(got, y_t) if dtype == "bf16" else rms_error(got, y_t) <= LIMITS["int8", "auto"]
+        assert torch.equal(got, y_t)
     assert h.shape == h_n.shape
     row, state = quantized.step(x[0, 0])
     assert row.shape == (20,) and state.shape == (2, 20)
