@@ -49,7 +49,7 @@ class BuildNative(build_ext):
         jobs = [(file, file, []) for file in ("library", "segments")]
         jobs += [
             (file, f"{file}-{s}", [f"-DINSTRUCTION_SET={s}", *SETS[s]])
-            for file in ("forward", "backward", "step")
+            for file in ("forward", "backward", "step", "quantised")
             for s in SETS
         ]
         cxx = os.environ.get("CXX", "c++").split()

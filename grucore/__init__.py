@@ -61,9 +61,10 @@ from grucore.errors import InputError
 from grucore.functional import gru, gru_cell
 from grucore.kernels import Gates
 from grucore.module import GRU, Trace
+from grucore.quantized import QuantizedGRU
 from grucore.truncated import truncated_bptt
 
-__all__ = ["GRU", "GRUCell", "Gates", "InputError", "Trace", "gru", "gru_cell", "truncated_bptt"]
+__all__ = ["GRU", "GRUCell", "Gates", "InputError", "QuantizedGRU", "Trace", "gru", "gru_cell", "truncated_bptt"]
 
 
 def __getattr__(name: str) -> Any:

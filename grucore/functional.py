@@ -198,7 +198,7 @@ def _prepared(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_
         has_steps=steps.real is not None or steps.start is not None,
         wants_gates=wants_gates,
         wants_gradient=_wants_gradient((input, h0, call.reset_state, *chain.from_iterable(weights))),
-        is_plain=_are_plain((input, h0, call.reset_state, *steps, *chain.from_iterable(weights))),
+        is_plain=are_plain((input, h0, call.reset_state, *steps, *chain.from_iterable(weights))),
         is_transformed=compat.transformed(),
         is_onnx_node=is_node,
     )
@@ -280,7 +280,7 @@ def step(
         (1, input.shape[0] if input.dim() == 2 else 1, 1),
         acting(variant_of(options, training)),
         wants_gradient=_wants_gradient((input, hx, *weights)),
-        is_plain=has_one_dtype and _are_plain((input, hx, *weights)),
+        is_plain=has_one_dtype and are_plain((input, hx, *weights)),
         is_transformed=compat.transformed(),
     )
     # Without gradients memory is used again; 16-bit types and autocast have their own rules. A trace, and what is
@@ -312,7 +312,7 @@ def _wants_gradient(tensors: Iterable[Tensor | None]) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def _are_plain(tensors: Iterable[Tensor | None]) -> bool:
+def are_plain(tensors: Iterable[Tensor | None]) -> bool:
     """Whether a call may go to a kernel past PyTorch's dispatcher: nobody would see that it did."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or compat.in_dispatch_mode():
         return False

@@ -6,7 +6,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from grucore.kernels.regularised import acting
 from grucore.layouts import Arranged, arranged
 from grucore.options import DEFAULTS, Activation, LayerWithOptions, Precision, variant_of
 from grucore.steps import Lengths
+
+if TYPE_CHECKING:
+    from grucore.quantized import QuantizedGRU
 
 
 class Trace(NamedTuple):
@@ -403,6 +406,34 @@ class GRU(LayerWithOptions):
         if h_n.dim() not in (2, 3) or differ((h_n.shape[0], h_n.shape[-1]), (layers, self.hidden_size)):
             raise InputError(f"h_n must be ({layers}, B, {self.hidden_size}), got {tuple(h_n.shape)}")
         return torch.cat(h_n[-self.num_directions :].unbind(), -1)
+
+    def quantize(self, dtype: Literal["int8", "bf16"]) -> QuantizedGRU:
+        """A copy with quantised weights, for inference on a CPU; this layer stays as it is.
+
+        Args:
+            dtype: of the weights: "int8", with a scale for each row, or "bf16", bfloat16.
+
+        Raises:
+            InputError: an unknown dtype; zoneout, layer_norm or another activation; weights that are not of float32 on
+                the CPU, or not finite.
+
+        Example:
+            >>> y, h_n = GRU(3, 4).quantize("int8")(torch.randn(5, 2, 3))
+        """
+        from grucore.quantized import QuantizedGRU
+
+        return QuantizedGRU(self, dtype)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        """Refuses the int8 weights of a quantised layer, which PyTorch would take for the weights themselves."""
+        for name in self._parameters:
+            if getattr(state_dict.get(prefix + name), "dtype", None) is torch.int8:
+                arguments[-1].append(
+                    f"{prefix + name} is of a layer that is quantised to int8: load it into such a layer, as "
+                    "GRU.quantize makes it; its dequantize() returns a float one"
+                )
+                return
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     @classmethod
     def from_torch(

@@ -3,8 +3,9 @@
     python -m benchmarks.publishing.report                  of benchmarks/results
     python -m benchmarks.publishing.report DIR [DIR ...]    of others: DIR/RESULTS.md and its plots, or --output PAGE
 
-No figure is typed by hand. A folder holds what `benchmarks.measuring.run`, `.imdb_epoch` and, under `ceilings/` and
-`accuracy/`, `.ceilings` and `.accuracy` wrote. Figures in other pages are in blocks: see `blocks.py`.
+No figure is typed by hand. A folder holds what `benchmarks.measuring.run`, `.imdb_epoch` and, under `ceilings/`,
+`accuracy/` and `quantised/`, `.ceilings`, `.accuracy`, `.quantised` and `.quantised_imdb` wrote. Figures in other pages
+are in blocks: see `blocks.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.measuring import ceilings
-from benchmarks.publishing import accuracy, blocks, grid, plots
+from benchmarks.publishing import accuracy, blocks, grid, plots, quantised
 from benchmarks.publishing.tables import (
     LENGTHS,
     PACKED,
@@ -120,6 +121,7 @@ def report(
     limits: Mapping[Run, Mapping[str, float]],
     pictures: list[str],
     errors: Sequence[accuracy.Row] = (),
+    of_quantised: Sequence[str] = (),
 ) -> str:
     """Makes the page as Markdown, a section for each run, so that no table mixes machines or commits.
 
@@ -142,7 +144,7 @@ def report(
         for title, group in parts(found):
             lines += ["", f"### {title[0].upper()}{title[1:]}", "", *timings(group)]
         lines += [*fresh(found), *epochs(of_run), *unavailable(found)]
-    lines += accuracy.section(errors)
+    lines += [*of_quantised, *accuracy.section(errors)]
     for picture in pictures:
         lines += ["", f"![{Path(picture).stem.replace('-', ' ')}]({picture})"]
     return "\n".join(lines) + "\n"
@@ -164,7 +166,8 @@ def main() -> None:
     errors = [row for each in folders for row in accuracy.read(each / "accuracy")]
     folder = page.parent / "plots"
     pictures = [str(path.relative_to(page.parent)) for path in plots.save(cells(rows), limits, folder)]
-    pages = {page: report(rows, limits, pictures, errors)}
+    of_quantised = [line for each in folders for line in quantised.section(*quantised.read(each / "quantised"))]
+    pages = {page: report(rows, limits, pictures, errors, of_quantised)}
     if not (options.folders or options.output):
         pages |= blocks.pages(ROOT, rows, errors)
     for path, text in pages.items():

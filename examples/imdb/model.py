@@ -117,7 +117,7 @@ class Segments(nn.Module):
         return self.out(self.dropout(torch.cat([largest, y.sum(1) / lengths[:, None]], 1)))
 
     def _states(self, x: Tensor, lengths: Tensor) -> Tensor:
-        if isinstance(self.gru, GRU):
+        if not isinstance(self.gru, nn.GRU):
             return self.gru(x, lengths=lengths)[0]
         real = lengths > 0  # a PackedSequence has no empty rows
         packed = pack_padded_sequence(x[real], lengths[real].cpu(), batch_first=True, enforce_sorted=False)

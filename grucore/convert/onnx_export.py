@@ -17,12 +17,18 @@ from grucore.convert import onnx_operator
 from grucore.convert.weights import check_model, require, swap_gates, to_array
 from grucore.errors import InputError, check_flag
 from grucore.module import GRU
+from grucore.quantized import QuantizedGRU
 
 _OPSET, _IR_VERSION = 17, 8  # from 2022: old enough for any runtime in use
 
 
-def to_onnx(model: GRU, path: str | os.PathLike[str], *, h0: bool = False, lengths: bool = False) -> None:
+def to_onnx(
+    model: GRU | QuantizedGRU, path: str | os.PathLike[str], *, h0: bool = False, lengths: bool = False
+) -> None:
     """Writes the layer, in eval mode, as an ONNX file of opset 17 for any T and B; the weights are exact.
+
+    The weights of a quantised layer stay int8 or bfloat16 in the file and are converted to float32 where it runs,
+    because ONNX has no quantised GRU. The file is a quarter or half as large.
 
     The file has these inputs and outputs, in the model's dtype:
 
@@ -35,7 +41,7 @@ def to_onnx(model: GRU, path: str | os.PathLike[str], *, h0: bool = False, lengt
     Runtimes have their own limits: onnxruntime has no GRU in float64, and aborts the process if T = 0 or B = 0.
 
     Args:
-        model: the layer; dropout is not written.
+        model: the layer, or a quantised one; dropout is not written.
         path: the file to write; it must not exist.
         h0: whether the file takes an initial state.
         lengths: whether the file takes lengths.
@@ -43,7 +49,7 @@ def to_onnx(model: GRU, path: str | os.PathLike[str], *, h0: bool = False, lengt
     Raises:
         FileExistsError: path, or path + ".partial", to which the file is written first, exists.
         ImportError: onnx is not installed.
-        TypeError: model is not a `grucore.GRU`, or a flag is not a bool.
+        TypeError: model is neither a `grucore.GRU` nor a `grucore.QuantizedGRU`, or a flag is not a bool.
         InputError: an option or a dtype that ONNX lacks.
 
     Example:
@@ -54,6 +60,8 @@ def to_onnx(model: GRU, path: str | os.PathLike[str], *, h0: bool = False, lengt
         >>> from_onnx(path)
         GRU(3, 4, bidirectional=True)
     """
+    quantized = model if isinstance(model, QuantizedGRU) else None
+    model = model.dequantize() if isinstance(model, QuantizedGRU) else model
     check_model(model, "the ONNX operator GRU", ignore_dropout=True, activations=onnx_operator.ACTIVATIONS)
     check_flag("h0", h0)
     check_flag("lengths", lengths)
@@ -66,7 +74,7 @@ def to_onnx(model: GRU, path: str | os.PathLike[str], *, h0: bool = False, lengt
     if path.exists():
         raise FileExistsError(f"{path} exists and is not overwritten: give another path or move it away")
     onnx = require("onnx", "onnx")
-    proto = _Graph(model, onnx, h0, lengths).proto()
+    proto = _Graph(model, quantized, onnx, h0, lengths).proto()
     onnx.checker.check_model(proto, full_check=True)
     partial = path.with_name(path.name + ".partial")
     with partial.open("xb") as file:
@@ -81,8 +89,9 @@ def to_onnx(model: GRU, path: str | os.PathLike[str], *, h0: bool = False, lengt
 class _Graph:
     """The nodes and constants of a model, in the order in which they are added."""
 
-    def __init__(self, model: GRU, onnx: Any, h0: bool, lengths: bool) -> None:
+    def __init__(self, model: GRU, quantized: QuantizedGRU | None, onnx: Any, h0: bool, lengths: bool) -> None:
         self.model, self.onnx, self.h0, self.lengths = model, onnx, h0, lengths
+        self.quantized = None if quantized is None else quantized.tensors()
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
@@ -135,7 +144,7 @@ class _Graph:
         w, r, *biases = (
             torch.stack([swap_gates(each.detach()) for each in kind]) for kind in zip(*groups, strict=True)
         )
-        names = [self._constant(f"W_{k}", w), self._constant(f"R_{k}", r)]
+        names = [self._weight(f"W_{k}", w, "w_ih", k), self._weight(f"R_{k}", r, "w_hh", k)]
         names.append(self._constant(f"B_{k}", torch.cat(biases, 1)) if biases else "")
         self._add(
             "GRU",
@@ -150,6 +159,21 @@ class _Graph:
                 recurrent_activation=model.recurrent_activation,
             ),
         )
+
+    def _weight(self, name: str, weight: Tensor, kind: str, k: int) -> str:
+        """A layer's weight (D, 3H, K): a constant, or made of the int8 or bfloat16 constant of a quantised layer."""
+        if self.quantized is None:
+            return self._constant(name, weight)
+        directions = self.model.num_directions
+        groups = self.quantized[k * directions : (k + 1) * directions]
+        stored, float32 = torch.stack([swap_gates(group[kind]) for group in groups]), self.onnx.TensorProto.FLOAT
+        if stored.dtype is torch.bfloat16:
+            return self._add("Cast", [self._constant(f"{name}_bf16", stored)], [name], to=float32)
+        rows = self._constant(f"{name}_int8", stored.flatten(0, 1))  # a scale for each: there is one axis of them
+        scales = self._constant(f"{name}_scale", torch.cat([swap_gates(group[f"{kind}_scale"]) for group in groups]))
+        self._add("DequantizeLinear", [rows, scales], [f"{name}_rows"], axis=0)
+        shape = self._constant(f"{name}_shape", torch.tensor(weight.shape))
+        return self._add("Reshape", [f"{name}_rows", shape], [name])
 
     def _merged_directions(self, k: int, last: bool) -> str:
         """Y (T, D, B, H) as (T, B, D*H): the next layer's input, or the output of the last."""

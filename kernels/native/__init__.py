@@ -8,6 +8,7 @@ cell.h        one direction's weights, packed, and the four equations: read this
 forward.cpp   the recurrence
 backward.cpp  backpropagation through time
 step.cpp      a single step on weights as they lie in memory
+quantised.cpp inference on int8 and bfloat16 weights (quantised.h, quantised.py)
 segments.cpp  lengths, masks and resets as segments of rows (segments.py)
 sequence.h    the order of steps in a call, and the division of work among threads
 products.h    products of rows with packed weights, in registers

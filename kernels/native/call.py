@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .library import LIBRARY
 from .packed import HELD, packed
+from .quantised import Quantised
 from .segments import Segments
 
 _PACK = struct.Struct("=32qd16q").pack
@@ -67,7 +68,7 @@ def run(
     function: str,
     x: Tensor,  # (T, B, I)
     first: Sequence[Tensor] | Tensor,  # of each direction, what each row (B, H) or segment (R, H) begins from
-    weights: Sequence[Sequence[Tensor | None]],  # of each direction
+    weights: Sequence[Sequence[Tensor | None] | Quantised],  # of each direction
     reset_after: bool,
     y: Tensor,  # (T, B, D*H)
     last: Tensor | None = None,  # (D, B or R, H), filled
@@ -76,7 +77,7 @@ def run(
     backward: Backward | None = None,
     noise: Noise | None = None,
 ) -> None:
-    """Calls gru_forward or gru_backward; all tensors are held until it returns.
+    """Calls gru_forward or gru_backward, or what quantised weights name; all tensors are held until it returns.
 
     Raises:
         MemoryError: there is not enough for its workspace.
@@ -92,19 +93,24 @@ def run(
     held: list[object] = []
     calls = []
     for d in range(D):
-        group, h0 = [None if w is None else contiguous(w) for w in weights[d]], dense(first[d])
+        given, h0 = weights[d], dense(first[d])
+        if isinstance(given, Quantised):
+            function, group, addresses = given.function, None, [0, 0, 0, 0, given.memory.data_ptr()]
+        else:
+            group = [None if w is None else contiguous(w) for w in given]
+            addresses = [*_addresses(group), 0]
         held += group, h0
         fields = [
             *(size == 8, reset_after, threads, T, B, I, H, d),
             *((0, 0, 0, T, B) if segments is None else segments[d].fields),
-            *(x.data_ptr(), x_t, x_b, h0.data_ptr(), h0.stride(0), *_addresses(group), 0),
+            *(x.data_ptr(), x_t, x_b, h0.data_ptr(), h0.stride(0), *addresses),
             *(y.data_ptr() + d * H * size, y_t, y_b),
             *((0, 0) if last is None else (_address(last, d), last.stride(1))),
             *(_NO_NOISE if noise is None else noise.fields(d)),
             *(_NOWHERE if kept is None else (_address(kept, d), *kept.shape[1:])),
             *(_NO_GRADIENTS if backward is None else backward.fields(d, H)),
         ]
-        calls.append(_packed_if_held(fields, group, held))
+        calls.append(_PACK(*fields) if group is None else _packed_if_held(fields, group, held))
     if getattr(LIBRARY, function)(calls[0] if D == 1 else b"".join(calls), D):
         raise MemoryError(f"{function}: not enough memory for {T} x {B} rows of {I} features and {H} units")
 

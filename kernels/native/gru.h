@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-constexpr int64_t GRU_ABI = 4;  // to be raised with every change of GruCall or of what a function does
+constexpr int64_t GRU_ABI = 5;  // to be raised with every change of GruCall or of what a function does
 
 // One direction of one layer. All fields have 8 bytes, so that Python fills them as int64. T steps, B rows, I features,
 // H hidden units. Memory is of float, or of double where float64 says so. Strides count elements; the last dimension is
@@ -64,14 +64,26 @@ struct GruSegments {
   bool* after_reset;  // (R,): whether the segment begins after a reset; null without `start`
 };
 
+// One direction's weights, quantised: int8 with a scale for each row, which may be of any size, or bfloat16 without.
+struct GruQuantised {
+  int64_t is_int8, reset_after, I, H;
+  const void *w_ih, *w_hh;           // (3H, I) and (3H, H)
+  const float *scale_ih, *scale_hh;  // (3H,) each; null for bfloat16
+  const float *b_ih, *b_hh;          // (3H,), or null
+};
+
 // Each is compiled once for each instruction set, as NAME_avx2 and so on; library.cpp exports the one that the
 // processor runs. They return 0, or 1 where there is not enough memory.
-#define GRU_FUNCTIONS(SET)                                          \
-  extern "C" int64_t gru_packed_bytes_##SET(const GruCall*);        \
-  extern "C" void gru_pack_##SET(const GruCall*, void* packed);     \
-  extern "C" int64_t gru_forward_##SET(const GruCall*, int64_t n);  \
-  extern "C" int64_t gru_backward_##SET(const GruCall*, int64_t n); \
-  extern "C" int64_t gru_step_##SET(const GruCall*);
+#define GRU_FUNCTIONS(SET)                                                     \
+  extern "C" int64_t gru_packed_bytes_##SET(const GruCall*);                   \
+  extern "C" void gru_pack_##SET(const GruCall*, void* packed);                \
+  extern "C" int64_t gru_forward_##SET(const GruCall*, int64_t n);             \
+  extern "C" int64_t gru_backward_##SET(const GruCall*, int64_t n);            \
+  extern "C" int64_t gru_step_##SET(const GruCall*);                           \
+  extern "C" int64_t gru_quantised_bytes_##SET(const GruQuantised*);           \
+  extern "C" void gru_quantised_pack_##SET(const GruQuantised*, void* packed); \
+  extern "C" int64_t gru_forward_int8_##SET(const GruCall*, int64_t n);        \
+  extern "C" int64_t gru_forward_bf16_##SET(const GruCall*, int64_t n);
 
 #define GRU_NAME(name, set) name##_##set
 #define GRU_EXPANDED(name, set) GRU_NAME(name, set)
@@ -84,6 +96,11 @@ int64_t gru_packed_bytes(const GruCall* call);
 void gru_pack(const GruCall* call, void* packed);      // aligned to 64 bytes
 int64_t gru_forward(const GruCall* calls, int64_t n);  // the n directions of a layer, 1 or 2
 int64_t gru_backward(const GruCall* calls, int64_t n);
-int64_t gru_step(const GruCall* call);               // T = 1, reset_after, no `position`; reads the weights as they lie
+int64_t gru_step(const GruCall* call);  // T = 1, reset_after, no `position`; reads the weights as they lie
+int64_t gru_quantised_bytes(const GruQuantised* weights);
+void gru_quantised_pack(const GruQuantised* weights, void* packed);  // aligned to 64 bytes
+int64_t gru_forward_int8(const GruCall* calls,
+                         int64_t n);  // as gru_forward in float, on `packed` of gru_quantised_pack
+int64_t gru_forward_bf16(const GruCall* calls, int64_t n);
 int64_t gru_segments(const GruSegments* arguments);  // the packed steps, or -1 where there is not enough memory
 }

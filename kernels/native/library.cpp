@@ -27,9 +27,22 @@ struct Set {
   int64_t (*forward)(const GruCall*, int64_t);
   int64_t (*backward)(const GruCall*, int64_t);
   int64_t (*step)(const GruCall*);
+  int64_t (*quantised_bytes)(const GruQuantised*);
+  void (*quantised_pack)(const GruQuantised*, void*);
+  int64_t (*forward_int8)(const GruCall*, int64_t);
+  int64_t (*forward_bf16)(const GruCall*, int64_t);
 };
-#define SET_OF(NAME) \
-  {#NAME, gru_packed_bytes_##NAME, gru_pack_##NAME, gru_forward_##NAME, gru_backward_##NAME, gru_step_##NAME}
+#define SET_OF(NAME)           \
+  {#NAME,                      \
+   gru_packed_bytes_##NAME,    \
+   gru_pack_##NAME,            \
+   gru_forward_##NAME,         \
+   gru_backward_##NAME,        \
+   gru_step_##NAME,            \
+   gru_quantised_bytes_##NAME, \
+   gru_quantised_pack_##NAME,  \
+   gru_forward_int8_##NAME,    \
+   gru_forward_bf16_##NAME}
 const Set AVX512 = SET_OF(avx512), AVX2 = SET_OF(avx2);
 
 // GRUCORE_NATIVE_SET=avx2 takes the narrower one, to compare.
@@ -78,4 +91,8 @@ void gru_pack(const GruCall* call, void* packed) { SET->pack(call, packed); }
 int64_t gru_forward(const GruCall* calls, int64_t n) { return SET->forward(calls, n); }
 int64_t gru_backward(const GruCall* calls, int64_t n) { return SET->backward(calls, n); }
 int64_t gru_step(const GruCall* call) { return SET->step(call); }
+int64_t gru_quantised_bytes(const GruQuantised* weights) { return SET->quantised_bytes(weights); }
+void gru_quantised_pack(const GruQuantised* weights, void* packed) { SET->quantised_pack(weights, packed); }
+int64_t gru_forward_int8(const GruCall* calls, int64_t n) { return SET->forward_int8(calls, n); }
+int64_t gru_forward_bf16(const GruCall* calls, int64_t n) { return SET->forward_bf16(calls, n); }
 }

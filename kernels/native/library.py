@@ -6,7 +6,7 @@ import ctypes
 import os
 from pathlib import Path
 
-ABI = 4  # that of gru.h
+ABI = 5  # that of gru.h
 PATH = Path(__file__).parent / "libgrucore.so"
 
 
@@ -24,11 +24,14 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
         if (abi := library.gru_abi()) != ABI:
             return None, f"the native kernels are of another version (ABI {abi}, expected {ABI}): install grucore again"
         library.gru_instruction_set.restype = ctypes.c_char_p
-        for function in (library.gru_forward, library.gru_backward):
+        two = library.gru_forward, library.gru_backward, library.gru_forward_int8, library.gru_forward_bf16
+        for function in two:
             function.argtypes, function.restype = (ctypes.c_char_p, ctypes.c_int64), ctypes.c_int64
-        for function in (library.gru_step, library.gru_packed_bytes, library.gru_segments):
+        one = library.gru_step, library.gru_packed_bytes, library.gru_segments, library.gru_quantised_bytes
+        for function in one:
             function.argtypes, function.restype = (ctypes.c_char_p,), ctypes.c_int64
-        library.gru_pack.argtypes = ctypes.c_char_p, ctypes.c_void_p
+        for function in (library.gru_pack, library.gru_quantised_pack):
+            function.argtypes = ctypes.c_char_p, ctypes.c_void_p
     except (OSError, AttributeError) as error:
         return None, f"the native kernels cannot be loaded: {error}"
     if (name := library.gru_instruction_set()) is None:

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import results
 from benchmarks.measuring import ceilings
-from benchmarks.publishing import accuracy, blocks, plots, report
+from benchmarks.publishing import accuracy, blocks, plots, quantised, report
 
 RESULTS = report.RESULTS
 
@@ -19,7 +19,8 @@ def test_pages_are_what_the_report_writes(tmp_path):
         assert path.read_text() == text
     page = report.ROOT / "benchmarks" / "RESULTS.md"
     pictures = [f"plots/{path.name}" for path in plots.save(results.cells(rows), limits, tmp_path)]
-    assert page.read_text() == report.report(rows, limits, pictures, errors)
+    of_quantised = quantised.section(*quantised.read(RESULTS / "quantised"))
+    assert page.read_text() == report.report(rows, limits, pictures, errors, of_quantised)
     assert all((page.parent / picture).exists() for picture in pictures)
 
 

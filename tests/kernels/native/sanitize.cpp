@@ -255,6 +255,71 @@ void check_step(int64_t B, int64_t I, int64_t H) {
               "a step of " + std::to_string(B) + " rows, I H = " + std::to_string(I) + " " + std::to_string(H));
 }
 
+// A layer on quantised weights, int8 or bfloat16.
+void check_quantised(const Case& c, bool is_int8, bool after, int64_t directions, bool is_packed, int64_t turn) {
+  const int64_t H = c.H, x_b = c.I + turn % 3, offset = turn % 2, y_b = directions * H;
+  const bool cuts = turn % 3 != 0;
+  const Numbers<float> x((c.T * c.B - 1) * x_b + c.I, offset);
+  x.draw(1, 2);
+  std::vector<Numbers<float>> given;
+  std::vector<Numbers<int8_t>> bytes;
+  std::vector<Numbers<uint16_t>> halves;
+  std::vector<Packed> walks;
+  std::vector<std::unique_ptr<void, decltype(&std::free)>> packed;
+  std::vector<GruCall> calls;
+  std::vector<int64_t> states;
+  const auto drawn = [&](int64_t n, double by) { return given.emplace_back(n, offset).draw(given.size(), by); };
+  const auto weights = [&](int64_t n) -> const void* {
+    if (is_int8) return bytes.emplace_back(n, offset).draw(bytes.size(), 254);
+    const Numbers<uint16_t>& made = halves.emplace_back(n, offset);
+    for (int64_t i = 0; i < n; i++) made.data()[i] = uint16_t(0x3d00 + i % 64 + i % 2 * 0x8000);
+    return made.data();
+  };
+  for (int64_t d = 0; d < directions; d++) {
+    if (is_packed) walks.emplace_back(c, d == 1, cuts);
+    const int64_t R = is_packed ? walks[d].segments : c.B;
+    GruQuantised q{is_int8, after,   c.I,     H,      weights(3 * H * c.I), weights(3 * H * H),
+                   nullptr, nullptr, nullptr, nullptr};
+    if (is_int8) q.scale_ih = drawn(3 * H, 0.01), q.scale_hh = drawn(3 * H, 0.01);
+    if (turn % 5 != 2) q.b_ih = drawn(3 * H, 2), q.b_hh = drawn(3 * H, 2);
+    packed.emplace_back(std::aligned_alloc(64, std::max<int64_t>(64, gru_quantised_bytes(&q))), &std::free);
+    gru_quantised_pack(&q, packed.back().get());
+    GruCall call{};
+    call.reset_after = after, call.T = c.T, call.B = c.B, call.I = c.I, call.H = H, call.reverse = d;
+    call.steps = c.T, call.segments = R, call.packed = packed.back().get();
+    if (is_packed) {
+      call.position = walks[d].position.data(), call.sizes = walks[d].sizes.data(), call.steps = walks[d].steps;
+      call.row = cuts ? nullptr : walks[d].row.data();
+    }
+    states.push_back(is_packed && cuts ? R : c.B);
+    call.x = x.data(), call.x_t = c.B * x_b, call.x_b = x_b;
+    if (turn % 4 != 1) call.h0 = drawn(states[d] * H, turn % 4 == 2 ? 4 : 2), call.h0_r = H;
+    calls.push_back(call);
+  }
+  std::vector<float> want;
+  for (int64_t threads = 1; threads <= 5; threads++) {
+    granted = threads == 5 ? 3 : 4;
+    const float fresh = is_packed ? 0 : std::numeric_limits<float>::quiet_NaN();
+    const Numbers<float> y(c.T * c.B * y_b, offset);
+    y.fill(fresh);
+    std::vector<Numbers<float>> last;
+    for (int64_t d = 0; d < directions; d++) {
+      GruCall& call = calls[d];
+      call.threads = threads, call.y = y.data() + d * H, call.y_t = c.B * y_b, call.y_b = y_b;
+      call.h_n = last.emplace_back(states[d] * H, offset).fill(fresh), call.h_n_r = H;
+    }
+    if ((is_int8 ? gru_forward_int8 : gru_forward_bf16)(calls.data(), directions)) std::abort();
+    std::vector<float> got;
+    y.add_to(got);
+    for (const Numbers<float>& each : last) each.add_to(got);
+    if (threads == 1) want = got;
+    expect_same(got, want,
+                std::string(is_int8 ? "int8" : "bf16") + ", T B I H = " + std::to_string(c.T) + " " +
+                    std::to_string(c.B) + " " + std::to_string(c.I) + " " + std::to_string(c.H) + ", " +
+                    std::to_string(threads) + " threads");
+  }
+}
+
 template <typename T>
 void check_all(bool few) {
   std::vector<Case> cases = {
@@ -271,7 +336,10 @@ void check_all(bool few) {
     for (const bool after : {true, false})
       for (const int64_t directions : {1, 2})
         for (const bool is_packed : {false, true})
-          if (turn++; !few || turn % 3 == 0) check_layer<T>(c, after, directions, is_packed, turn);
+          if (turn++; !few || turn % 3 == 0) {
+            check_layer<T>(c, after, directions, is_packed, turn);
+            check_quantised(c, sizeof(T) == 4, after, directions, is_packed, turn);
+          }
   for (const int64_t B : {1, 2, 3, 5, 7, 9, 14})
     for (const int64_t H : {1, 7, 16, 37})
       if (!few || H == 37) check_step<T>(B, H == 7 ? 33 : 6, H);

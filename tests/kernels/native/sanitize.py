@@ -20,6 +20,7 @@ SETS = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mavx512dq", "-mav
 SET = os.environ.get("SET", "avx2")
 FLAGS = ["-std=gnu++17", "-g", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-exceptions"]
 FUNCTIONS = ("packed_bytes", "pack", "forward", "backward", "step")
+FUNCTIONS += ("quantised_bytes", "quantised_pack", "forward_int8", "forward_bf16")
 CXX = os.environ.get("CXX", "c++").split()
 
 # AddressSanitizer does not see a masked move: without the compiler's __AVX2__, the ends of rows are copied by bytes.
@@ -43,7 +44,7 @@ def objects(folder: Path, flags: tuple[str, ...]) -> list[str]:
         subprocess.run([*command, *job[1], "-c", NATIVE / f"{job[0]}.cpp", "-o", output], check=True)
         return output
 
-    jobs = [(name, [f"-DINSTRUCTION_SET={SET}"]) for name in ("backward", "forward", "step")]
+    jobs = [(name, [f"-DINSTRUCTION_SET={SET}"]) for name in ("backward", "forward", "quantised", "step")]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(compiled, [*jobs, ("library", names), ("segments", [])]))
 

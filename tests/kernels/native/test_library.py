@@ -10,6 +10,7 @@ import pytest
 from grucore.kernels.native import library
 
 FUNCTIONS = ("gru_packed_bytes", "gru_pack", "gru_forward", "gru_backward", "gru_step", "gru_segments")
+FUNCTIONS += ("gru_quantised_bytes", "gru_quantised_pack", "gru_forward_int8", "gru_forward_bf16")
 SOURCES = {
     "another ABI": (
         f"long gru_abi() {{ return {library.ABI - 1}; }}",
