@@ -14,6 +14,7 @@ from torch import Tensor
 
 from grucore import ops
 from grucore.convert import onnx_operator
+from grucore.copies import DENSE
 from grucore.errors import InputError
 from grucore.kernels import Form, State, Steps, Weights, regularised
 from grucore.kernels.regularised import Variant, acting
@@ -29,13 +30,14 @@ _INSTEAD = {
 }
 
 
-def says(variant: Variant, dtype: torch.dtype, call: Any, wants_gates: bool) -> bool:
+def says(variant: Variant, heads: int, dtype: torch.dtype, call: Any, wants_gates: bool) -> bool:
     """Whether the node GRU can express the layer.
 
     If not, dynamo=True writes the layer step by step, and torch.export makes sure that T is not dynamic.
 
     Args:
         variant: the layer's options beyond the equations.
+        heads: the number of heads.
         dtype: the dtype that the layer computes in.
         call: the `functional.Call`.
         wants_gates: whether the gates are wanted.
@@ -47,6 +49,8 @@ def says(variant: Variant, dtype: torch.dtype, call: Any, wants_gates: bool) -> 
     for name, advice in _INSTEAD.items():
         if wants_gates if name == "gates" else getattr(call, name) is not None:
             raise InputError(f"{name} cannot be exported: the ONNX operator GRU cannot express it; {advice}")
+    if heads > 1:
+        raise InputError(f"heads={heads} cannot be exported: the ONNX operator GRU cannot express it; {DENSE}")
     if dtype not in onnx_operator.DTYPES:
         expected = ", ".join(map(str, onnx_operator.DTYPES))
         raise InputError(f"the ONNX operator GRU takes {expected}, but this one is {dtype}: convert the model first")

@@ -13,7 +13,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from oracle import LIMITS, quantity, worst
-from strategies import MAGNITUDES, NATIVE, REGULARISED, STRIDES, bf16, cases, f16, f32, f64, problem_of
+from strategies import HEADS, MAGNITUDES, NATIVE, REGULARISED, STRIDES, bf16, cases, f16, f32, f64, problem_of
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 BACKENDS = ["reference", "eager", *NATIVE]
@@ -118,6 +118,17 @@ def check_torch(case, backend):
 @given(case=cases())
 def test_the_equations(backend, case):
     check_equations(case, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(case=cases(**HEADS))
+def test_the_equations_of_heads(backend, case):
+    check_equations(case, backend)
+
+
+@given(case=cases(**REGULARISED | HEADS | {"layer_norm": False}))  # which is of each head
+def test_the_equations_of_heads_regularised(case):
+    check_equations(case, "auto")
 
 
 @pytest.mark.parametrize("backend", ["eager", *NATIVE])

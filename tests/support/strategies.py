@@ -45,6 +45,7 @@ class Case(NamedTuple):
     activation: str = "tanh"
     recurrent_activation: str = "sigmoid"
     learned: bool = False  # the initial state
+    heads: int = 1
 
     @property
     def directions(self) -> int:
@@ -66,6 +67,7 @@ class Case(NamedTuple):
             "bidirectional": self.two_way,
             "dtype": self.dtype,
             "reset_after": self.reset_after,
+            "heads": self.heads,
             "layer_norm": self.layer_norm,
             "zoneout": self.zoneout,
             "activation": self.activation,
@@ -112,6 +114,7 @@ REGULARISED = {
     "recurrent_activation": st.sampled_from(["sigmoid", "hard_sigmoid", "tanh", "softsign"]),
     "learned": st.booleans(),
 }
+HEADS = {"heads": st.sampled_from([2, 3, 4]), "H": st.sampled_from([12, 36])}
 
 
 def cases(**fixed: Any) -> st.SearchStrategy[Case]:
@@ -203,7 +206,9 @@ class Problem:
             for d in range(case.directions):
                 suffix = f"_l{k}" + "_reverse" * d
                 names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "layer_norm_ih", "layer_norm_hh")
-                parts.append(equations.Parameters(*(values.get(name + suffix) for name in names)))
+                part = equations.Parameters(*(values.get(name + suffix) for name in names))
+                part.w_hh = equations.block_diagonal(part.w_hh) if case.heads > 1 else part.w_hh
+                parts.append(part)
         states = (len(parts), case.B, case.H)
         h0 = values.get("dh0")
         if h0 is None:
