@@ -101,10 +101,17 @@ def check_reset_state(
 
 
 def check_gains(layer_norms: Sequence[Group], weights: Sequence[Group]) -> None:
-    """Raises where the gains are not a pair for each group of weights."""
+    """Raises where the gains are not a pair for each group of weights, of their dtype and on their device."""
     expected = [((w_hh.shape[0],),) * 2 for _, w_hh, *_ in weights]
     if differ(got := [tuple(tuple(gain.shape) for gain in pair) for pair in layer_norms], expected):
         raise InputError(f"layer_norms must hold gains of shapes {expected}, a pair for each group, got {got}")
+    for pair, (_, w_hh, *_) in zip(layer_norms, weights, strict=True):
+        for gain in pair:
+            if gain.device != w_hh.device or (gain.dtype != w_hh.dtype and compat.autocast_dtype(w_hh, gain) is None):
+                raise InputError(
+                    f"layer_norms must be {w_hh.dtype} on {w_hh.device}, as the weights, "
+                    f"got {gain.dtype} on {gain.device}"
+                )
 
 
 def check_weights(weights: Group, input_size: int, hidden_size: int) -> None:

@@ -44,7 +44,6 @@ NO_TRITON = _no_triton(version("triton") if find_spec("triton") else None)
 
 
 _NATIVE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_NATIVE_OPTIONS = ("recurrent_dropout", "zoneout")
 _FASTEST = {"cpu": ("native",), "cuda": ("triton",)}
 
 
@@ -109,20 +108,27 @@ def choose_step(backend: str, request: Request, in_place: bool) -> Choice:
     On the CPU an operator of `torch.library` costs more than a step does: what "auto" cannot compute without one is
     left to PyTorch's autograd, or, where `in_place` says that no gradient is wanted, to "eager".
     """
-    if backend == "auto" and request.device.type == "cpu" and not request.regularised:
+    if backend == "auto" and request.device.type == "cpu" and has_only_activations(request.regularised):
         obstacle = _obstacle("native", request)
         if obstacle is None and request.is_plain:
             return Choice("native", "the implementation for cpu tensors")
+        if request.regularised:
+            return choose(backend, request)
         obstacle = obstacle or "a step that is compiled, traced or watched is left to PyTorch's operators"
         return Choice("eager" if in_place else "reference", obstacle)
     return choose(backend, request)
 
 
+def has_only_activations(names: tuple[str, ...]) -> bool:
+    """Whether the options that act, by name, are nothing else."""
+    return {*names} <= {"activation", "recurrent_activation"}
+
+
 def _obstacle(backend: str, request: Request) -> str | None:
     """Why a backend cannot serve a request, None where it can."""
     what = "the equations have" if backend == "reference" else f"the {backend} kernels have"
-    if missing := [name for name in request.regularised if backend != "native" or name not in _NATIVE_OPTIONS]:
-        return f"{what} no {' and '.join(missing)}"
+    if request.regularised and backend != "native":
+        return f"{what} no {' and '.join(request.regularised)}"
     if backend == "reference":
         return None
     if request.wants_gates:

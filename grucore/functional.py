@@ -7,7 +7,6 @@ torch.nn.GRU takes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -139,7 +138,8 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
         state = State(h0[these], None if call.reset_state is None else call.reset_state[these].to(x.dtype))
         if choice.name == "native" and request.is_plain:
             acts = variant if request.regularised else None
-            x, h = autograd.native_layer(x, state, groups, steps, request.form, request.wants_gradient, acts)
+            norms = None if layer_norms is None else layer_norms[these]
+            x, h = autograd.native_layer(x, state, groups, steps, request.form, request.wants_gradient, acts, norms)
         elif choice.name == "onnx":
             x, h = onnx_trace.layer(x, state.h0, _weights(groups), call.lengths, hx is not None, options)
         elif choice.name == "reference":
@@ -181,7 +181,8 @@ def _prepared(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_
     if (dtype := compat.autocast_dtype(input, weights[0][0])) is not None:
         input, weights = input.to(dtype), [[w.to(dtype) for w in group] for group in weights]
     h0 = input.new_zeros(len(weights), B, H) if hx is None else hx.to(input.dtype)
-    check_recordable(input, h0, *(w for group in weights for w in group))
+    parameters = [w for group in (*weights, *(layer_norms or ())) for w in group]
+    check_recordable(input, h0, *parameters)
     form, variant = form_of(options, input.device), variant_of(options, training)
     is_node = False
     if compat.in_onnx_export():
@@ -197,8 +198,8 @@ def _prepared(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_
         acting(variant),
         has_steps=steps.real is not None or steps.start is not None,
         wants_gates=wants_gates,
-        wants_gradient=_wants_gradient((input, h0, call.reset_state, *chain.from_iterable(weights))),
-        is_plain=_are_plain((input, h0, call.reset_state, *steps, *chain.from_iterable(weights))),
+        wants_gradient=_wants_gradient((input, h0, call.reset_state, *parameters)),
+        is_plain=_are_plain((input, h0, call.reset_state, *steps, *parameters)),
         is_transformed=compat.transformed(),
         is_onnx_node=is_node,
     )
@@ -271,16 +272,17 @@ def step(
         raise InputError(f"hx must have shape {expected}, got {tuple(hx.shape)}")
     check_recordable(input, hx, *weights)
     has_one_dtype = input.dtype is hx.dtype is weights[0].dtype and compat.autocast_dtype(input, weights[0]) is None
-    form = form_of(options, input.device)
+    form, variant = form_of(options, input.device), variant_of(options, training)
+    tensors = (input, hx, *weights, *(layer_norms or ()))
     request = dispatch.Request(
         input.device,
         input.dtype,
         w_hh.shape[-1],
         form,
         (1, input.shape[0] if input.dim() == 2 else 1, 1),
-        acting(variant_of(options, training)),
-        wants_gradient=_wants_gradient((input, hx, *weights)),
-        is_plain=has_one_dtype and _are_plain((input, hx, *weights)),
+        acting(variant),
+        wants_gradient=_wants_gradient(tensors),
+        is_plain=has_one_dtype and _are_plain(tensors),
         is_transformed=compat.transformed(),
     )
     # Without gradients memory is used again; 16-bit types and autocast have their own rules. A trace, and what is
@@ -294,9 +296,10 @@ def step(
         and not (request.is_transformed or torch.jit.is_tracing() or compat.in_onnx_export())
     )
     choice = dispatch.choose_step(options.backend, request, in_place)
-    is_bare = form.reset_after and input.dim() == 2 and not request.regularised
+    is_bare = form.reset_after and input.dim() == 2 and dispatch.has_only_activations(request.regularised)
     if choice.name == "native" and request.is_plain and is_bare:
-        return autograd.native_step(input, hx, weights, request.wants_gradient)
+        acts = variant if request.regularised else None
+        return autograd.native_step(input, hx, weights, request.wants_gradient, acts)
     if choice.name == "eager" and in_place:
         return gru_step(input, hx, Weights(*weights))
     if choice.name == "reference":

@@ -366,7 +366,8 @@ class GRU(LayerWithOptions):
             check_tensor("hx", hx)
             if differ(hx.shape, expected):
                 raise InputError(f"step: Expected hidden size {expected}, got {list(hx.shape)}")
-        if acting(variant_of(self, self.training)) or (hx is None and self.learn_initial_state):
+        has_run = not dispatch.has_only_activations(acting(variant_of(self, self.training)))
+        if has_run or (hx is None and self.learn_initial_state):
             rows = input if input.dim() == 2 else input.unsqueeze(0)
             hx = None if hx is None else hx.view(len(hx), len(rows), self.hidden_size)
             x = rows.unsqueeze(0)

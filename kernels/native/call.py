@@ -13,10 +13,11 @@ from .library import LIBRARY
 from .packed import HELD, packed
 from .segments import Segments
 
-_PACK = struct.Struct("=32qd16q").pack
+_PACK = struct.Struct("=32qd22q").pack
 _PACKED_FIELD = 22
-_NO_GRADIENTS = (0,) * 13
+_NO_GRADIENTS = (0,) * 15
 _NO_NOISE = (0, 0, 0, 0, 1.0)
+PLAIN = 0, 1  # tanh for the candidate and sigmoid for the gates, as activations.h counts them
 _NOWHERE = (0, 0, 0)  # a tensor that is not given, with two strides
 
 
@@ -46,6 +47,8 @@ class Backward(NamedTuple):
     d_w_hh: Tensor
     d_b_ih: Tensor
     d_b_hh: Tensor
+    d_gain_x: Tensor | None = None
+    d_gain_h: Tensor | None = None
 
     def fields(self, d: int, H: int) -> tuple[int, ...]:
         """Those of direction d."""
@@ -54,7 +57,7 @@ class Backward(NamedTuple):
             *(_NOWHERE if dy is None else (dy.data_ptr() + d * H * dy.element_size(), dy.stride(0), dy.stride(1))),
             *((0, 0) if d_last is None else (_address(d_last, d), d_last.stride(1))),
             *(_NOWHERE if dx is None else (_address(dx, d), dx.stride(1), dx.stride(2))),
-            *[_address(gradient, d) for gradient in filled],
+            *[0 if gradient is None else _address(gradient, d) for gradient in filled],
         )
 
 
@@ -75,6 +78,8 @@ def run(
     segments: Sequence[Segments] | None = None,
     backward: Backward | None = None,
     noise: Noise | None = None,
+    activations: tuple[int, int] = PLAIN,
+    gains: Sequence[Sequence[Tensor]] | None = None,  # of each direction, of W x and of W h, where they are normalised
 ) -> None:
     """Calls gru_forward or gru_backward; all tensors are held until it returns.
 
@@ -101,6 +106,7 @@ def run(
             *(y.data_ptr() + d * H * size, y_t, y_b),
             *((0, 0) if last is None else (_address(last, d), last.stride(1))),
             *(_NO_NOISE if noise is None else noise.fields(d)),
+            *(*activations, *_gains(None if gains is None else gains[d], held)),
             *(_NOWHERE if kept is None else (_address(kept, d), *kept.shape[1:])),
             *(_NO_GRADIENTS if backward is None else backward.fields(d, H)),
         ]
@@ -109,7 +115,9 @@ def run(
         raise MemoryError(f"{function}: not enough memory for {T} x {B} rows of {I} features and {H} units")
 
 
-def step(x: Tensor, h: Tensor, weights: Sequence[Tensor | None], y: Tensor) -> None:
+def step(
+    x: Tensor, h: Tensor, weights: Sequence[Tensor | None], y: Tensor, activations: tuple[int, int] = PLAIN
+) -> None:
     """Calls gru_step, or gru_forward where packed weights are held: y (B, H) from x (B, I) and h (B, H)."""
     assert LIBRARY is not None
     x, h = dense(x), dense(h)
@@ -131,7 +139,8 @@ def step(x: Tensor, h: Tensor, weights: Sequence[Tensor | None], y: Tensor) -> N
         0,
         0,
         *_NO_NOISE,
-        0,
+        *activations,
+        *_NOWHERE,
         0,
         0,
         *_NO_GRADIENTS,
@@ -146,6 +155,13 @@ def _addresses(group: Sequence[Tensor | None]) -> list[int]:
     """Of w_ih, w_hh, b_ih and b_hh, 0 for a bias that is absent."""
     addresses = [0 if w is None else w.data_ptr() for w in group]
     return addresses if len(addresses) == 4 else [*addresses, 0, 0]
+
+
+def _gains(gains: Sequence[Tensor] | None, held: list[object]) -> list[int]:
+    """Their addresses, 0 where nothing is normalised; they are added to what must live until the call returns."""
+    dense_gains = [] if gains is None else [contiguous(gain) for gain in gains]
+    held += dense_gains
+    return [gain.data_ptr() for gain in dense_gains] or [0, 0]
 
 
 def _packed_if_held(fields: list[Any], group: Sequence[Tensor | None], held: list[object]) -> bytes:

@@ -1,6 +1,7 @@
 // One step on the weights as they lie in memory: nothing is packed, since each weight is read only once. Vectors run
 // along the features; a tile is ROWS rows times UNITS hidden units, four sums each (r, z, and n's two sides). Every sum
 // runs in one order, whatever the tile.
+#include "activations.h"
 #include "gru.h"
 #include "products.h"
 #include "team.h"
@@ -63,11 +64,11 @@ __attribute__((noinline)) void tile(const GruCall& c, int64_t row, int64_t unit,
 }
 
 // The new states of one row and as many units as a vector has lanes, from the pre-activations without biases.
-template <typename T>
+template <bool PLAIN, typename T>
 ALWAYS_INLINE void gates(const GruCall& c, int64_t row, int64_t unit, const T* sums) {
   constexpr int W = LANES<T>;
   const int64_t units = std::min<int64_t>(W, c.H - unit);
-  Vector<T> b_r{}, b_z{}, b_in{}, b_hn{}, not_r, not_z;
+  Vector<T> b_r{}, b_z{}, b_in{}, b_hn{};
   if (c.b_ih) {
     const auto bias = [&](const void* b, int gate) {
       return load_first(static_cast<const T*>(b) + gate * c.H + unit, units);
@@ -75,10 +76,12 @@ ALWAYS_INLINE void gates(const GruCall& c, int64_t row, int64_t unit, const T* s
     b_r = bias(c.b_ih, 0) + bias(c.b_hh, 0), b_z = bias(c.b_ih, 1) + bias(c.b_hh, 1);
     b_in = bias(c.b_ih, 2), b_hn = bias(c.b_hh, 2);
   }
-  const Vector<T> r = sigmoid<T>(load(sums) + b_r, not_r), z = sigmoid<T>(load(sums + W) + b_z, not_z);
-  const Vector<T> n = tanh<T>(fma<T>(r, load(sums + 3 * W) + b_hn, load(sums + 2 * W) + b_in)).value;
+  const auto gate = [&](Vector<T> x) { return activated<T>(PLAIN ? SIGMOID : c.recurrent_activation, x); };
+  const Activated<T> r = gate(load(sums) + b_r), z = gate(load(sums + W) + b_z);
+  const Vector<T> u_n = fma<T>(r.value, load(sums + 3 * W) + b_hn, load(sums + 2 * W) + b_in);
+  const Vector<T> n = activated<T>(PLAIN ? TANH : c.activation, u_n).value;
   const Vector<T> h = load_first(static_cast<const T*>(c.h0) + row * c.h0_r + unit, units);
-  const Vector<T> now = fma<T>(z, h, not_z * n);
+  const Vector<T> now = fma<T>(z.value, h, z.rest * n);
   store_first(static_cast<T*>(c.y) + row * c.y_b + unit, now, units);
   if (c.h_n) store_first(static_cast<T*>(c.h_n) + row * c.h_n_r + unit, now, units);
 }
@@ -110,7 +113,10 @@ void step(const GruCall& c, int64_t first_block, int64_t end_block) {
           });
           row += count;
         }
-      for (int64_t row = first; row < end; row++) gates(c, row, block, &sums[row - first][0][0]);
+      const bool is_plain = c.activation == TANH && c.recurrent_activation == SIGMOID;
+      for (int64_t row = first; row < end; row++)
+        is_plain ? gates<true>(c, row, block, &sums[row - first][0][0])
+                 : gates<false>(c, row, block, &sums[row - first][0][0]);
     }
   }
 }

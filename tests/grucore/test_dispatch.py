@@ -28,7 +28,7 @@ def test_explain_backend_names_what_runs_and_why(monkeypatch):
         GRU(3, 4, backend="triton")(X)
 
 
-KERNELS = "eager" if UNAVAILABLE else "native"
+KERNELS, REGULARISED = ("eager", "regularised") if UNAVAILABLE else ("native", "native")
 CALLS = {  # a layer's options, a call, and the implementation of "auto"
     "plain": ({}, lambda f: f(X), KERNELS),
     "inference": ({}, torch.no_grad()(lambda f: f(X)), KERNELS),
@@ -39,8 +39,14 @@ CALLS = {  # a layer's options, a call, and the implementation of "auto"
     "lengths": ({}, lambda f: f(X, lengths=[5, 3]), KERNELS),
     "resets": ({}, lambda f: f(X, reset=RESET, reset_state=torch.zeros(1, 2, 4)), KERNELS),
     "vmap": ({}, lambda f: vmap(lambda x: (f(x), x)[1], in_dims=1)(X[:, :, None]), "reference"),
-    "zoneout": ({"zoneout": 0.1}, lambda f: f(X), "native" if KERNELS == "native" else "regularised"),
-    "normalised": ({"zoneout": 0.1, "layer_norm": True}, lambda f: f(X), "regularised"),
+    "zoneout": ({"zoneout": 0.1}, lambda f: f(X), REGULARISED),
+    "normalised": ({"zoneout": 0.1, "layer_norm": True}, lambda f: f(X), REGULARISED),
+    "activation": ({"activation": "relu"}, lambda f: f(X), REGULARISED),
+    "vmap of relu": (
+        {"activation": "relu"},
+        lambda f: vmap(lambda x: (f(x), x)[1], in_dims=1)(X[:, :, None]),
+        "regularised",
+    ),
     "explicit": ({"backend": "reference"}, lambda f: f(X), "reference"),
 }
 

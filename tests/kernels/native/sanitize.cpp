@@ -4,6 +4,7 @@
 //
 // Usage: sanitize all|few
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -152,6 +153,9 @@ class Layer {
       if (turn % 5 == 3) call.keep = drawn(states * H, 2);
       call.zoneout = turn % 4 == 2 ? 1 : turn % 8 == 5 ? 2 : 0;
       call.zone_seed = turn, call.zone_threshold = int64_t{1} << 31, call.zone_keep = 0.5;
+      call.activation = turn % 3 == 0 ? turn / 3 % 7 : 0;  // of activations.h
+      call.recurrent_activation = std::array<int64_t, 4>{1, 0, 3, 5}[turn % 6 == 3 ? turn / 6 % 4 : 0];  // bounded
+      if (after && turn % 2) call.gain_x = drawn(3 * H, 3), call.gain_h = drawn(3 * H, 3);
       has_dx_ = turn % 6 != 5;
       calls_.push_back(call);
     }
@@ -159,7 +163,9 @@ class Layer {
 
   // All results, in one row. `kept` is the part of the rows that forward keeps for backward, of 2.
   std::vector<T> run(int64_t threads, int64_t kept, bool packs_weights) {
-    const int64_t H = c_.H, rows = c_.T * c_.B, kept_rows = rows * kept / 2, kept_r = 5 * ((H + 15) / 16 * 16);
+    const int64_t H = c_.H, rows = c_.T * c_.B, kept_rows = rows * kept / 2, padded = (H + 15) / 16 * 16;
+    const bool is_normalised = calls_[0].gain_x;
+    const int64_t kept_r = is_normalised ? 11 * padded + 16 : 5 * padded;
     const T fresh =
         packed_.empty() ? std::numeric_limits<T>::quiet_NaN() : T(0);  // of what is not written where rows are padded
     std::vector<Numbers<T>> results, others;
@@ -177,6 +183,7 @@ class Layer {
       if (has_dx_) call.dx = made(rows * c_.I), call.dx_t = c_.B * c_.I, call.dx_b = c_.I;
       call.dh0 = made(states_[d] * H), call.dw_ih = made(3 * H * c_.I), call.dw_hh = made(3 * H * H);
       call.db_ih = made(3 * H), call.db_hh = made(3 * H);
+      if (is_normalised) call.d_gain_x = made(3 * H), call.d_gain_h = made(3 * H);
       forward.push_back(call);
       if (packs_weights) {
         packed.emplace_back(std::aligned_alloc(64, gru_packed_bytes(&call)), &std::free);
