@@ -39,11 +39,18 @@ def native_layer(
     return native.forward_by_direction(x, state, weights, steps, form, None, variant, seed, norms)
 
 
-def native_step(x: Tensor, h: Tensor, weights: Group, wants_gradient: bool, variant: Variant | None = None) -> Tensor:
-    """The state (B, H) after one step, reset-after form, from x (B, I) and h (B, H); a variant has activations only."""
+def native_step(
+    x: Tensor,
+    h: Tensor,
+    weights: Group,
+    wants_gradient: bool,
+    variant: Variant | None = None,
+    gains: Group | None = None,
+) -> Tensor:
+    """The state (B, H) after one step, reset-after form, from x (B, I) and h (B, H); a variant without noise."""
     if wants_gradient:
-        return _Step.apply(x, h, variant, *weights)
-    return native.gru_step(x, h, Weights(*weights), variant)
+        return _Step.apply(x, h, variant, *weights, *(gains or ()))
+    return native.gru_step(x, h, Weights(*weights), variant, None if gains is None else Gains(*gains))
 
 
 class _Layer(torch.autograd.Function):
@@ -85,20 +92,25 @@ class _Layer(torch.autograd.Function):
 
 class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, h: Tensor, variant: Variant | None, *weights: Tensor) -> Tensor:
-        y = native.gru_step(x, h, Weights(*weights), variant)
+    def forward(ctx: Any, x: Tensor, h: Tensor, variant: Variant | None, *parameters: Tensor) -> Tensor:
+        (weights,), gains = _groups(parameters, 1, variant)
+        y = native.gru_step(x, h, weights, variant, None if gains is None else gains[0])
         ctx.variant = variant
-        ctx.save_for_backward(y, x, h, *weights)
+        ctx.save_for_backward(y, x, h, *parameters)
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        y, x, h, *weights = ctx.saved_tensors
+        y, x, h, *parameters = ctx.saved_tensors
         y, x, h, dy = (t.unsqueeze(0) for t in (y, x, h, dy))
-        groups, need_dx = [Weights(*weights)], ctx.needs_input_grad[0]
-        gradients, _ = _gradients(dy, None, y, None, x, State(h), groups, Steps(), Form(), need_dx, ctx.variant)
+        need_dx, (groups, gains) = ctx.needs_input_grad[0], _groups(parameters, 1, ctx.variant)
+        steps, form, variant = Steps(), Form(), ctx.variant
+        gradients, d_gains = _gradients(
+            dy, None, y, None, x, State(h), groups, steps, form, need_dx, variant, gains=gains
+        )
         dx, dh, _, *d_weights = (None if gradient is None else gradient[0] for gradient in gradients)
-        return dx, dh, None, *d_weights[: len(weights)]
+        count = 2 if groups[0].b_ih is None else 4
+        return dx, dh, None, *d_weights[:count], *(gain[0] for gain in d_gains or ())
 
 
 def _gradients(

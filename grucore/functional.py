@@ -270,7 +270,9 @@ def step(
     check_weights(weights, input.shape[-1], w_hh.shape[-1])
     if differ(hx.shape, expected := (*input.shape[:-1], w_hh.shape[-1])):
         raise InputError(f"hx must have shape {expected}, got {tuple(hx.shape)}")
-    check_recordable(input, hx, *weights)
+    if layer_norms is not None:
+        check_gains([layer_norms], [weights])
+    check_recordable(input, hx, *weights, *(layer_norms or ()))
     has_one_dtype = input.dtype is hx.dtype is weights[0].dtype and compat.autocast_dtype(input, weights[0]) is None
     form, variant = form_of(options, input.device), variant_of(options, training)
     tensors = (input, hx, *weights, *(layer_norms or ()))
@@ -296,10 +298,10 @@ def step(
         and not (request.is_transformed or torch.jit.is_tracing() or compat.in_onnx_export())
     )
     choice = dispatch.choose_step(options.backend, request, in_place)
-    is_bare = form.reset_after and input.dim() == 2 and dispatch.has_only_activations(request.regularised)
+    is_bare = form.reset_after and input.dim() == 2 and dispatch.is_step_native(request.regularised)
     if choice.name == "native" and request.is_plain and is_bare:
         acts = variant if request.regularised else None
-        return autograd.native_step(input, hx, weights, request.wants_gradient, acts)
+        return autograd.native_step(input, hx, weights, request.wants_gradient, acts, layer_norms)
     if choice.name == "eager" and in_place:
         return gru_step(input, hx, Weights(*weights))
     if choice.name == "reference":

@@ -366,8 +366,8 @@ class GRU(LayerWithOptions):
             check_tensor("hx", hx)
             if differ(hx.shape, expected):
                 raise InputError(f"step: Expected hidden size {expected}, got {list(hx.shape)}")
-        has_run = not dispatch.has_only_activations(acting(variant_of(self, self.training)))
-        if has_run or (hx is None and self.learn_initial_state):
+        is_bare = dispatch.is_step_native(acting(variant_of(self, self.training)))
+        if not is_bare or (hx is None and self.learn_initial_state):
             rows = input if input.dim() == 2 else input.unsqueeze(0)
             hx = None if hx is None else hx.view(len(hx), len(rows), self.hidden_size)
             x = rows.unsqueeze(0)
@@ -376,10 +376,11 @@ class GRU(LayerWithOptions):
         if hx is None:
             hx = input.new_zeros(expected)
         y, states = input, []
-        for layer, weights in enumerate(self._groups(self._names)):
+        norms = self._groups(self._norm_names) if self.layer_norm else [None] * self.num_layers
+        for layer, (weights, gains) in enumerate(zip(self._groups(self._names), norms, strict=True)):
             if layer > 0:
                 y = apply_dropout(y, self.dropout, training=self.training)
-            y = functional.step(y, hx[layer], weights, None, self, self.training)
+            y = functional.step(y, hx[layer], weights, gains, self, self.training)
             states.append(y)
         return y, torch.stack(states)
 

@@ -116,7 +116,12 @@ def run(
 
 
 def step(
-    x: Tensor, h: Tensor, weights: Sequence[Tensor | None], y: Tensor, activations: tuple[int, int] = PLAIN
+    x: Tensor,
+    h: Tensor,
+    weights: Sequence[Tensor | None],
+    y: Tensor,
+    activations: tuple[int, int] = PLAIN,
+    gains: Sequence[Tensor] | None = None,
 ) -> None:
     """Calls gru_step, or gru_forward where packed weights are held: y (B, H) from x (B, I) and h (B, H)."""
     assert LIBRARY is not None
@@ -124,6 +129,7 @@ def step(
     group = [None if w is None else contiguous(w) for w in weights]
     B, I = x.shape  # noqa: E741
     H = h.shape[1]
+    held_gains: list[object] = []
     fields: list[Any] = [x.element_size() == 8, 1, torch.get_num_threads(), 1, B, I, H, 0, 0, 0, 0, 1, B]
     fields += [
         x.data_ptr(),
@@ -140,9 +146,8 @@ def step(
         0,
         *_NO_NOISE,
         *activations,
+        *_gains(gains, held_gains),
         *_NOWHERE,
-        0,
-        0,
         *_NO_GRADIENTS,
     ]
     held: list[object] = []

@@ -160,12 +160,15 @@ def backward_by_direction(
     return Gradients(dx, dh0, dh_reset, *d_weights), d_gains
 
 
-def gru_step(x: Tensor, h: Tensor, weights: Weights, variant: Variant | None = None) -> Tensor:
-    """The state (B, H) after one step, reset-after form, from x (B, I) and h (B, H)."""
+def gru_step(
+    x: Tensor, h: Tensor, weights: Weights, variant: Variant | None = None, gains: Gains | None = None
+) -> Tensor:
+    """The state (B, H) after one step, reset-after form, from x (B, I) and h (B, H); a variant without noise."""
     if (dtype := _DTYPES.get(x.dtype)) is not None:
-        return gru_step(x.to(dtype), h.to(dtype), Weights(*_converted(weights, dtype)), variant).to(x.dtype)
+        weights = Weights(*_converted(weights, dtype))
+        return gru_step(x.to(dtype), h.to(dtype), weights, variant, gains).to(x.dtype)
     y = x.new_empty(h.shape)
-    step(x, h, weights, y, _activations(variant))
+    step(x, h, weights, y, _activations(variant), None if gains is None else _converted(gains, x.dtype))
     return y
 
 

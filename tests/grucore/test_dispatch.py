@@ -130,6 +130,19 @@ def test_an_explicit_backend_that_cannot_serve_a_call_raises(given, call, messag
     call(GRU(3, 4, **given))
 
 
+def test_a_trained_step_of_many_units_is_left_to_pytorch():
+    """Only where options act, and only by "auto"."""
+    many = {"hidden_size": 512, "sizes": (1, 2, 1), "wants_gradient": True}
+    for given, name in (({"regularised": ("layer_norm",)}, REGULARISED), ({}, KERNELS)):
+        step = request_of("cpu", torch.float32, **(many | given))
+        want = {"native": "regularised"}.get(name, name) if given else name
+        assert dispatch.choose("auto", step).name == want
+        assert dispatch.choose("auto", step._replace(wants_gradient=False)).name == name
+        assert dispatch.choose("auto", step._replace(sizes=(2, 2, 1))).name == name
+        assert given == {} or dispatch.choose_step("auto", step, in_place=False).name == want
+        assert name != "native" or dispatch.choose("native", step).name == "native"
+
+
 def test_the_reference_says_what_it_is_not():
     with pytest.raises(RuntimeError, match="backend='reference' cannot run: the equations have no zoneout"):
         GRU(3, 4, backend="reference", zoneout=0.1)(X)

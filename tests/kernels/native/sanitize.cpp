@@ -239,7 +239,7 @@ void check_layer(const Case& c, bool after, int64_t directions, bool is_packed, 
 
 // A step of B rows; each alone must have the same bits.
 template <typename T>
-void check_step(int64_t B, int64_t I, int64_t H) {
+void check_step(int64_t B, int64_t I, int64_t H, bool is_normalised) {
   std::vector<Numbers<T>> given;
   const auto drawn = [&](int64_t n) { return given.emplace_back(n, given.size() % 2).draw(given.size(), 1); };
   const T *const x = drawn(B * I), *const h = drawn(B * H);
@@ -247,6 +247,8 @@ void check_step(int64_t B, int64_t I, int64_t H) {
   call.float64 = sizeof(T) == 8, call.reset_after = call.threads = call.T = call.steps = 1, call.I = I, call.H = H;
   call.w_ih = drawn(3 * H * I), call.w_hh = drawn(3 * H * H);
   if (B % 2) call.b_ih = drawn(3 * H), call.b_hh = drawn(3 * H);
+  if (is_normalised) call.gain_x = drawn(3 * H), call.gain_h = drawn(3 * H);
+  call.activation = B % 7, call.recurrent_activation = H == 16 ? 3 : 1;
   call.x_b = I, call.h0_r = call.y_b = call.h_n_r = H;
   std::vector<T> results[2];  // all rows at once, and one by one
   for (const bool alone : {false, true}) {
@@ -254,7 +256,7 @@ void check_step(int64_t B, int64_t I, int64_t H) {
     call.B = call.segments = alone ? 1 : B;
     for (int64_t b = 0; b < B; b += call.B) {
       call.x = x + b * I, call.h0 = h + b * H, call.y = y.data() + b * H, call.h_n = h_n.data() + b * H;
-      gru_step(&call);
+      if (gru_step(&call)) std::abort();
     }
     y.add_to(results[alone]), h_n.add_to(results[alone]);
   }
@@ -281,7 +283,8 @@ void check_all(bool few) {
           if (turn++; !few || turn % 3 == 0) check_layer<T>(c, after, directions, is_packed, turn);
   for (const int64_t B : {1, 2, 3, 5, 7, 9, 14})
     for (const int64_t H : {1, 7, 16, 37})
-      if (!few || H == 37) check_step<T>(B, H == 7 ? 33 : 6, H);
+      for (const bool is_normalised : {false, true})
+        if (!few || H == 37) check_step<T>(B, H == 7 ? 33 : 6, H, is_normalised);
 }
 
 // Two callers at once, as two Python threads are.
