@@ -147,10 +147,10 @@ def _obstacle(backend: str, request: Request) -> str | None:
 
 def _slower(name: str, request: Request) -> str | None:
     """Why PyTorch's operators are faster than an implementation that could serve a request, None where they are not."""
-    is_step = request.sizes[0] == 1 and not request.has_steps
-    if name == "native" and request.regularised and is_step and request.wants_gradient:
-        if request.hidden_size > _MOST_UNITS_OF_A_TRAINED_STEP:
-            return "the native kernels pack weights for backward, which is not worth it for one step of so many units"
+    is_trained_step = request.sizes[0] == 1 and not request.has_steps and request.wants_gradient
+    is_large = request.hidden_size > _MOST_UNITS_OF_A_TRAINED_STEP
+    if name == "native" and request.regularised and is_trained_step and is_large:
+        return "the native kernels pack weights for backward, which is not worth it for one step of so many units"
     return None
 
 
