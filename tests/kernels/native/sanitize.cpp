@@ -237,14 +237,14 @@ void check_layer(const Case& c, bool after, int64_t directions, bool is_packed, 
   }
 }
 
-// A step of B rows; each alone must have the same bits.
+// A step of B rows, by as many threads as pay; each row alone must have the same bits.
 template <typename T>
 void check_step(int64_t B, int64_t I, int64_t H, bool is_normalised) {
   std::vector<Numbers<T>> given;
   const auto drawn = [&](int64_t n) { return given.emplace_back(n, given.size() % 2).draw(given.size(), 1); };
   const T *const x = drawn(B * I), *const h = drawn(B * H);
   GruCall call{};
-  call.float64 = sizeof(T) == 8, call.reset_after = call.threads = call.T = call.steps = 1, call.I = I, call.H = H;
+  call.float64 = sizeof(T) == 8, call.reset_after = call.T = call.steps = 1, call.I = I, call.H = H;
   call.w_ih = drawn(3 * H * I), call.w_hh = drawn(3 * H * H);
   if (B % 2) call.b_ih = drawn(3 * H), call.b_hh = drawn(3 * H);
   if (is_normalised) call.gain_x = drawn(3 * H), call.gain_h = drawn(3 * H);
@@ -253,7 +253,7 @@ void check_step(int64_t B, int64_t I, int64_t H, bool is_normalised) {
   std::vector<T> results[2];  // all rows at once, and one by one
   for (const bool alone : {false, true}) {
     const Numbers<T> y(B * H, 1), h_n(B * H, 0);
-    call.B = call.segments = alone ? 1 : B;
+    call.B = call.segments = alone ? 1 : B, call.threads = alone ? 1 : 3;
     for (int64_t b = 0; b < B; b += call.B) {
       call.x = x + b * I, call.h0 = h + b * H, call.y = y.data() + b * H, call.h_n = h_n.data() + b * H;
       if (gru_step(&call)) std::abort();
@@ -285,6 +285,8 @@ void check_all(bool few) {
     for (const int64_t H : {1, 7, 16, 37})
       for (const bool is_normalised : {false, true})
         if (!few || H == 37) check_step<T>(B, H == 7 ? 33 : 6, H, is_normalised);
+  for (const bool is_normalised : {false, true})
+    if (!few) check_step<T>(30, 250, 150, is_normalised);  // units divided among threads
 }
 
 // Two callers at once, as two Python threads are.

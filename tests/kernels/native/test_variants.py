@@ -205,6 +205,17 @@ def test_a_cell(options, sizes, packs, monkeypatch):
         assert (a - b).norm() <= LIMITS[torch.float32] * b.norm()
 
 
+@pytest.mark.parametrize("options", [CELLS["normalised"], CELLS["activations"]], ids=["normalised", "activations"])
+@torch.no_grad()
+def test_a_cell_is_the_same_in_any_batch_and_with_any_number_of_threads(options):
+    """With some 5 million multiply-adds a row, so that each of the threads is used, and units that divide unevenly."""
+    cell, x, h = GRUCell(700, 531, **options), torch.randn(30, 700), torch.randn(30, 531)
+    want = cell(x, h)
+    for n in (1, 2, 5):
+        torch.set_num_threads(n)
+        assert torch.equal(cell(x, h), want) and torch.equal(cell(x[4:5], h[4:5]), want[4:5])
+
+
 def test_a_cell_whose_units_all_stay():
     cell, h = GRUCell(3, 4, zoneout=1.0), torch.randn(2, 4)
     assert torch.equal(cell(torch.randn(2, 3), h), h)
