@@ -147,9 +147,9 @@ def _obstacle(backend: str, request: Request) -> str | None:
 
 def _slower(name: str, request: Request) -> str | None:
     """Why PyTorch's operators are faster than an implementation that could serve a request, None where they are not."""
-    is_trained_step = request.sizes[0] == 1 and not request.has_steps and request.wants_gradient
-    is_large = request.hidden_size > _MOST_UNITS_OF_A_TRAINED_STEP
-    if name == "native" and request.regularised and is_trained_step and is_large:
+    if name != "native" or not request.regularised or request.hidden_size <= _MOST_UNITS_OF_A_TRAINED_STEP:
+        return None
+    if request.wants_gradient and request.sizes[0] == 1 and not request.has_steps:
         return "the native kernels pack weights for backward, which is not worth it for one step of so many units"
     return None
 

@@ -302,7 +302,7 @@ class GRU(LayerWithOptions):
 
         Returns:
             A `Choice`: its name ("native", "eager", "triton", "reference", or "regularised" where options such as
-            zoneout act), and the reason.
+            zoneout run step by step in PyTorch), and the reason.
 
         Raises:
             RuntimeError: the layer's explicit backend cannot serve the call.
