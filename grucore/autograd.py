@@ -17,7 +17,7 @@ from grucore.checks import Group
 from grucore.kernels import Form, Gradients, State, Steps, Weights, regularised
 from grucore.kernels.native import layer as native
 from grucore.kernels.noise import new_seed
-from grucore.kernels.regularised import Variant, is_noisy
+from grucore.kernels.regularised import Gains, Variant, is_noisy
 
 
 def native_layer(
@@ -28,18 +28,29 @@ def native_layer(
     form: Form,
     wants_gradient: bool,
     variant: Variant | None = None,
+    gains: Sequence[Group] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Runs one layer, with a group of weights per direction: y (T, B, D*H) and h_n (D, B, H)."""
+    """Runs one layer, with a group of weights, and of gains, per direction: y (T, B, D*H) and h_n (D, B, H)."""
     seed = None if variant is None or not is_noisy(variant) else new_seed(x.device)
     if wants_gradient:
-        return _Layer.apply(x, *state, steps, form, variant, seed, *(w for group in groups for w in group))
-    weights = [Weights(*group) for group in groups]
-    return native.forward_by_direction(x, state, weights, steps, form, None, variant, seed)
+        parameters = [w for group in (*groups, *(gains or ())) for w in group]
+        return _Layer.apply(x, *state, steps, form, variant, seed, *parameters)
+    weights, norms = [Weights(*group) for group in groups], None if gains is None else [Gains(*pair) for pair in gains]
+    return native.forward_by_direction(x, state, weights, steps, form, None, variant, seed, norms)
 
 
-def native_step(x: Tensor, h: Tensor, weights: Group, wants_gradient: bool) -> Tensor:
-    """The state (B, H) after one step, reset-after form, from x (B, I) and h (B, H)."""
-    return _Step.apply(x, h, *weights) if wants_gradient else native.gru_step(x, h, Weights(*weights))
+def native_step(
+    x: Tensor,
+    h: Tensor,
+    weights: Group,
+    wants_gradient: bool,
+    variant: Variant | None = None,
+    gains: Group | None = None,
+) -> Tensor:
+    """The state (B, H) after one step, reset-after form, from x (B, I) and h (B, H); a variant without noise."""
+    if wants_gradient:
+        return _Step.apply(x, h, variant, *weights, *(gains or ()))
+    return native.gru_step(x, h, Weights(*weights), variant, None if gains is None else Gains(*gains))
 
 
 class _Layer(torch.autograd.Function):
@@ -53,43 +64,53 @@ class _Layer(torch.autograd.Function):
         form: Form,
         variant: Variant | None,
         seed: Tensor | None,
-        *weights: Tensor,
+        *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        groups, kept = _groups(weights, len(h0)), native.new_kept(x, h0)
-        y, h_n = native.forward_by_direction(x, State(h0, h_reset), groups, steps, form, kept, variant, seed)
+        groups, gains = _groups(parameters, len(h0), variant)
+        kept = native.new_kept(x, h0, gains is not None)
+        y, h_n = native.forward_by_direction(x, State(h0, h_reset), groups, steps, form, kept, variant, seed, gains)
         ctx.set_materialize_grads(False)
         ctx.form, ctx.variant, ctx.seed = form, variant, seed
-        ctx.save_for_backward(y, kept, x, h0, h_reset, *steps, *weights)
+        ctx.save_for_backward(y, kept, x, h0, h_reset, *steps, *parameters)
         return y, h_n
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor | None, ...]:
-        y, kept, x, h0, h_reset, real, start, *weights = ctx.saved_tensors
+        y, kept, x, h0, h_reset, real, start, *parameters = ctx.saved_tensors
         if dy is None and dh_n is None:
-            return (None,) * (7 + len(weights))
-        groups, steps = _groups(weights, len(h0)), Steps(real, start)
-        state, need_dx, noise = State(h0, h_reset), ctx.needs_input_grad[0], (ctx.variant, ctx.seed)
-        gradients = _gradients(dy, dh_n, y, kept, x, state, groups, steps, ctx.form, need_dx, *noise)
+            return (None,) * (7 + len(parameters))
+        D, need_dx, noise = len(h0), ctx.needs_input_grad[0], (ctx.variant, ctx.seed)
+        groups, gains = _groups(parameters, D, ctx.variant)
+        state, steps = State(h0, h_reset), Steps(real, start)
+        gradients, d_gains = _gradients(dy, dh_n, y, kept, x, state, groups, steps, ctx.form, need_dx, *noise, gains)
         *_, w_ih, w_hh, b_ih, b_hh = gradients
-        d_weights = [each[d] for d in range(len(h0)) for each in (w_ih, w_hh, b_ih, b_hh)[: len(weights) // len(h0)]]
+        count = 2 if groups[0].b_ih is None else 4
+        d_weights = [each[d] for d in range(D) for each in (w_ih, w_hh, b_ih, b_hh)[:count]]
+        d_weights += [each[d] for d in range(D) for each in d_gains or ()]
         return *gradients[:3], None, None, None, None, *d_weights
 
 
 class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, h: Tensor, *weights: Tensor) -> Tensor:
-        y = native.gru_step(x, h, Weights(*weights))
-        ctx.save_for_backward(y, x, h, *weights)
+    def forward(ctx: Any, x: Tensor, h: Tensor, variant: Variant | None, *parameters: Tensor) -> Tensor:
+        (weights,), gains = _groups(parameters, 1, variant)
+        y = native.gru_step(x, h, weights, variant, None if gains is None else gains[0])
+        ctx.variant = variant
+        ctx.save_for_backward(y, x, h, *parameters)
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        y, x, h, *weights = ctx.saved_tensors
+        y, x, h, *parameters = ctx.saved_tensors
         y, x, h, dy = (t.unsqueeze(0) for t in (y, x, h, dy))
-        groups, need_dx = _groups(weights, 1), ctx.needs_input_grad[0]
-        gradients = _gradients(dy, None, y, None, x, State(h), groups, Steps(), Form(), need_dx)
+        need_dx, (groups, gains) = ctx.needs_input_grad[0], _groups(parameters, 1, ctx.variant)
+        steps, form, variant = Steps(), Form(), ctx.variant
+        gradients, d_gains = _gradients(
+            dy, None, y, None, x, State(h), groups, steps, form, need_dx, variant, gains=gains
+        )
         dx, dh, _, *d_weights = (None if gradient is None else gradient[0] for gradient in gradients)
-        return dx, dh, *d_weights[: len(weights)]
+        count = 2 if groups[0].b_ih is None else 4
+        return dx, dh, None, *d_weights[:count], *(gain[0] for gain in d_gains or ())
 
 
 def _gradients(
@@ -105,16 +126,19 @@ def _gradients(
     need_dx: bool,
     variant: Variant | None = None,
     seed: Tensor | None = None,
-) -> Gradients:
+    gains: Sequence[Gains] | None = None,
+) -> tuple[Gradients, Gains | None]:
     if not torch.is_grad_enabled():
-        return native.backward_by_direction(dy, dh_n, y, x, state, groups, steps, form, need_dx, kept, variant, seed)
-    stacked = [None if each[0] is None else torch.stack(each) for each in zip(*groups, strict=True)]
+        others = (steps, form, need_dx, kept, variant, seed, gains)
+        return native.backward_by_direction(dy, dh_n, y, x, state, groups, *others)
+    weights = Weights(*_stacked(groups))
     if variant is not None:
-        return _differentiable(dy, dh_n, x, state, Weights(*stacked), steps, form, variant, seed)  # type: ignore[arg-type]
-    values = (*state, *stacked, *steps, *form, "native", need_dx)
+        norms = None if gains is None else Gains(*_stacked(gains))
+        return _differentiable(dy, dh_n, x, state, weights, norms, steps, form, variant, seed)
+    values = (*state, *weights, *steps, *form, "native", need_dx)
     kept = x.new_empty(0) if kept is None else kept
     dx, dh0, dh_reset, *d_weights = ops.gru_layer_backward(dy, dh_n, y, kept, x, *values)
-    return Gradients(dx if need_dx else None, dh0, None if state.h_reset is None else dh_reset, *d_weights)
+    return Gradients(dx if need_dx else None, dh0, None if state.h_reset is None else dh_reset, *d_weights), None
 
 
 def _differentiable(
@@ -123,23 +147,37 @@ def _differentiable(
     x: Tensor,
     state: State,
     weights: Weights,
+    gains: Gains | None,
     steps: Steps,
     form: Form,
     variant: Variant,
     seed: Tensor | None,
-) -> Gradients:
+) -> tuple[Gradients, Gains | None]:
     """Computes the gradients with PyTorch's autograd, so that they can be differentiated again."""
-    names = Gradients._fields
-    leaves = {name: t for name, t in zip(names, (x, *state, *weights), strict=False) if t is not None}
-    leaves = {name: t if t.requires_grad else t.detach().requires_grad_() for name, t in leaves.items()}
-    x, h0, h_reset, *rest = (leaves.get(name) for name in names)  # type: ignore[assignment]
-    y, h_n, _ = regularised.gru_layer(x, State(h0, h_reset), Weights(*rest), None, steps, form, variant, seed)  # type: ignore[arg-type]
+    inputs = (x, *state, *weights, *(gains or ()))
+    leaves = [t if t is None or t.requires_grad else t.detach().requires_grad_() for t in inputs]
+    x, h0, h_reset, *rest = leaves
+    weights, gains = Weights(*rest[:4]), None if gains is None else Gains(*rest[4:])
+    y, h_n, _ = regularised.gru_layer(x, State(h0, h_reset), weights, gains, steps, form, variant, seed)
     outs, d_outs = zip(*((out, d) for out, d in ((y, dy), (h_n, dh_n)) if d is not None), strict=True)
-    made = torch.autograd.grad(outs, list(leaves.values()), d_outs, create_graph=True, materialize_grads=True)
-    found = dict(zip(leaves, made, strict=True))
-    return Gradients(*(found.get(name) for name in names))  # type: ignore[arg-type]
+    given = [t for t in leaves if t is not None]
+    made = iter(torch.autograd.grad(outs, given, d_outs, create_graph=True, materialize_grads=True))
+    found = [None if t is None else next(made) for t in leaves]
+    return Gradients(*found[:7]), None if gains is None else Gains(*found[7:])  # type: ignore[arg-type]
 
 
-def _groups(weights: Sequence[Tensor], directions: int) -> list[Weights]:
-    size = len(weights) // directions
-    return [Weights(*weights[first : first + size]) for first in range(0, len(weights), size)]
+def _stacked(groups: Sequence[Sequence[Tensor | None]]) -> list[Any]:
+    return [None if each[0] is None else torch.stack(each) for each in zip(*groups, strict=True)]
+
+
+def _groups(
+    parameters: Sequence[Tensor], directions: int, variant: Variant | None
+) -> tuple[list[Weights], list[Gains] | None]:
+    """The weights of each direction, and the gains, which come after all of them."""
+    count = len(parameters)
+    gains = None
+    if variant is not None and variant.layer_norm:
+        count -= 2 * directions
+        gains = [Gains(*parameters[first : first + 2]) for first in range(count, len(parameters), 2)]
+    size = count // directions
+    return [Weights(*parameters[first : first + size]) for first in range(0, count, size)], gains

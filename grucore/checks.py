@@ -106,10 +106,17 @@ def check_reset_state(
 
 
 def check_gains(layer_norms: Sequence[Group], weights: Sequence[Group]) -> None:
-    """Raises unless there is a pair of gains for each group of weights."""
+    """Raises unless there is a pair of gains for each group of weights, of their dtype and on their device."""
     expected = [((w_ih.shape[0],),) * 2 for w_ih, *_ in weights]
     if differ(got := [tuple(tuple(gain.shape) for gain in pair) for pair in layer_norms], expected):
         raise InputError(f"layer_norms must hold gains of shapes {expected}, a pair per group, got {got}")
+    for pair, (w_ih, *_) in zip(layer_norms, weights, strict=True):
+        for gain in pair:
+            if gain.device != w_ih.device or (gain.dtype != w_ih.dtype and compat.autocast_dtype(w_ih, gain) is None):
+                raise InputError(
+                    f"layer_norms must be {w_ih.dtype} on {w_ih.device}, like the weights, "
+                    f"got {gain.dtype} on {gain.device}"
+                )
 
 
 def check_weights(weights: Group, input_size: int, hidden_size: int, heads: int) -> None:

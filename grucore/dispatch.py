@@ -44,7 +44,7 @@ NO_TRITON = _no_triton(version("triton") if find_spec("triton") else None)
 
 
 _NATIVE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_NATIVE_OPTIONS = ("recurrent_dropout", "zoneout")
+_MOST_UNITS_OF_A_TRAINED_STEP = 400  # measured: 256 are faster natively, 512 slower, with 1 row and with 16
 _FASTEST = {"cpu": ("native",), "cuda": ("triton",)}
 
 
@@ -95,8 +95,8 @@ def choose(backend: str, request: Request) -> Choice:
     device, first_obstacle = request.device.type, None
     for name in (*_FASTEST.get(device, ()), "eager", "reference"):
         obstacle = _obstacle(name, request)
-        if obstacle is None and name == "triton":
-            obstacle = _seen_on_first_use(request)
+        if obstacle is None:
+            obstacle = _seen_on_first_use(request) if name == "triton" else _slower(name, request)
         if obstacle is None:
             return Choice(name, first_obstacle or f"the implementation for {device} tensors")
         first_obstacle = first_obstacle or obstacle
@@ -109,20 +109,27 @@ def choose_step(backend: str, request: Request, in_place: bool) -> Choice:
     On the CPU an operator of `torch.library` costs more than a step does: what "auto" cannot compute without one is
     left to PyTorch's autograd, or, where `in_place` says that no gradient is wanted, to "eager".
     """
-    if backend == "auto" and request.device.type == "cpu" and not request.regularised:
-        obstacle = _obstacle("native", request)
+    if backend == "auto" and request.device.type == "cpu" and is_step_native(request.regularised):
+        obstacle = _obstacle("native", request) or _slower("native", request)
         if obstacle is None and request.is_plain:
             return Choice("native", "the implementation for cpu tensors")
+        if request.regularised:
+            return choose(backend, request)
         obstacle = obstacle or "a step that is compiled, traced or watched is left to PyTorch's operators"
         return Choice("eager" if in_place else "reference", obstacle)
     return choose(backend, request)
 
 
+def is_step_native(names: tuple[str, ...]) -> bool:
+    """Whether the native kernel of a single step has the options that act, by name."""
+    return "zoneout" not in names and "recurrent_dropout" not in names
+
+
 def _obstacle(backend: str, request: Request) -> str | None:
     """Why a backend cannot serve a request, None where it can."""
     what = "the equations have" if backend == "reference" else f"the {backend} kernels have"
-    if missing := [name for name in request.regularised if backend != "native" or name not in _NATIVE_OPTIONS]:
-        return f"{what} no {' and '.join(missing)}"
+    if request.regularised and backend != "native":
+        return f"{what} no {' and '.join(request.regularised)}"
     if backend == "reference":
         return None
     if request.wants_gates:
@@ -135,6 +142,15 @@ def _obstacle(backend: str, request: Request) -> str | None:
         return _obstacle_to_native(request)
     if request.has_steps and request.device.type != "cpu":
         return f"{what} to read lengths, masks and resets on the host, which would wait for {request.device}"
+    return None
+
+
+def _slower(name: str, request: Request) -> str | None:
+    """Why PyTorch's operators are faster than an implementation that could serve a request, None where they are not."""
+    if name != "native" or not request.regularised or request.hidden_size <= _MOST_UNITS_OF_A_TRAINED_STEP:
+        return None
+    if request.wants_gradient and request.sizes[0] == 1 and not request.has_steps:
+        return "the native kernels pack weights for backward, which is not worth it for one step of so many units"
     return None
 
 

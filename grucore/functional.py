@@ -7,7 +7,6 @@ torch.nn.GRU takes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -141,7 +140,8 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
         state = State(h0[these], None if h_reset is None else h_reset[these])
         if choice.name == "native" and request.is_plain:
             acts = variant if request.regularised else None
-            x, h = autograd.native_layer(x, state, groups, steps, request.form, request.wants_gradient, acts)
+            norms = None if layer_norms is None else layer_norms[these]
+            x, h = autograd.native_layer(x, state, groups, steps, request.form, request.wants_gradient, acts, norms)
         elif choice.name == "onnx":
             x, h = onnx_trace.layer(x, state.h0, _weights(groups), call.lengths, hx is not None, options)
         elif choice.name == "reference":
@@ -191,9 +191,10 @@ def _prepared(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_
         input, weights = input.to(dtype), [[w.to(dtype) for w in group] for group in weights]
     h0 = input.new_zeros(len(weights), B, H) if hx is None else hx.to(input.dtype)
     h_reset = None if call.reset_state is None else call.reset_state.to(input.dtype)
-    check_recordable(input, h0, *(w for group in weights for w in group))
-    wants_gradient = _wants_gradient((input, h0, h_reset, *chain.from_iterable(weights)))
-    is_plain = _are_plain((input, h0, h_reset, *steps, *chain.from_iterable(weights)))
+    parameters = [w for group in (*weights, *(layer_norms or ())) for w in group]
+    check_recordable(input, h0, *parameters)
+    wants_gradient = _wants_gradient((input, h0, h_reset, *parameters))
+    is_plain = are_plain((input, h0, h_reset, *steps, *parameters))
     form, variant = form_of(options, input.device), variant_of(options, training)
     is_node = False
     if compat.in_onnx_export():
@@ -285,20 +286,23 @@ def step(
     check_weights(weights, input.shape[-1], hidden_size, options.heads)
     if differ(hx.shape, expected := (*input.shape[:-1], hidden_size)):
         raise InputError(f"hx must have shape {expected}, got {tuple(hx.shape)}")
-    check_recordable(input, hx, *weights)
+    if layer_norms is not None:
+        check_gains([layer_norms], [weights])
+    check_recordable(input, hx, *weights, *(layer_norms or ()))
     if options.heads > 1:
         return _step_as_sequence(input, hx, weights, layer_norms, options, training)
     has_one_dtype = input.dtype is hx.dtype is weights[0].dtype and compat.autocast_dtype(input, weights[0]) is None
-    form = form_of(options, input.device)
+    form, variant = form_of(options, input.device), variant_of(options, training)
+    tensors = (input, hx, *weights, *(layer_norms or ()))
     request = dispatch.Request(
         input.device,
         input.dtype,
         hidden_size,
         form,
         (1, input.shape[0] if input.dim() == 2 else 1, 1),
-        acting(variant_of(options, training)),
-        wants_gradient=_wants_gradient((input, hx, *weights)),
-        is_plain=has_one_dtype and are_plain((input, hx, *weights)),
+        acting(variant),
+        wants_gradient=_wants_gradient(tensors),
+        is_plain=has_one_dtype and are_plain(tensors),
         is_transformed=compat.transformed(),
     )
     # Without gradients memory is used again; 16-bit types and autocast have their own rules. A trace, and what is
@@ -312,9 +316,10 @@ def step(
         and not (request.is_transformed or torch.jit.is_tracing() or compat.in_onnx_export())
     )
     choice = dispatch.choose_step(options.backend, request, in_place)
-    is_bare = form.reset_after and input.dim() == 2 and not request.regularised
+    is_bare = form.reset_after and input.dim() == 2 and dispatch.is_step_native(request.regularised)
     if choice.name == "native" and request.is_plain and is_bare:
-        return autograd.native_step(input, hx, weights, request.wants_gradient)
+        acts = variant if request.regularised else None
+        return autograd.native_step(input, hx, weights, request.wants_gradient, acts, layer_norms)
     if choice.name == "eager" and in_place:
         return gru_step(input, hx, Weights(*weights))
     if choice.name == "reference":

@@ -315,7 +315,7 @@ class GRU(LayerWithOptions):
 
         Returns:
             A `Choice`: its name ("native", "eager", "triton", "reference", or "regularised" if options such as
-            zoneout act), and the reason.
+            zoneout run step by step in PyTorch), and the reason.
 
         Raises:
             RuntimeError: the layer's explicit backend cannot run the call.
@@ -379,7 +379,8 @@ class GRU(LayerWithOptions):
             check_tensor("hx", hx)
             if differ(hx.shape, expected):
                 raise InputError(f"step: Expected hidden size {expected}, got {list(hx.shape)}")
-        if acting(variant_of(self, self.training)) or self.heads > 1 or (hx is None and self.learn_initial_state):
+        is_bare = dispatch.is_step_native(acting(variant_of(self, self.training)))
+        if not is_bare or self.heads > 1 or (hx is None and self.learn_initial_state):
             rows = input if input.dim() == 2 else input.unsqueeze(0)
             hx = None if hx is None else hx.view(len(hx), len(rows), self.hidden_size)
             x = rows.unsqueeze(0)
@@ -388,10 +389,11 @@ class GRU(LayerWithOptions):
         if hx is None:
             hx = input.new_zeros(expected)
         y, states = input, []
-        for layer, weights in enumerate(self._groups(self._names)):
+        norms = self._groups(self._norm_names) if self.layer_norm else [None] * self.num_layers
+        for layer, (weights, gains) in enumerate(zip(self._groups(self._names), norms, strict=True)):
             if layer > 0:
                 y = apply_dropout(y, self.dropout, training=self.training)
-            y = functional.step(y, hx[layer], weights, None, self, self.training)
+            y = functional.step(y, hx[layer], weights, gains, self, self.training)
             states.append(y)
         return y, torch.stack(states)
 

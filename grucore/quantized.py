@@ -25,7 +25,7 @@ from grucore.steps import Lengths, steps_of
 
 WeightDtype = Literal["int8", "bf16"]
 _STORED = {"int8": torch.int8, "bf16": torch.bfloat16}
-_WITHOUT = ("layer_norm", "zoneout", "activation", "recurrent_activation")
+_WITHOUT = ("heads", "layer_norm", "zoneout", "activation", "recurrent_activation")
 
 
 class QuantizedGRU(LayerWithOptions):

@@ -13,6 +13,8 @@ segments.cpp  lengths, masks and resets as segments of rows (segments.py)
 sequence.h    the order of steps in a call, and the division of work among threads
 products.h    products of rows with packed weights, in registers
 noise.h       the masks of recurrent dropout and zoneout
+norm.h        layer normalisation
+activations.h those that a layer can have
 vector.h      vectors, sigmoid and tanh
 team.h        threads; library.cpp: those and the instruction set, chosen when the library is loaded
 

@@ -6,9 +6,11 @@
 //     reset before   dg_n = dgx_n = a_n dh;  drh = W_hn^T dg_n;  dg_r = h r (1 - r) drh,  dg_z = a_z dh
 //                    dh'  = z dh + r drh + W_hr^T dg_r + W_hz^T dg_z
 //
-// Recurrent dropout multiplies all of dh' but z dh.
+// Recurrent dropout multiplies all of dh' but z dh. With layer normalisation these are gradients of what is normalised,
+// and those of the products come from them (norm.h): the state's side in every step, the input's once in a chunk.
 //
 // The slots of dg are n, r, z and gx_n, so that the state's side reads the first three and the input's the last three.
+// With layer normalisation the state's side reads three others, behind them.
 // A chunk's dg lies as [panel][slot][row][lane]: what a product reads is side by side in memory. A chunk's dx and its
 // part of each weight's gradient are products over all its rows; the parts are added chunk by chunk, in an order that
 // neither threads nor tiles change.
@@ -18,8 +20,8 @@ namespace {
 
 template <typename T>
 struct Backward {
-  static constexpr int W = LANES<T>, SLOTS = 4;
-  static constexpr int N_SLOT = 0, R_SLOT = 1, Z_SLOT = 2, X_SLOT = 3;
+  static constexpr int W = LANES<T>;
+  static constexpr int N_SLOT = 0, R_SLOT = 1, Z_SLOT = 2, X_SLOT = 3, SLOTS = 4;
   static constexpr int OUTER = ACCUMULATORS / 3;  // rows of a weight's gradient in a tile
 
   const GruCall& call;
@@ -28,9 +30,12 @@ struct Backward {
   bool is_kept;  // all of it
   Cell<T> cell;
   Columns of_h, of_x;
-  int64_t dh_row;     // elements of a row of dh
-  int64_t slot_size;  // elements of a slot of dg, and of one factor of a panel
-  T *zeros, *w_hh_t, *w_ih_t, *dg, *dh, *through, *sums, *factors, *rh, *own;
+  int64_t dh_row;      // elements of a row of dh
+  int64_t slot_size;   // elements of a slot of dg, and of one factor of a panel
+  int64_t slots;       // of a panel
+  int64_t state_slot;  // the first that the state's side reads
+  int64_t sums_of;     // sums of a panel: the biases' four slots, and the gains' six
+  T *zeros, *w_hh_t, *w_ih_t, *dg, *dh, *through, *sums, *factors, *between, *own;
   T* dropped;  // the states before the steps of a chunk, as they enter products
   int64_t own_size;
   T** pointers;
@@ -48,16 +53,18 @@ struct Backward {
     const int64_t np = cell.panels;
     dh_row = np * W;
     slot_size = (chunk + 2) * W;  // not a power of two apart, which would fall on the same lines of the cache
+    state_slot = c.gain_h ? SLOTS : N_SLOT;
+    slots = c.gain_h ? SLOTS + 3 : SLOTS, sums_of = c.gain_h ? SLOTS + NORMALISED : SLOTS;
     zeros = arena.take<T>(c.h0 ? 0 : c.H);
     w_hh_t = arena.take<T>(np * cell.PANEL * of_h.vectors * W);
     w_ih_t = arena.take<T>(c.dx ? np * cell.PANEL * of_x.vectors * W : 0);
-    dg = arena.take<T>(np * SLOTS * slot_size);
+    dg = arena.take<T>(np * slots * slot_size);
     dh = arena.take<T>(c.segments * dh_row);
     through = arena.take<T>(c.reset_after && !c.keep ? 0 : c.segments * dh_row);
     dropped = arena.take<T>(c.keep ? chunk * c.H : 0);
-    sums = arena.take<T>(np * SLOTS * W);
-    factors = arena.take<T>(is_kept ? 0 : np * FACTORS * slot_size);
-    rh = arena.take<T>(c.reset_after ? 0 : threads * chunk * np * W);  // for each group of threads that share rows
+    sums = arena.take<T>(np * sums_of * W);
+    factors = arena.take<T>(is_kept ? 0 : (np * cell.factors + 1) * slot_size);
+    between = arena.take<T>(threads * chunk * cell.between);  // for each group of threads that share rows
     own_size = chunk * std::max(is_kept ? 0 : np * cell.PANEL, int64_t{2 * 3 * W});
     own = arena.take<T>(threads * own_size);
     pointers = arena.take<T*>(threads * chunk * 11);
@@ -99,6 +106,7 @@ struct Backward {
     const Share share(c.segments, thread, threads);
     const Pointers at(pointers + thread * chunk * 11, chunk);
     T* const mine = own + thread * own_size;
+    T* const gx = cell.gain_x ? mine - share.part * own_size : mine;
     begin(thread, threads);
     if (share.part == 0)
       for (int64_t i = 0; i < share.count(c.segments); i++) {
@@ -116,16 +124,23 @@ struct Backward {
       point(at, k, end, offset);
       if (c.keep) drop(at, share, meeting, k, end);
       if (end > kept_steps)
-        compute_factors(at, share, meeting, mine, k, end, offset, c.zoneout == 1 ? zones + thread * chunk : nullptr);
+        compute_factors(at, share, meeting, gx, k, end, offset, c.zoneout == 1 ? zones + thread * chunk : nullptr);
       for (int64_t step = end, row = end_offset - offset; step > k;) {
         row -= sequence.size(--step);
         step_back(at, share, meeting, row, sequence.size(step), step < kept_steps);
       }
       meeting.all.wait(threads);
       const int64_t rows = end_offset - offset;
+      if (c.gain_x) {
+        add_biases(at, rows, thread, threads, is_first);
+        meeting.all.wait(threads);
+        for (int64_t row = rows * thread / threads; row < rows * (thread + 1) / threads; row++)
+          through_norm(at, INPUT_SIDE, row, 0, cell.panels);
+        meeting.all.wait(threads);
+      }
       if (c.dx) make_dx(at, rows * thread / threads, rows * (thread + 1) / threads);
       add_weights(at, mine, rows, thread, threads, is_first);
-      add_biases(rows, thread, threads, is_first);
+      if (!c.gain_x) add_biases(at, rows, thread, threads, is_first);
       meeting.all.wait(threads);
       end = k, end_offset = offset;
     }
@@ -138,6 +153,14 @@ struct Backward {
 
  private:
   static constexpr int HIDDEN_ORDER[3] = {2, 0, 1}, INPUT_ORDER[3] = {0, 1, 2};  // the gates of the slots of each side
+
+  // Where layer normalisation finds what belongs to a side.
+  struct Side {
+    bool is_hidden;
+    int slot, to;       // the first slots of the gradients of its output, and of its products
+    int factor, scale;  // the first factor, and the lane of the scale
+  };
+  static constexpr Side HIDDEN_SIDE{true, N_SLOT, SLOTS, FACTORS, 1}, INPUT_SIDE{false, R_SLOT, R_SLOT, FACTORS + 3, 0};
 
   void begin(int64_t thread, int64_t threads) const {
     const GruCall& c = call;
@@ -210,8 +233,8 @@ struct Backward {
         at.own_state[count] = at.state[row + i];
         if (zone) zone[count] = zone_of(call, sequence.position(k, offset, i));
       }
-    T* const own_rh = rh + share.first * chunk * cell.panels * W;
-    Rows<T> rows{count, at.own_x, at.own_h, nullptr, at.own_factors, slot_size, gx, own_rh, cell.panels * W};
+    T* const own_between = between + share.first * chunk * cell.between;
+    Rows<T> rows{count, at.own_x, at.own_h, nullptr, at.own_factors, slot_size, gx, own_between, cell.between};
     rows.state = at.own_state, rows.zone = zone;
     const Units units = units_of(share);
     cell.input(rows, units.panel, units.panel_end);
@@ -241,7 +264,7 @@ struct Backward {
     };
     for (int64_t j = panel; j < last; j++)
       for (int64_t i = 0; i < count; i++) {
-        const T* const f = at.factors[row + i * share.stride] + j * FACTORS * next;
+        const T* const f = at.factors[row + i * share.stride] + j * cell.factors * next;
         T *const to = dg_of(j, 0, row + i * share.stride), *const d = dh_k + i * stride + j * W;
         Vector<T> gradient = load(d);
         if (call.dy) gradient += load_first(at.dy[row + i * share.stride] + j * W, call.H - j * W);
@@ -254,6 +277,10 @@ struct Backward {
         }
       }
     meet();
+    if (call.gain_h) {
+      for (int64_t i = 0; i < count; i++) through_norm(at, HIDDEN_SIDE, row + i * share.stride, panel, last);
+      meet();
+    }
     if (call.reset_after) {
       if (!call.keep) return add_state_side(row, share.stride, N_SLOT, 3, count, begin, end, dh_k, stride);
       clear_through();
@@ -264,7 +291,7 @@ struct Backward {
     add_state_side(row, share.stride, N_SLOT, 1, count, begin, end, through_k, stride);
     for (int64_t j = panel; j < last; j++)
       for (int64_t i = 0; i < count; i++) {
-        const T* const f = at.factors[row + i * share.stride] + j * FACTORS * next;
+        const T* const f = at.factors[row + i * share.stride] + j * cell.factors * next;
         T *const to = dg_of(j, 0, row + i * share.stride), *const d = dh_k + i * stride + j * W;
         const Vector<T> d_rh = load(through_k + i * stride + j * W), gradient = load(d);
         store(to + R_SLOT * slot_size, load(f + next) * d_rh),
@@ -280,7 +307,35 @@ struct Backward {
     if (call.keep) add_dropped();
   }
 
-  T* dg_of(int64_t panel, int64_t slot, int64_t row) const { return dg + (panel * SLOTS + slot) * slot_size + row * W; }
+  T* dg_of(int64_t panel, int64_t slot, int64_t row) const { return dg + (panel * slots + slot) * slot_size + row * W; }
+
+  // The gradients of a side's products in a row of the chunk, for the panels from `begin` to `end`.
+  void through_norm(const Pointers& at, const Side& side, int64_t row, int64_t begin, int64_t end) const {
+    const int64_t next = at.next[row], H = call.H;
+    const T* const normalised = at.factors[row] + side.factor * next;
+    const T scale = at.factors[row][cell.panels * cell.factors * next + side.scale];
+    const T* const gains = side.is_hidden ? cell.gain_h : cell.gain_x;
+    const auto& order = side.is_hidden ? HIDDEN_ORDER : INPUT_ORDER;
+    const T* gain[3];
+    for (int s = 0; s < 3; s++) gain[s] = gains + order[s] * H;
+    Vector<T> sums[3] = {}, with[3] = {};
+    for (int64_t panel = 0; panel < cell.panels; panel++)
+#pragma GCC unroll 3
+      for (int s = 0; s < 3; s++) {
+        const T* const v = normalised + (panel * cell.factors + s) * next;
+        const Vector<T> g = load_first(gain[s] + panel * W, H - panel * W) * load(dg_of(panel, side.slot + s, row));
+        sums[s] += g, with[s] = fma<T>(g, load(v), with[s]);
+      }
+    const Vector<T> mean = broadcast(sum_of_lanes<T>(sums[0] + sums[1] + sums[2]) / T(3 * H));
+    const Vector<T> slope = broadcast(-sum_of_lanes<T>(with[0] + with[1] + with[2]) / T(3 * H));
+    for (int64_t panel = begin; panel < end; panel++)
+#pragma GCC unroll 3
+      for (int s = 0; s < 3; s++) {
+        const T* const v = normalised + (panel * cell.factors + s) * next;
+        const Vector<T> g = load_first(gain[s] + panel * W, H - panel * W) * load(dg_of(panel, side.slot + s, row));
+        store(dg_of(panel, side.to + s, row), fma<T>(slope, load(v), g - mean) * scale);
+      }
+  }
 
   // A product with columns runs over the panels of units in blocks, whose part of the columns stays in the L1 cache for
   // all rows; between blocks the sums wait in memory.
@@ -314,7 +369,8 @@ struct Backward {
         over_tiles<VECTORS>(count, from, to, [&](int64_t i, auto M, int64_t panel, auto P) {
           const T* const w = w_hh_t + (of_h.first(panel) * cell.panels * cell.PANEL + slot * W * VECTORS) * W;
           T* const at = out + i * stride + of_h.first(panel) * W;
-          state_tile<VECTORS, M, P>(row + i * row_stride, row_stride, slot, slots, j, j_end, w, at, stride);
+          state_tile<VECTORS, M, P>(row + i * row_stride, row_stride, state_slot + slot, slots, j, j_end, w, at,
+                                    stride);
         });
       });
     });
@@ -382,7 +438,7 @@ struct Backward {
               const Vector<T> values = load_first(source, columns.size - column - v * W);
               store(side + (row * VECTORS + v) * W, values);
               if (has_rh) {
-                const Vector<T> r = load(at.factors[row] + ((first + v) * FACTORS + 3) * at.next[row]);
+                const Vector<T> r = load(at.factors[row] + ((first + v) * cell.factors + 3) * at.next[row]);
                 store(side_rh + (row * VECTORS + v) * W, r * values);
               }
             }
@@ -391,7 +447,7 @@ struct Backward {
                           slot = in_panel / W;
             const int64_t unit = unit_panel * W + in_panel % W;
             if (unit >= call.H) continue;
-            const T* const gates = dg_of(unit_panel, slot + (is_hidden ? N_SLOT : R_SLOT), 0) + in_panel % W;
+            const T* const gates = dg_of(unit_panel, slot + (is_hidden ? state_slot : R_SLOT), 0) + in_panel % W;
             T* const out = dw + (order[slot] * call.H + unit) * columns.size + column;
             const T* const with = has_rh && slot == N_SLOT ? side_rh : side;
             outer_tile<VECTORS>(gates, rows, with, call.H - unit, columns.size, columns.size - column, out, is_first);
@@ -428,21 +484,34 @@ struct Backward {
         }
   }
 
-  // The sums of dg's rows: this thread's panels.
-  void add_biases(int64_t rows, int64_t thread, int64_t threads, bool is_first) const {
-    for (int64_t at = cell.panels * thread / threads * SLOTS; at < cell.panels * (thread + 1) / threads * SLOTS; at++) {
-      Vector<T> sum{};
-      for (int64_t row = 0; row < rows; row++) sum += load(dg_of(0, at, row));
-      store(sums + at * W, is_first ? sum : load(sums + at * W) + sum);
-    }
+  // The sums of dg's rows, and of those times what was normalised: this thread's panels.
+  void add_biases(const Pointers& at, int64_t rows, int64_t thread, int64_t threads, bool is_first) const {
+    for (int64_t panel = cell.panels * thread / threads; panel < cell.panels * (thread + 1) / threads; panel++)
+      for (int64_t k = 0; k < sums_of; k++) {
+        const int64_t of_gain = k - SLOTS;
+        Vector<T> sum{};
+        if (of_gain < 0) {
+          for (int64_t row = 0; row < rows; row++) sum += load(dg_of(panel, k, row));
+        } else {
+          const int64_t slot = of_gain < 3 ? N_SLOT + of_gain : R_SLOT + of_gain - 3;
+          const int64_t factor = panel * cell.factors + FACTORS + of_gain;
+          for (int64_t row = 0; row < rows; row++)
+            sum = fma<T>(load(dg_of(panel, slot, row)), load(at.factors[row] + factor * at.next[row]), sum);
+        }
+        T* const to = sums + (panel * sums_of + k) * W;
+        store(to, is_first ? sum : load(to) + sum);
+      }
   }
   void finish_biases(int64_t thread, int64_t threads) const {
     for (int64_t panel = cell.panels * thread / threads; panel < cell.panels * (thread + 1) / threads; panel++)
       for (int slot = 0; slot < 3; slot++) {
-        const T* const sum = sums + (panel * SLOTS + slot) * W;
-        const int64_t unit = panel * W, units = call.H - unit;
-        store_first(static_cast<T*>(call.db_hh) + HIDDEN_ORDER[slot] * call.H + unit, load(sum), units);
-        store_first(static_cast<T*>(call.db_ih) + INPUT_ORDER[slot] * call.H + unit, load(sum + W), units);
+        const T* const sum = sums + (panel * sums_of + slot) * W;
+        const auto write = [&](void* to, int gate, int64_t k) {
+          store_first(static_cast<T*>(to) + gate * call.H + panel * W, load(sum + k * W), call.H - panel * W);
+        };
+        write(call.db_hh, HIDDEN_ORDER[slot], N_SLOT), write(call.db_ih, INPUT_ORDER[slot], R_SLOT);
+        if (!call.gain_h) continue;
+        write(call.d_gain_h, HIDDEN_ORDER[slot], SLOTS), write(call.d_gain_x, INPUT_ORDER[slot], SLOTS + 3);
       }
   }
 };

@@ -15,10 +15,11 @@ from .packed import HELD, packed
 from .quantised import Quantised
 from .segments import Segments
 
-_PACK = struct.Struct("=32qd17q").pack
+_PACK = struct.Struct("=32qd23q").pack
 _PACKED_FIELD = 22
-_NO_GRADIENTS = (0,) * 14
+_NO_GRADIENTS = (0,) * 16
 _NO_NOISE = (0, 0, 0, 0, 1.0)
+PLAIN = 0, 1  # tanh for the candidate and sigmoid for the gates, as activations.h counts them
 _NOWHERE = (0, 0, 0)  # a tensor that is not given, with two strides
 DX = 2  # parts that dx is the sum of, at most: recurrence d adds to part d % DX, in an order that no thread changes
 
@@ -49,6 +50,8 @@ class Backward(NamedTuple):
     d_w_hh: Tensor
     d_b_ih: Tensor
     d_b_hh: Tensor
+    d_gain_x: Tensor | None = None
+    d_gain_h: Tensor | None = None
 
     def fields(self, d: int, H: int) -> tuple[int, ...]:
         """The fields of direction d."""
@@ -58,7 +61,7 @@ class Backward(NamedTuple):
             *((0, 0) if d_last is None else (_address(d_last, d), d_last.stride(1))),
             *(_NOWHERE if dx is None else (_address(dx, d % DX), dx.stride(1), dx.stride(2))),
             d >= DX,
-            *[_address(gradient, d) for gradient in filled],
+            *[0 if gradient is None else _address(gradient, d) for gradient in filled],
         )
 
 
@@ -79,6 +82,8 @@ def run(
     segments: Sequence[Segments] | None = None,
     backward: Backward | None = None,
     noise: Noise | None = None,
+    activations: tuple[int, int] = PLAIN,
+    gains: Sequence[Sequence[Tensor]] | None = None,  # of each direction, of W x and of W h, where they are normalised
 ) -> None:
     """Calls gru_forward or gru_backward, or what quantised weights name; all tensors are held until it returns.
 
@@ -110,6 +115,7 @@ def run(
             *(y.data_ptr() + d * H * size, y_t, y_b),
             *((0, 0) if last is None else (_address(last, d), last.stride(1))),
             *(_NO_NOISE if noise is None else noise.fields(d)),
+            *(*activations, *_gains(None if gains is None else gains[d], held)),
             *(_NOWHERE if kept is None else (_address(kept, d), *kept.shape[1:])),
             *(_NO_GRADIENTS if backward is None else backward.fields(d, H)),
         ]
@@ -118,13 +124,21 @@ def run(
         raise MemoryError(f"{function}: not enough memory for {T} x {B} rows of {I} features and {H} units")
 
 
-def step(x: Tensor, h: Tensor, weights: Sequence[Tensor | None], y: Tensor) -> None:
+def step(
+    x: Tensor,
+    h: Tensor,
+    weights: Sequence[Tensor | None],
+    y: Tensor,
+    activations: tuple[int, int] = PLAIN,
+    gains: Sequence[Tensor] | None = None,
+) -> None:
     """Calls gru_step, or gru_forward where packed weights are held: y (B, H) from x (B, I) and h (B, H)."""
     assert LIBRARY is not None
     x, h = dense(x), dense(h)
     group = [None if w is None else contiguous(w) for w in weights]
     B, I = x.shape  # noqa: E741
     H = h.shape[1]
+    held_gains: list[object] = []
     fields: list[Any] = [x.element_size() == 8, 1, torch.get_num_threads(), 1, B, I, H, 0, 0, 0, 0, 1, B]
     fields += [
         x.data_ptr(),
@@ -140,9 +154,9 @@ def step(x: Tensor, h: Tensor, weights: Sequence[Tensor | None], y: Tensor) -> N
         0,
         0,
         *_NO_NOISE,
-        0,
-        0,
-        0,
+        *activations,
+        *_gains(gains, held_gains),
+        *_NOWHERE,
         *_NO_GRADIENTS,
     ]
     held: list[object] = []
@@ -155,6 +169,13 @@ def _addresses(group: Sequence[Tensor | None]) -> list[int]:
     """The addresses of w_ih, w_hh, b_ih and b_hh, 0 for an absent bias."""
     addresses = [0 if w is None else w.data_ptr() for w in group]
     return addresses if len(addresses) == 4 else [*addresses, 0, 0]
+
+
+def _gains(gains: Sequence[Tensor] | None, held: list[object]) -> list[int]:
+    """Their addresses, 0 where nothing is normalised; they are added to what must live until the call returns."""
+    dense_gains = [] if gains is None else [contiguous(gain) for gain in gains]
+    held += dense_gains
+    return [gain.data_ptr() for gain in dense_gains] or [0, 0]
 
 
 def _packed_if_held(fields: list[Any], group: Sequence[Tensor | None], held: list[object]) -> bytes:

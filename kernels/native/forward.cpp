@@ -10,7 +10,7 @@ struct Forward {
   Cell<T> cell;
   bool is_packed;
   int64_t chunk;
-  T *zeros, *rh, *own;
+  T *zeros, *between, *own;
   T* dropped;  // states as they enter the products of this step, and those of the next
   const T** pointers;
   uint32_t* zones;
@@ -18,7 +18,7 @@ struct Forward {
   Forward(const GruCall& c, int64_t threads, Arena& arena)
       : call(c), sequence{c}, cell(packed_or_own(c, arena)), is_packed(c.packed), chunk(sequence.chunk_rows()) {
     zeros = arena.take<T>(c.h0 ? 0 : c.H);
-    rh = arena.take<T>(c.reset_after ? 0 : c.segments * cell.panels * cell.W);
+    between = arena.take<T>(c.segments * cell.between);
     own = arena.take<T>(threads * chunk * cell.panels * cell.PANEL);
     dropped = arena.take<T>(c.keep ? 2 * c.segments * c.H : 0);
     pointers = arena.take<const T*>(threads * chunk * 7);
@@ -45,8 +45,7 @@ struct Forward {
     T **h = factors + chunk, **next = h + chunk;
     const T** const keep = const_cast<const T**>(factors + 3 * chunk);
     uint32_t* const zone = c.zoneout == 1 ? zones + thread * chunk : nullptr;
-    T* const gx = own + thread * chunk * cell.panels * cell.PANEL;
-    const int64_t rh_row = cell.panels * cell.W;
+    T* const gx = own + (cell.gain_x ? thread - share.part : thread) * chunk * cell.panels * cell.PANEL;
 
     const T* const h0 = c.h0 ? static_cast<const T*>(c.h0) : zeros;
     for (int64_t i = 0; i < share.count(c.segments); i++)
@@ -81,9 +80,9 @@ struct Forward {
       for (int64_t row = 0; k < last; k++) {
         const int64_t size = sequence.size(k), count = share.count(size);
         T* const* const kept = count && factors[row] ? factors + row : nullptr;
-        T *const gx_k = gx + row * cell.panels * cell.PANEL, *const rh_k = rh + share.first * rh_row;
-        Rows<T> rows_k{count, nullptr, c.keep ? h : state, y + row, kept, size * cell.W, gx_k, rh_k};
-        rows_k.rh_stride = share.stride * rh_row;
+        T *const gx_k = gx + row * cell.panels * cell.PANEL, *const between_k = between + share.first * cell.between;
+        Rows<T> rows_k{count, nullptr, c.keep ? h : state, y + row, kept, size * cell.W, gx_k, between_k};
+        rows_k.between_stride = share.stride * cell.between;
         rows_k.state = state, rows_k.zone = zone ? zone + row : nullptr;
         if (c.keep) rows_k.keep = keep, rows_k.dropped = next;
         cell.step(rows_k, begin, end, meet);

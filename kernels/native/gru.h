@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-constexpr int64_t GRU_ABI = 5;  // to be raised with every change of GruCall or of what a function does
+constexpr int64_t GRU_ABI = 6;  // to be raised with every change of GruCall or of what a function does
 
 // One recurrence of a layer: a direction, or one of its heads. All fields have 8 bytes, so that Python fills them as
 // int64. T steps, B rows, I features, H hidden units. Memory is of float, or of double where float64 says so. Strides
@@ -40,6 +40,9 @@ struct GruCall {
   // the expectation takes of the new state.
   int64_t zoneout, zone_seed, zone_threshold;
   double zone_keep;
+  int64_t activation, recurrent_activation;  // of the candidate and of the gates; see activations.h
+  // Layer normalisation, with reset_after: the gains of W_ih x and of W_hh h, (3H,), both or neither null.
+  const void *gain_x, *gain_h;
   void* kept;  // (kept_rows, kept_r): what backward would compute again, of the first steps whose rows it holds
   int64_t kept_rows, kept_r;
 
@@ -52,6 +55,7 @@ struct GruCall {
   int64_t dx_t, dx_b;
   int64_t dx_adds;                            // whether dx adds to what is there
   void *dh0, *dw_ih, *dw_hh, *db_ih, *db_hh;  // as h0, without a stride, and as the weights
+  void *d_gain_x, *d_gain_h;                  // as the gains
 };
 
 // What gru_segments makes of lengths, masks and resets.

@@ -11,21 +11,23 @@ from torch import Tensor
 from .. import Form, Gradients, State, Steps, Weights
 from ..noise import seed_of, threshold
 from ..packing import first_states, gradients_of_first_states, gradients_of_last_states
-from ..regularised import Variant, dropout_of_state
-from .call import DX, Backward, Noise, dense, run, step
+from ..regularised import ACTIVATIONS, Gains, Variant, dropout_of_state
+from .call import DX, PLAIN, Backward, Noise, dense, run, step
 from .segments import Segments
 
 KEPT_BYTES = 32 << 20  # what a layer keeps for backward beyond x and y, at most
 _FACTORS = 5  # numbers that backward needs of a unit in a step; see cell.h
+_NORMALISED = 6  # those of layer normalisation; and two scales
 _DTYPES = {torch.float16: torch.float32, torch.bfloat16: torch.float32}  # what the others are computed in
 
 
-def new_kept(x: Tensor, h0: Tensor) -> Tensor:
+def new_kept(x: Tensor, h0: Tensor, layer_norm: bool = False) -> Tensor:
     """Memory for what forward can keep for backward, (D, rows, size): of as many steps as KEPT_BYTES hold."""
     T, B, _ = x.shape
     D, _, H = h0.shape
     dtype = _DTYPES.get(x.dtype, x.dtype)
-    size = _FACTORS * (-(-H // 16) * 16)
+    padded = -(-H // 16) * 16
+    size = (_FACTORS + _NORMALISED) * padded + 16 if layer_norm else _FACTORS * padded
     room = KEPT_BYTES // (D * size * dtype.itemsize) if H else 0
     return x.new_empty(D, torch.sym_min(T * B, room), size, dtype=dtype)
 
@@ -46,20 +48,22 @@ def forward_by_direction(
     kept: Tensor | None = None,
     variant: Variant | None = None,
     seed: Tensor | None = None,
+    gains: Sequence[Gains] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """y and h_n from the weights of each direction, without D; a variant's masks are those of the seed, () int64."""
     if (dtype := _DTYPES.get(x.dtype)) is not None:
         state, weights = State(*_converted(state, dtype)), [Weights(*_converted(each, dtype)) for each in weights]
-        y, h_n = forward_by_direction(x.to(dtype), state, weights, steps, form, kept, variant, seed)
+        y, h_n = forward_by_direction(x.to(dtype), state, weights, steps, form, kept, variant, seed, gains)
         return y.to(x.dtype), h_n.to(x.dtype)
     T, B, _ = x.shape
     D, _, H = state.h0.shape
+    functions = _activations(variant), _converted_gains(gains, x.dtype)
     if steps.real is None and steps.start is None:
         y, h_n = x.new_empty(T, B, D * H), x.new_empty(D, B, H)
         if T == 0 or B == 0 or H == 0:
             return y, state.h0.clone(memory_format=torch.contiguous_format)
         noise = _noise(variant, seed, state)
-        run("gru_forward", x, state.h0, weights, form, y, h_n, kept, noise=noise)
+        run("gru_forward", x, state.h0, weights, form, y, h_n, kept, None, None, noise, *functions)
         return y, h_n
     segments = _segments(steps, form, D)
     y, h_n = x.new_zeros(T, B, D * H), state.h0.clone(memory_format=torch.contiguous_format)
@@ -67,11 +71,11 @@ def forward_by_direction(
         return y, h_n
     noise = _noise(variant, seed, state, None if steps.start is None else segments)
     if steps.start is None:
-        run("gru_forward", x, state.h0, weights, form, y, h_n, kept, segments, noise=noise)
+        run("gru_forward", x, state.h0, weights, form, y, h_n, kept, segments, None, noise, *functions)
         return y, h_n
     first = [first_states(state, each.ends, d) for d, each in enumerate(segments)]
     last = x.new_empty(D, max(map(len, segments)), H)
-    run("gru_forward", x, first, weights, form, y, last, kept, segments, noise=noise)
+    run("gru_forward", x, first, weights, form, y, last, kept, segments, None, noise, *functions)
     for d, each in enumerate(segments):
         h_n[d].index_copy_(0, each.ends.ended, last[d, each.ends.last_segment])
     return y, h_n
@@ -91,7 +95,7 @@ def gru_backward(
 ) -> Gradients:
     """The gradients of one layer, from what forward kept as far as it did."""
     groups = [weights.of(d) for d in range(len(state.h0))]
-    return backward_by_direction(dy, dh_n, y, x, state, groups, steps, form, need_dx, kept)
+    return backward_by_direction(dy, dh_n, y, x, state, groups, steps, form, need_dx, kept)[0]
 
 
 def backward_by_direction(
@@ -107,13 +111,15 @@ def backward_by_direction(
     kept: Tensor | None = None,
     variant: Variant | None = None,
     seed: Tensor | None = None,
-) -> Gradients:
-    """The gradients from the weights of each direction, without D."""
+    gains: Sequence[Gains] | None = None,
+) -> tuple[Gradients, Gains | None]:
+    """The gradients from the weights of each direction, without D, and those of the gains, with D."""
     if (dtype := _DTYPES.get(x.dtype)) is not None:
         dy, dh_n, y_, x_ = _converted((dy, dh_n, y, x), dtype)
         state, weights = State(*_converted(state, dtype)), [Weights(*_converted(each, dtype)) for each in weights]
-        result = backward_by_direction(dy, dh_n, y_, x_, state, weights, steps, form, need_dx, kept, variant, seed)
-        return Gradients(*_converted(result, x.dtype))
+        others = (steps, form, need_dx, kept, variant, seed, gains)
+        gradients, d_gains = backward_by_direction(dy, dh_n, y_, x_, state, weights, *others)
+        return Gradients(*_converted(gradients, x.dtype)), d_gains
     T, B, I = x.shape  # noqa: E741
     D, _, H = state.h0.shape
     segments = None
@@ -132,13 +138,15 @@ def backward_by_direction(
     dx = (new if segments is None else x.new_zeros)(min(D, DX), T, B, I) if need_dx else None
     d_first = new(D, rows, H)
     d_weights = new(D, 3 * H, I), new(D, 3 * H, H), new(D, 3 * H), new(D, 3 * H)
+    d_gains = None if gains is None else Gains(new(D, 3 * H), new(D, 3 * H))
     if (segments is not None and not is_cut) or not has_steps:  # a row without steps ends where it began
         d_first.zero_() if last is None else d_first.copy_(last)
     if has_steps:
         dy, last = (None if t is None else dense(t) for t in (dy, last))
-        gradients = Backward(dy, last, dx, d_first, *d_weights)
+        to_fill = Backward(dy, last, dx, d_first, *d_weights, *(d_gains or ()))
         noise = _noise(variant, seed, state, segments if is_cut else None)
-        run("gru_backward", x, first, weights, form, y, None, kept, segments, gradients, noise)
+        functions = _activations(variant), _converted_gains(gains, x.dtype)
+        run("gru_backward", x, first, weights, form, y, None, kept, segments, to_fill, noise, *functions)
     if dx is not None:
         dx = dx[0] if len(dx) == 1 else dx[0].add_(dx[1])
     dh0, dh_reset = d_first, None if state.h_reset is None else torch.zeros_like(d_first)
@@ -149,15 +157,18 @@ def backward_by_direction(
         ]
         dh0 = torch.stack([part for part, _ in parts])
         dh_reset = None if state.h_reset is None else torch.stack([part for _, part in parts])  # type: ignore[misc]
-    return Gradients(dx, dh0, dh_reset, *d_weights)
+    return Gradients(dx, dh0, dh_reset, *d_weights), d_gains
 
 
-def gru_step(x: Tensor, h: Tensor, weights: Weights) -> Tensor:
-    """The state (B, H) after one step, reset-after form, from x (B, I) and h (B, H)."""
+def gru_step(
+    x: Tensor, h: Tensor, weights: Weights, variant: Variant | None = None, gains: Gains | None = None
+) -> Tensor:
+    """The state (B, H) after one step, reset-after form, from x (B, I) and h (B, H); a variant without noise."""
     if (dtype := _DTYPES.get(x.dtype)) is not None:
-        return gru_step(x.to(dtype), h.to(dtype), Weights(*_converted(weights, dtype))).to(x.dtype)
+        weights = Weights(*_converted(weights, dtype))
+        return gru_step(x.to(dtype), h.to(dtype), weights, variant, gains).to(x.dtype)
     y = x.new_empty(h.shape)
-    step(x, h, weights, y)
+    step(x, h, weights, y, _activations(variant), None if gains is None else _converted(gains, x.dtype))
     return y
 
 
@@ -185,6 +196,18 @@ def _noise(
         else:
             zoneout, seeds = 1, [seed_of(int(seed), 2 * d + 1) for d in directions]
     return Noise(keep, zoneout, seeds, least, part)
+
+
+_PLACES = {name: place for place, name in enumerate(ACTIVATIONS)}
+
+
+def _activations(variant: Variant | None) -> tuple[int, int]:
+    """Of the candidate and of the gates, as activations.h counts them."""
+    return PLAIN if variant is None else (_PLACES[variant.activation], _PLACES[variant.recurrent_activation])
+
+
+def _converted_gains(gains: Sequence[Gains] | None, dtype: torch.dtype) -> list[Gains] | None:
+    return None if gains is None else [Gains(*_converted(each, dtype)) for each in gains]
 
 
 def _converted(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Any]:

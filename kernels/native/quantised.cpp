@@ -298,9 +298,9 @@ extern "C" void EXPORTED(gru_quantised_pack)(const GruQuantised* weights, void* 
 }
 
 extern "C" int64_t EXPORTED(gru_forward_int8)(const GruCall* calls, int64_t n) {
-  return run_directions<Forward<Int8>>(calls, n, 0.5);
+  return run_all<Forward<Int8>>(calls, n, 0.5);
 }
 
 extern "C" int64_t EXPORTED(gru_forward_bf16)(const GruCall* calls, int64_t n) {
-  return run_directions<Forward<Bf16>>(calls, n, 1);
+  return run_all<Forward<Bf16>>(calls, n, 1);
 }

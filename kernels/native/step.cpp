@@ -1,20 +1,24 @@
 // One step on the weights as they lie in memory: nothing is packed, since each weight is read only once. Vectors run
-// along the features; a tile is ROWS rows times UNITS hidden units, four sums each (r, z, and n's two sides). Every sum
-// runs in one order, whatever the tile.
+// along the features; a tile is ROWS rows times UNITS hidden units, four sums each (r, z, and n's two sides), or six
+// with layer normalisation (the gates of both sides). Every sum runs in one order, whatever the tile.
+#include <cstdlib>
+
+#include "activations.h"
 #include "gru.h"
+#include "norm.h"
 #include "products.h"
 #include "team.h"
 
 namespace {
 
-constexpr int SUMS = 4;                       // r, z, gx_n, gh_n
-constexpr int AT_ONCE = ACCUMULATORS / SUMS;  // rows times units of a tile
+constexpr int PLAIN_SUMS = 4, NORMALISED_SUMS = 6;
+constexpr int64_t BLOCK_ROWS = 24;
 
-// sums[i][u] += a_i . w_u, gate by gate: r and z to the first two sums, n to the one named by N.
-template <int N, typename T, int ROWS, int UNITS>
+// sums[i][u] += a_i . w_u, gate by gate: r and z to the sums from FIRST on, n to the one named by N.
+template <int FIRST, int N, typename T, int ROWS, int UNITS, int SUMS>
 ALWAYS_INLINE void add(const T* const (&a)[ROWS], int64_t K, const T* w, int64_t gate,
                        Vector<T> (&sums)[ROWS][UNITS][SUMS]) {
-  constexpr int W = LANES<T>, SUM[3] = {0, 1, N};
+  constexpr int W = LANES<T>, SUM[3] = {FIRST, FIRST + 1, N};
   const auto add_at = [&](int64_t k, const auto& load_some) {
     Vector<T> x[ROWS];
 #pragma GCC unroll 8
@@ -33,9 +37,10 @@ ALWAYS_INLINE void add(const T* const (&a)[ROWS], int64_t K, const T* w, int64_t
   if (k < K) add_at(k, [&](const T* p) { return load_first(p, K - k); });
 }
 
-// The pre-activations of ROWS rows and UNITS units, written to out[row][sum][unit], rows `SUMS * W` apart.
-template <typename T, int ROWS, int UNITS>
-__attribute__((noinline)) void tile(const GruCall& c, int64_t row, int64_t unit, T* out) {
+// The sums of ROWS rows and UNITS units, to out[row][side][gate][unit]: rows and sides may be apart.
+template <typename T, int SUMS, int ROWS, int UNITS>
+__attribute__((noinline)) void tile(const GruCall& c, int64_t row, int64_t unit, T* out, int64_t row_size,
+                                    int64_t side_size) {
   constexpr int W = LANES<T>, ALL = ROWS * UNITS * SUMS;
   const T *x[ROWS], *h[ROWS];
   for (int i = 0; i < ROWS; i++) {
@@ -46,8 +51,9 @@ __attribute__((noinline)) void tile(const GruCall& c, int64_t row, int64_t unit,
   for (int i = 0; i < ROWS; i++)
     for (int u = 0; u < UNITS; u++)
       for (int s = 0; s < SUMS; s++) sums[i][u][s] = Vector<T>{};
-  add<2>(x, c.I, static_cast<const T*>(c.w_ih) + unit * c.I, c.H * c.I, sums);
-  add<3>(h, c.H, static_cast<const T*>(c.w_hh) + unit * c.H, c.H * c.H, sums);
+  constexpr bool APART = SUMS == NORMALISED_SUMS;
+  add<0, 2>(x, c.I, static_cast<const T*>(c.w_ih) + unit * c.I, c.H * c.I, sums);
+  add<APART ? 3 : 0, SUMS - 1>(h, c.H, static_cast<const T*>(c.w_hh) + unit * c.H, c.H * c.H, sums);
   T of_all[(ALL + W - 1) / W * W];
   for (int first = 0; first < ALL; first += W) {
     Vector<T> some[W];
@@ -59,15 +65,16 @@ __attribute__((noinline)) void tile(const GruCall& c, int64_t row, int64_t unit,
   }
   for (int i = 0; i < ROWS; i++)
     for (int u = 0; u < UNITS; u++)
-      for (int s = 0; s < SUMS; s++) out[(i * SUMS + s) * W + u] = of_all[(i * UNITS + u) * SUMS + s];
+      for (int s = 0; s < SUMS; s++)
+        out[i * row_size + s / 3 * side_size + s % 3 * W + u] = of_all[(i * UNITS + u) * SUMS + s];
 }
 
-// The new states of one row and as many units as a vector has lanes, from the pre-activations without biases.
-template <typename T>
-ALWAYS_INLINE void gates(const GruCall& c, int64_t row, int64_t unit, const T* sums) {
-  constexpr int W = LANES<T>;
-  const int64_t units = std::min<int64_t>(W, c.H - unit);
-  Vector<T> b_r{}, b_z{}, b_in{}, b_hn{}, not_r, not_z;
+// The new states of one row and as many units as a vector has lanes, from the sums without biases.
+template <bool PLAIN, typename T>
+ALWAYS_INLINE void gates(const GruCall& c, int64_t row, int64_t unit, Vector<T> a_r, Vector<T> a_z, Vector<T> gx_n,
+                         Vector<T> gh_n) {
+  const int64_t units = std::min<int64_t>(LANES<T>, c.H - unit);
+  Vector<T> b_r{}, b_z{}, b_in{}, b_hn{};
   if (c.b_ih) {
     const auto bias = [&](const void* b, int gate) {
       return load_first(static_cast<const T*>(b) + gate * c.H + unit, units);
@@ -75,55 +82,115 @@ ALWAYS_INLINE void gates(const GruCall& c, int64_t row, int64_t unit, const T* s
     b_r = bias(c.b_ih, 0) + bias(c.b_hh, 0), b_z = bias(c.b_ih, 1) + bias(c.b_hh, 1);
     b_in = bias(c.b_ih, 2), b_hn = bias(c.b_hh, 2);
   }
-  const Vector<T> r = sigmoid<T>(load(sums) + b_r, not_r), z = sigmoid<T>(load(sums + W) + b_z, not_z);
-  const Vector<T> n = tanh<T>(fma<T>(r, load(sums + 3 * W) + b_hn, load(sums + 2 * W) + b_in)).value;
+  const auto gate = [&](Vector<T> x) { return activated<T>(PLAIN ? SIGMOID : c.recurrent_activation, x); };
+  const Activated<T> r = gate(a_r + b_r), z = gate(a_z + b_z);
+  const Vector<T> n = activated<T>(PLAIN ? TANH : c.activation, fma<T>(r.value, gh_n + b_hn, gx_n + b_in)).value;
   const Vector<T> h = load_first(static_cast<const T*>(c.h0) + row * c.h0_r + unit, units);
-  const Vector<T> now = fma<T>(z, h, not_z * n);
+  const Vector<T> now = fma<T>(z.value, h, z.rest * n);
   store_first(static_cast<T*>(c.y) + row * c.y_b + unit, now, units);
   if (c.h_n) store_first(static_cast<T*>(c.h_n) + row * c.h_n_r + unit, now, units);
 }
 
-// Blocks of as many units as a vector has lanes, in groups whose weights stay in the L1 cache for all rows of a block.
-template <typename T>
-void step(const GruCall& c, int64_t first_block, int64_t end_block) {
-  constexpr int W = LANES<T>;
-  constexpr int64_t ROWS = 24;
+// The sums of the rows from `first` to `end` and of a panel of units, in groups whose weights stay in the L1 cache.
+template <int SUMS, typename T>
+ALWAYS_INLINE void multiply(const GruCall& c, int64_t first, int64_t end, int64_t panel, T* sums, int64_t row_size,
+                            int64_t side_size) {
+  constexpr int AT_ONCE = ACCUMULATORS / SUMS;  // rows times units of a tile
+  const int64_t unit = panel * LANES<T>, units = std::min<int64_t>(LANES<T>, c.H - unit);
   const int64_t bytes = 3 * (c.I + c.H) * int64_t{sizeof(T)};  // of a unit's weights
-  const int64_t group = std::max<int64_t>(1, std::min<int64_t>(W, (16 << 10) / std::max<int64_t>(1, bytes)));
-  T sums[ROWS][SUMS][W] = {};
-  for (int64_t first = 0; first < c.B; first += ROWS) {
-    const int64_t end = std::min(c.B, first + ROWS);
-    for (int64_t block = first_block * W; block < std::min(c.H, end_block * W); block += W) {
-      const int64_t units = std::min<int64_t>(W, c.H - block);
-      for (int64_t u = 0; u < units; u += group)
-        for (int64_t row = first; row < end;) {
-          const int64_t left = end - row;
-          const int64_t count = left >= 2 * AT_ONCE || left == AT_ONCE ? AT_ONCE
-                                : left > AT_ONCE                       ? (left + 1) / 2
-                                                                       : left;
-          with_number<AT_ONCE>(count, [&](auto M) {
-            constexpr int UNITS = AT_ONCE / decltype(M)::value;
-            const int64_t last = std::min(units, u + group);
-            int64_t at = u;
-            for (; at + UNITS <= last; at += UNITS) tile<T, M, UNITS>(c, row, block + at, &sums[row - first][0][at]);
-            for (; at < last; at++) tile<T, M, 1>(c, row, block + at, &sums[row - first][0][at]);
-          });
-          row += count;
-        }
-      for (int64_t row = first; row < end; row++) gates(c, row, block, &sums[row - first][0][0]);
+  const int64_t group = std::max<int64_t>(1, std::min<int64_t>(LANES<T>, (16 << 10) / std::max<int64_t>(1, bytes)));
+  for (int64_t u = 0; u < units; u += group)
+    for (int64_t row = first; row < end;) {
+      const int64_t left = end - row;
+      const int64_t count = left >= 2 * AT_ONCE || left == AT_ONCE ? AT_ONCE : left > AT_ONCE ? (left + 1) / 2 : left;
+      with_number<AT_ONCE>(count, [&](auto M) {
+        constexpr int UNITS = AT_ONCE / decltype(M)::value;
+        const int64_t last = std::min(units, u + group);
+        T* const out = sums + (row - first) * row_size;
+        int64_t at = u;
+        for (; at + UNITS <= last; at += UNITS)
+          tile<T, SUMS, M, UNITS>(c, row, unit + at, out + at, row_size, side_size);
+        for (; at < last; at++) tile<T, SUMS, M, 1>(c, row, unit + at, out + at, row_size, side_size);
+      });
+      row += count;
     }
+}
+
+// Whether the activations are tanh and sigmoid, as a constant.
+template <typename Body>
+ALWAYS_INLINE void with_plainness(const GruCall& c, const Body& body) {
+  c.activation == TANH&& c.recurrent_activation == SIGMOID ? body(std::true_type{}) : body(std::false_type{});
+}
+
+// The panels of units from `begin` to `end`, as many units as a vector has lanes each.
+template <typename T>
+void step(const GruCall& c, int64_t begin, int64_t end) {
+  constexpr int W = LANES<T>;
+  T sums[BLOCK_ROWS][PLAIN_SUMS][W] = {};
+  for (int64_t first = 0; first < c.B; first += BLOCK_ROWS) {
+    const int64_t last = std::min(c.B, first + BLOCK_ROWS);
+    for (int64_t panel = begin; panel < end; panel++) {
+      multiply<PLAIN_SUMS>(c, first, last, panel, sums[0][0], PLAIN_SUMS * W, 3 * W);
+      with_plainness(c, [&](auto plain) {
+        for (int64_t row = first; row < last; row++) {
+          const auto& s = sums[row - first];
+          gates<plain.value, T>(c, row, panel * W, load(s[0]), load(s[1]), load(s[2]), load(s[3]));
+        }
+      });
+    }
+  }
+}
+
+// The same with layer normalisation, which needs all sums of a row: `sums` is that of all threads, where a row has
+// those of the input's side and of the state's, [panel][gate][lane], 0 beyond H.
+template <typename T>
+void step_normalised(const GruCall& c, int64_t begin, int64_t end, T* sums, Barrier& barrier, int64_t threads) {
+  constexpr int W = LANES<T>;
+  const int64_t panels = (c.H + W - 1) / W, side = panels * 3 * W;
+  const T *const gain_x = static_cast<const T*>(c.gain_x), *const gain_h = static_cast<const T*>(c.gain_h);
+  for (int64_t first = 0; first < c.B; first += BLOCK_ROWS) {
+    const int64_t last = std::min(c.B, first + BLOCK_ROWS);
+    for (int64_t panel = begin; panel < end; panel++)
+      multiply<NORMALISED_SUMS>(c, first, last, panel, sums + panel * 3 * W, 2 * side, side);
+    barrier.wait(threads);
+    for (int64_t row = first; row < last; row++) {
+      const T *const x = sums + (row - first) * 2 * side, *const h = x + side;
+      const Moments<T> of_x(x, panels, c.H), of_h(h, panels, c.H);
+      for (int64_t panel = begin; panel < end; panel++) {
+        const int64_t unit = panel * W, units = c.H - unit;
+        Vector<T> v_x[3], v_h[3];
+        for (int g = 0; g < 3; g++) {
+          const int64_t at = (panel * 3 + g) * W;
+          v_x[g] = of_x.normalised(x + at, units) * load_first(gain_x + g * c.H + unit, units);
+          v_h[g] = of_h.normalised(h + at, units) * load_first(gain_h + g * c.H + unit, units);
+        }
+        with_plainness(c, [&](auto plain) {
+          gates<plain.value, T>(c, row, unit, v_x[0] + v_h[0], v_x[1] + v_h[1], v_x[2], v_h[2]);
+        });
+      }
+    }
+    barrier.wait(threads);
   }
 }
 
 // Divides the units, whose sums stay the same, among the threads that pay: some 100 us of work for each, or of reading.
 template <typename T>
 int64_t step(const GruCall& c) {
-  const int64_t blocks = (c.H + LANES<T> - 1) / LANES<T>;
+  const int64_t panels = (c.H + LANES<T> - 1) / LANES<T>;
   const double weights = 3. * double(c.H) * double(c.I + c.H);
   const double work = weights * std::max(2. * double(c.B), 4. * sizeof(T));
-  parallel(std::min({c.threads, blocks, 1 + int64_t(work / 1e7)}), [&](int64_t thread, int64_t threads) {
-    step<T>(c, blocks * thread / threads, blocks * (thread + 1) / threads);
+  T* sums = nullptr;
+  if (c.gain_x) {
+    const int64_t count = std::min(c.B, BLOCK_ROWS) * panels * 6 * LANES<T>;
+    sums = static_cast<T*>(std::calloc(std::max<int64_t>(1, count), sizeof(T)));
+    if (!sums) return 1;
+  }
+  Barrier barrier;
+  parallel(std::min({c.threads, panels, 1 + int64_t(work / 1e7)}), [&](int64_t thread, int64_t threads) {
+    const int64_t begin = panels * thread / threads, end = panels * (thread + 1) / threads;
+    sums ? step_normalised<T>(c, begin, end, sums, barrier, threads) : step<T>(c, begin, end);
   });
+  std::free(sums);
   return 0;
 }
 

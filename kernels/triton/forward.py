@@ -19,9 +19,9 @@ Otherwise J divides H, and in each step the programs exchange their slices of th
 EXCHANGE of `exchange.py`: a step reads slot i, computes, and writes slot i + 1. Steps `first` to `last` run in one
 launch, in which all programs of a group must run at the same time, or else in one launch per step.
 
-h is float32 and crosses chunks in memory; sums are float32. T time, B batch, C steps per chunk, D directions, or D times
-HEADS recurrences: those of the second direction run from the end, so that their first chunk is the last in time. H is a
-multiple of 16 (the launcher pads it). Flags per (t, b) are those of `flags.py`.
+h is float32 and crosses chunks in memory; sums are float32. T time, B batch, C steps per chunk, D directions, or D
+times HEADS recurrences: those of the second direction run from the end, so that their first chunk is the last in time.
+H is a multiple of 16 (the launcher pads it). Flags per (t, b) are those of `flags.py`.
 
 Tensor cores read W^T directly from W in shared memory. Float32 products without them ("ieee") would have bank conflicts
 of 8 lanes or more, so the launcher transposes each gate's W in memory for them, once per call.

@@ -28,7 +28,7 @@ def test_explain_backend_names_what_runs_and_why(monkeypatch):
         GRU(3, 4, backend="triton")(X)
 
 
-KERNELS = "eager" if UNAVAILABLE else "native"
+KERNELS, REGULARISED = ("eager", "regularised") if UNAVAILABLE else ("native", "native")
 CALLS = {  # a layer's options, a call, and the implementation of "auto"
     "plain": ({}, lambda f: f(X), KERNELS),
     "inference": ({}, torch.no_grad()(lambda f: f(X)), KERNELS),
@@ -39,8 +39,14 @@ CALLS = {  # a layer's options, a call, and the implementation of "auto"
     "lengths": ({}, lambda f: f(X, lengths=[5, 3]), KERNELS),
     "resets": ({}, lambda f: f(X, reset=RESET, reset_state=torch.zeros(1, 2, 4)), KERNELS),
     "vmap": ({}, lambda f: vmap(lambda x: (f(x), x)[1], in_dims=1)(X[:, :, None]), "reference"),
-    "zoneout": ({"zoneout": 0.1}, lambda f: f(X), "native" if KERNELS == "native" else "regularised"),
-    "normalised": ({"zoneout": 0.1, "layer_norm": True}, lambda f: f(X), "regularised"),
+    "zoneout": ({"zoneout": 0.1}, lambda f: f(X), REGULARISED),
+    "normalised": ({"zoneout": 0.1, "layer_norm": True}, lambda f: f(X), REGULARISED),
+    "activation": ({"activation": "relu"}, lambda f: f(X), REGULARISED),
+    "vmap of relu": (
+        {"activation": "relu"},
+        lambda f: vmap(lambda x: (f(x), x)[1], in_dims=1)(X[:, :, None]),
+        "regularised",
+    ),
     "explicit": ({"backend": "reference"}, lambda f: f(X), "reference"),
 }
 
@@ -122,6 +128,19 @@ def test_an_explicit_backend_that_cannot_serve_a_call_raises(given, call, messag
     with pytest.raises(RuntimeError, match=f"backend='{backend}' cannot run: the {backend} kernels have {message}"):
         call(GRU(3, 4, backend=backend, **given))
     call(GRU(3, 4, **given))
+
+
+def test_a_trained_step_of_many_units_is_left_to_pytorch():
+    """Only where options act, and only by "auto"."""
+    many = {"hidden_size": 512, "sizes": (1, 2, 1), "wants_gradient": True}
+    for given, name in (({"regularised": ("layer_norm",)}, REGULARISED), ({}, KERNELS)):
+        step = request_of("cpu", torch.float32, **(many | given))
+        want = {"native": "regularised"}.get(name, name) if given else name
+        assert dispatch.choose("auto", step).name == want
+        assert dispatch.choose("auto", step._replace(wants_gradient=False)).name == name
+        assert dispatch.choose("auto", step._replace(sizes=(2, 2, 1))).name == name
+        assert given == {} or dispatch.choose_step("auto", step, in_place=False).name == want
+        assert name != "native" or dispatch.choose("native", step).name == "native"
 
 
 def test_the_reference_says_what_it_is_not():

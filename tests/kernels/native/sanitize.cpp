@@ -4,6 +4,7 @@
 //
 // Usage: sanitize all|few
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -153,6 +154,9 @@ class Layer {
       if (turn % 5 == 3) call.keep = drawn(states * H, 2);
       call.zoneout = turn % 4 == 2 ? 1 : turn % 8 == 5 ? 2 : 0;
       call.zone_seed = turn, call.zone_threshold = int64_t{1} << 31, call.zone_keep = 0.5;
+      call.activation = turn % 3 == 0 ? turn / 3 % 7 : 0;  // of activations.h
+      call.recurrent_activation = std::array<int64_t, 4>{1, 0, 3, 5}[turn % 6 == 3 ? turn / 6 % 4 : 0];  // bounded
+      if (after && turn % 2) call.gain_x = drawn(3 * H, 3), call.gain_h = drawn(3 * H, 3);
       has_dx_ = turn % 6 != 5;
       calls_.push_back(call);
     }
@@ -160,7 +164,9 @@ class Layer {
 
   // All results, in one row. `kept` is the part of the rows that forward keeps for backward, of 2.
   std::vector<T> run(int64_t threads, int64_t kept, bool packs_weights) {
-    const int64_t H = c_.H, rows = c_.T * c_.B, kept_rows = rows * kept / 2, kept_r = 5 * ((H + 15) / 16 * 16);
+    const int64_t H = c_.H, rows = c_.T * c_.B, kept_rows = rows * kept / 2, padded = (H + 15) / 16 * 16;
+    const bool is_normalised = calls_[0].gain_x;
+    const int64_t kept_r = is_normalised ? 11 * padded + 16 : 5 * padded;
     const T fresh =
         packed_.empty() ? std::numeric_limits<T>::quiet_NaN() : T(0);  // of what is not written where rows are padded
     std::vector<Numbers<T>> results, others;
@@ -179,6 +185,7 @@ class Layer {
       call.dx_adds = d >= 2;
       call.dh0 = made(states_[d] * H), call.dw_ih = made(3 * H * c_.I), call.dw_hh = made(3 * H * H);
       call.db_ih = made(3 * H), call.db_hh = made(3 * H);
+      if (is_normalised) call.d_gain_x = made(3 * H), call.d_gain_h = made(3 * H);
       forward.push_back(call);
       if (packs_weights) {
         packed.emplace_back(std::aligned_alloc(64, gru_packed_bytes(&call)), &std::free);
@@ -232,24 +239,26 @@ void check_layer(const Case& c, bool after, int64_t recurrences, bool is_packed,
   }
 }
 
-// A step of B rows; each row by itself must have the same bits.
+// A step of B rows, by as many threads as pay; each row by itself must have the same bits.
 template <typename T>
-void check_step(int64_t B, int64_t I, int64_t H) {
+void check_step(int64_t B, int64_t I, int64_t H, bool is_normalised) {
   std::vector<Numbers<T>> given;
   const auto drawn = [&](int64_t n) { return given.emplace_back(n, given.size() % 2).draw(given.size(), 1); };
   const T *const x = drawn(B * I), *const h = drawn(B * H);
   GruCall call{};
-  call.float64 = sizeof(T) == 8, call.reset_after = call.threads = call.T = call.steps = 1, call.I = I, call.H = H;
+  call.float64 = sizeof(T) == 8, call.reset_after = call.T = call.steps = 1, call.I = I, call.H = H;
   call.w_ih = drawn(3 * H * I), call.w_hh = drawn(3 * H * H);
   if (B % 2) call.b_ih = drawn(3 * H), call.b_hh = drawn(3 * H);
+  if (is_normalised) call.gain_x = drawn(3 * H), call.gain_h = drawn(3 * H);
+  call.activation = B % 7, call.recurrent_activation = H == 16 ? 3 : 1;
   call.x_b = I, call.h0_r = call.y_b = call.h_n_r = H;
   std::vector<T> results[2];  // all rows at once, and one by one
   for (const bool alone : {false, true}) {
     const Numbers<T> y(B * H, 1), h_n(B * H, 0);
-    call.B = call.segments = alone ? 1 : B;
+    call.B = call.segments = alone ? 1 : B, call.threads = alone ? 1 : 3;
     for (int64_t b = 0; b < B; b += call.B) {
       call.x = x + b * I, call.h0 = h + b * H, call.y = y.data() + b * H, call.h_n = h_n.data() + b * H;
-      gru_step(&call);
+      if (gru_step(&call)) std::abort();
     }
     y.add_to(results[alone]), h_n.add_to(results[alone]);
   }
@@ -344,7 +353,10 @@ void check_all(bool few) {
           }
   for (const int64_t B : {1, 2, 3, 5, 7, 9, 14})
     for (const int64_t H : {1, 7, 16, 37})
-      if (!few || H == 37) check_step<T>(B, H == 7 ? 33 : 6, H);
+      for (const bool is_normalised : {false, true})
+        if (!few || H == 37) check_step<T>(B, H == 7 ? 33 : 6, H, is_normalised);
+  for (const bool is_normalised : {false, true})
+    if (!few) check_step<T>(30, 250, 150, is_normalised);  // units divided among threads
 }
 
 // Two callers at once, as two Python threads are.
