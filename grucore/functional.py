@@ -289,8 +289,6 @@ def step(
     if layer_norms is not None:
         check_gains([layer_norms], [weights])
     check_recordable(input, hx, *weights, *(layer_norms or ()))
-    if options.heads > 1:
-        return _step_as_sequence(input, hx, weights, layer_norms, options, training)
     has_one_dtype = input.dtype is hx.dtype is weights[0].dtype and compat.autocast_dtype(input, weights[0]) is None
     form, variant = form_of(options, input.device), variant_of(options, training)
     tensors = (input, hx, *weights, *(layer_norms or ()))
@@ -315,6 +313,11 @@ def step(
         and input.dim() == 2
         and not (request.is_transformed or torch.jit.is_tracing() or compat.in_onnx_export())
     )
+    if options.heads > 1:  # to the kernels each head is a call: for a step on a CPU, operators over all heads are less
+        is_left = options.backend == "auto" and input.device.type == "cpu" and not request.regularised
+        if is_left and in_place:
+            return gru_step(input, hx, Weights(*weights))
+        return _step_as_sequence(input, hx, weights, layer_norms, options, training)
     choice = dispatch.choose_step(options.backend, request, in_place)
     is_bare = form.reset_after and input.dim() == 2 and dispatch.is_step_native(request.regularised)
     if choice.name == "native" and request.is_plain and is_bare:

@@ -380,7 +380,7 @@ class GRU(LayerWithOptions):
             if differ(hx.shape, expected):
                 raise InputError(f"step: Expected hidden size {expected}, got {list(hx.shape)}")
         is_bare = dispatch.is_step_native(acting(variant_of(self, self.training)))
-        if not is_bare or self.heads > 1 or (hx is None and self.learn_initial_state):
+        if not is_bare or (hx is None and self.learn_initial_state):
             rows = input if input.dim() == 2 else input.unsqueeze(0)
             hx = None if hx is None else hx.view(len(hx), len(rows), self.hidden_size)
             x = rows.unsqueeze(0)

@@ -157,14 +157,25 @@ class _ResetBefore:
 
 
 def gru_step(x: Tensor, h: Tensor, weights: Weights) -> Tensor:
-    """One step in reset-after form, without gradients: from x (B, I) and h (B, H) to the new state (B, H)."""
+    """One step in reset-after form, without gradients: from x (B, I) and h (B, H) to the new state (B, H).
+
+    W_hh may be that of heads, (n, 3H/n, H/n).
+    """
     w_ih, w_hh, b_ih, b_hh = weights
     gx_rz, gx_n = _rz_and_n(linear(x, w_ih, b_ih))
-    rz, gh_n = _rz_and_n(linear(h, w_hh, b_hh))
+    rz, gh_n = _rz_and_n(linear(h, w_hh, b_hh) if w_hh.dim() == 2 else _product_of_heads(h, w_hh, b_hh))
     r, z = rz.add_(gx_rz).chunk(2, 1)
     not_z = z.neg().sigmoid_()
     rz.sigmoid_()
     return _updated(gx_n.addcmul_(r, gh_n), z, not_z, h)
+
+
+def _product_of_heads(h: Tensor, w_hh: Tensor, b_hh: Tensor | None) -> Tensor:
+    """W_hh h + b_hh, (B, 3H) gate by gate, from h (B, H) and the blocks (n, 3H/n, H/n) of W_hh."""
+    heads, _, units = w_hh.shape
+    gh = torch.bmm(h.reshape(len(h), heads, units).transpose(0, 1), w_hh.transpose(1, 2))  # (n, B, 3H/n)
+    gh = gh.unflatten(2, (3, units)).permute(1, 2, 0, 3).flatten(1)
+    return gh if b_hh is None else gh.add_(b_hh)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

@@ -152,8 +152,13 @@ def test_cells_and_steps(reset_after):
         assert_near("output", h_first, first[t])
     assert_near("output", h, h_want)
     with torch.no_grad():
+        h = None
+        for t in range(5):
+            y, h = layer.step(x[t], h)
+            assert_near("output", y, want[t])
         assert_near("output", layer.step(x[0, 0])[0], want[0, 0])
-        assert_near("output", cell(x[0, 0]), first[0, 0])
+        for rows in (x[0], x[0, 0], x[0, :0]):
+            assert_near("output", cell(rows), cell.to_dense()(rows))
     weights = cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh
     options = {"heads": 4, "reset_after": reset_after}
     assert torch.equal(gru_cell(x[0], torch.zeros(2, 8, dtype=f64), *weights, **options), cell(x[0]))
