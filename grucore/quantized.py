@@ -81,7 +81,7 @@ class QuantizedGRU(LayerWithOptions):
                     rounded, scale = _rounded(tensor.detach())
                     self.register_buffer(name, rounded)
                     self.register_buffer(f"{name}_scale", scale)
-        self._packed: dict[int, tuple[Any, native.Quantised]] = {}
+        self._packed: tuple[Any, list[native.Quantised]] | None = None
         self.eval()
 
     def forward(
@@ -120,14 +120,16 @@ class QuantizedGRU(LayerWithOptions):
             raise InputError(
                 f"step: input must be (B, {self.input_size}) or ({self.input_size},), got {tuple(input.shape)}"
             )
-        x, expected = torch.atleast_2d(input).unsqueeze(0), (self.num_layers, *input.shape[:-1], self.hidden_size)
+        expected = (self.num_layers, *input.shape[:-1], self.hidden_size)
         if hx is not None:
             check_tensor("hx", hx)
             if differ(hx.shape, expected):
                 raise InputError(f"step: Expected hidden size {expected}, got {list(hx.shape)}")
-            hx = hx.reshape(self.num_layers, x.shape[1], self.hidden_size)
-        y, h_n = self._run(x, hx, Call())
-        return y.view(expected[1:]), h_n.view(expected)
+        if input.dim() == 1:
+            y, h_n = self._run(input.view(1, 1, -1), None if hx is None else hx.unsqueeze(1), Call())
+            return y.view(-1), h_n.squeeze(1)
+        y, h_n = self._run(input.unsqueeze(0), hx, Call())
+        return y.squeeze(0), h_n
 
     def final_state(self, h_n: Tensor) -> Tensor:
         """What the last layer ended with, its directions side by side; as `GRU.final_state`."""
@@ -200,25 +202,25 @@ class QuantizedGRU(LayerWithOptions):
         (T, B, _), D = x.shape, self.num_directions
         steps, form = steps_of(T, B, x.device, call.lengths, call.mask, call.reset), Form(self.reset_after)
         check_reset_state(call.reset_state, call.reset, self.bidirectional, (self._groups, B, self.hidden_size))
-        h0, packed, states = x.new_zeros(self._groups, B, self.hidden_size) if hx is None else hx, self._pack(), []
+        state = State(x.new_zeros(self._groups, B, self.hidden_size) if hx is None else hx, call.reset_state)
+        packed: Any = self._packed_weights()
+        if self.num_layers == 1:
+            return forward_by_direction(x, state, packed, steps, form)
+        states = []
         for k in range(0, self._groups, D):
-            state = State(h0[k : k + D], None if call.reset_state is None else call.reset_state[k : k + D])
-            weights: Any = packed[k : k + D]
-            x, h = forward_by_direction(x, state, weights, steps, form)
+            of_layer = State(*(None if each is None else each[k : k + D] for each in state))  # type: ignore[arg-type]
+            x, h = forward_by_direction(x, of_layer, packed[k : k + D], steps, form)
             states.append(h)
         return x, torch.cat(states)
 
-    def _pack(self) -> list[native.Quantised]:
-        """The packed weights of each layer and direction; packed again after a write, or where memory is another."""
-        found = []
-        for i, group in enumerate(self.tensors()):
-            key = [(t.data_ptr(), None if t.is_inference() else t._version) for t in group.values()]
-            held = self._packed.get(i)
-            if held is None or held[0] != key:
-                self._check_buffers()
-                held = self._packed[i] = (key, native.packed(group, self.reset_after))
-            found.append(held[1])
-        return found
+    def _packed_weights(self) -> list[native.Quantised]:
+        """Those of each layer and direction, packed again after a write or where memory is another."""
+        buffers = self._buffers.values()
+        key = [(t.data_ptr(), None if t.is_inference() else t._version) for t in buffers]  # type: ignore[union-attr]
+        if self._packed is None or self._packed[0] != key:
+            self._check_buffers()
+            self._packed = key, [native.packed(group, self.reset_after) for group in self.tensors()]
+        return self._packed[1]
 
     def tensors(self) -> list[dict[str, Tensor]]:
         """Of each layer and direction: w_ih and w_hh, their scales, and the biases."""
@@ -307,11 +309,11 @@ class QuantizedGRU(LayerWithOptions):
                     "of its own kind; GRU.quantize makes a quantised layer of a float one"
                 )
                 return
-        self._packed.clear()
+        self._packed = None
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": {}}
+        return {**self.__dict__, "_packed": None}
 
 
 def _check(layer: Any, dtype: Any) -> None:
