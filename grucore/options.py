@@ -121,7 +121,7 @@ class LayerWithOptions(_Module):
         return (gates, units) if self.heads == 1 else (self.heads, gates, units)
 
     def _bound(self, name: str) -> float:
-        """Of the uniform distribution that a parameter begins from."""
+        """Returns the bound of the uniform distribution that initialises a parameter."""
         units = self.hidden_size // self.heads if name.startswith("weight_hh") else self.hidden_size
         return units**-0.5 if units else 0.0
 

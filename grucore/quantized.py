@@ -132,11 +132,11 @@ class QuantizedGRU(LayerWithOptions):
         return y.squeeze(0), h_n
 
     def final_state(self, h_n: Tensor) -> Tensor:
-        """What the last layer ended with, its directions side by side; as `GRU.final_state`."""
+        """Returns the final state of the last layer, with its directions concatenated; as `GRU.final_state`."""
         return GRU.final_state(self, h_n)  # type: ignore[arg-type]
 
     def explain_backend(self, input: Tensor | PackedSequence, hx: Tensor | None = None, **call: Any) -> dispatch.Choice:
-        """What a call of `forward` with these arguments runs, and why; as `GRU.explain_backend`.
+        """Says which implementation a call of `forward` would run, and why; as `GRU.explain_backend`.
 
         Returns:
             A `Choice`, whose name is "native" for the kernels on quantised weights, and "eager" for PyTorch's operators
@@ -214,7 +214,7 @@ class QuantizedGRU(LayerWithOptions):
         return x, torch.cat(states)
 
     def _packed_weights(self) -> list[native.Quantised]:
-        """Those of each layer and direction, packed again after a write or where memory is another."""
+        """Returns the packed weights per layer and direction, packed again after a write or in new memory."""
         buffers = self._buffers.values()
         key = [(t.data_ptr(), None if t.is_inference() else t._version) for t in buffers]  # type: ignore[union-attr]
         if self._packed is None or self._packed[0] != key:
@@ -223,7 +223,7 @@ class QuantizedGRU(LayerWithOptions):
         return self._packed[1]
 
     def tensors(self) -> list[dict[str, Tensor]]:
-        """Of each layer and direction: w_ih and w_hh, their scales, and the biases."""
+        """Returns w_ih and w_hh, their scales and the biases, per layer and direction."""
         buffers: Any = self._buffers
         groups = []
         for names in self._names:
@@ -338,7 +338,7 @@ def _check(layer: Any, dtype: Any) -> None:
 
 
 def _named_tensors(layer: GRU) -> dict[str, Tensor]:
-    """What a layer's state is made of; weights that are made of others as they are now."""
+    """Returns the tensors of a layer's state; parametrised weights have their current values."""
     names = [*chain.from_iterable(parameter_names(layer.num_layers, layer.num_directions, layer.bias))]
     names += ["initial_state"] if layer.learn_initial_state else []
     return {name: getattr(layer, name) for name in names}

@@ -1,7 +1,7 @@
-"""A layer of n heads as a layer of n times as many recurrences, and back; all by operators that PyTorch differentiates.
+"""Converts a layer of n heads to n times as many recurrences, and back, with operators that PyTorch differentiates.
 
-W_hh is block-diagonal: unit j belongs to head j // (H/n), whose gates see the units of that head alone. So each head is
-a GRU of H/n units on the same x, and the heads' outputs stand side by side, as those of two directions do. W_ih and
+W_hh is block-diagonal: unit j belongs to head j // (H/n), whose gates see only the units of that head. So each head is
+a GRU of H/n units on the same x, and the outputs of the heads are concatenated, like those of two directions. W_ih and
 both biases are laid out as without heads, gates first; W_hh is (n, 3H/n, H/n), one block after the other.
 
 Source: Pöppel et al. 2024, FlashRNN (arXiv:2412.07752); Beck et al. 2024, xLSTM (arXiv:2405.04517).
@@ -20,7 +20,7 @@ def of_heads(groups: Sequence[Sequence[Tensor]], heads: int) -> list[list[Tensor
 
 
 def _parts(w: Tensor, heads: int) -> Sequence[Tensor]:
-    """Of W_hh (n, 3H/n, H/n) the blocks; of any other (3H, ...) the rows of each head, (3H/n, ...), gates first."""
+    """Splits W_hh (n, 3H/n, H/n) into blocks, and any other (3H, ...) into the rows of each head, gates first."""
     if w.dim() == 3:
         return w.unbind()
     return w.unflatten(0, (3, heads, w.shape[0] // (3 * heads))).transpose(0, 1).flatten(1, 2).unbind()

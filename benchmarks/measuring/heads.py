@@ -1,4 +1,4 @@
-"""What heads save: layers of several heads beside the one without and torch.nn.GRU, in turns, on this machine's CPU.
+"""Measures what heads save: times layers with and without heads and torch.nn.GRU, in turns, on this machine's CPU.
 
     python -m benchmarks.measuring.heads [--threads N] [--sizes T B I H] [--out FOLDER]
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.measuring.quantised_imdb --data FOLDER --out FOLDER      two minutes for 2,000 reviews
 
-Reviews are evenly spaced among the test reviews, which stand label by label.
+Reviews are evenly spaced among the test reviews, which are ordered by label.
 """
 
 from __future__ import annotations

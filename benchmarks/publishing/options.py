@@ -1,4 +1,4 @@
-"""What options that torch.nn.GRU has not cost, from `results/options`: the block of docs/performance.md."""
+"""Makes the table of what options cost that torch.nn.GRU does not have, for docs/performance.md."""
 
 from __future__ import annotations
 

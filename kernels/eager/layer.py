@@ -79,7 +79,7 @@ def gru_backward(
 
 
 def _packings(steps: Steps, form: Form, D: int) -> list[Packing | None]:
-    """What each recurrence reads; those of a direction read the same."""
+    """Returns the packing of each recurrence, which is the same for all of a direction."""
     of_directions = [pack(steps, reverse) for reverse in (False, True)[: D // form.heads]]
     return [packing for packing in of_directions for _ in range(form.heads)]
 

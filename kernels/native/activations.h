@@ -14,7 +14,7 @@ struct Activated {
   ALWAYS_INLINE Vector<T> slope() const { return derivative; }
 };
 
-// The same of sigmoid alone, without a choice.
+// The same for sigmoid only, without a choice.
 template <typename T>
 struct Sigmoid {
   Vector<T> rest, value;

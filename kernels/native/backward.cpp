@@ -154,7 +154,7 @@ struct Backward {
  private:
   static constexpr int HIDDEN_ORDER[3] = {2, 0, 1}, INPUT_ORDER[3] = {0, 1, 2};  // the gates of the slots of each side
 
-  // Where layer normalisation finds what belongs to a side.
+  // Where layer normalisation finds the gradients, factors and scale of a side.
   struct Side {
     bool is_hidden;
     int slot, to;       // the first slots of the gradients of its output, and of its products

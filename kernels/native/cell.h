@@ -105,7 +105,7 @@ struct Cell {
     }
   }
 
-  // gx of all rows, for the panels from `begin` to `end`; with layer normalisation the products alone.
+  // gx of all rows, for the panels from `begin` to `end`; with layer normalisation, only the products.
   void input(const Rows<T>& rows, int64_t begin, int64_t end) const {
     multiply(rows.x, rows.count, I, w_ih, gain_x ? nullptr : bias, rows.gx, panels * PANEL, begin, end);
   }

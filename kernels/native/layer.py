@@ -173,7 +173,7 @@ def gru_step(
 
 
 def _segments(steps: Steps, form: Form, D: int) -> list[Segments]:
-    """Those of each recurrence, which are the same in all of a direction."""
+    """Returns the segments of each recurrence, which are the same for all of a direction."""
     of_directions = [Segments(steps, reverse) for reverse in (False, True)[: D // form.heads]]
     return [segments for segments in of_directions for _ in range(form.heads)]
 
@@ -202,7 +202,7 @@ _PLACES = {name: place for place, name in enumerate(ACTIVATIONS)}
 
 
 def _activations(variant: Variant | None) -> tuple[int, int]:
-    """Of the candidate and of the gates, as activations.h counts them."""
+    """Returns the numbers in activations.h of the candidate's and the gates' activation."""
     return PLAIN if variant is None else (_PLACES[variant.activation], _PLACES[variant.recurrent_activation])
 
 

@@ -119,7 +119,7 @@ struct Cell {
       }
   }
 
-  // The first half of the other form: r * h for all units. 1 - z and z take the place of gx_r and gx_z.
+  // The first half of the other form: r * h for all units. 1 - z and z overwrite gx_r and gx_z.
   template <int ROWS, int PANELS>
   __attribute__((noinline)) void reset_tile(const Rows<Operand>& rows, int64_t first, int64_t panel) const {
     const auto addend = [&](int i, int p, int g) { return load(gx_of(rows, first + i, panel + p) + g * W); };

@@ -15,7 +15,7 @@ _PACK = struct.Struct("=10q").pack
 
 
 class Quantised(NamedTuple):
-    """One direction's weights in the place of `Weights`: what reads them, and their packed form."""
+    """One direction's weights instead of `Weights`: the function that reads them, and their packed form."""
 
     function: str
     memory: Tensor

@@ -137,7 +137,7 @@ def test_equals_flashrnn():
 
 @pytest.mark.parametrize("reset_after", [True, False], ids=["after", "before"])
 def test_cells_and_steps(reset_after):
-    """Of one row and of several, with and without gradients; a cell is what a layer does in a step."""
+    """Checks one row and several, with and without gradients; a cell computes one step of a layer."""
     layer = GRU(3, 8, num_layers=2, heads=4, reset_after=reset_after, dtype=f64)
     cell = GRUCell(3, 8, heads=4, reset_after=reset_after, dtype=f64)
     cell.load_state_dict({name.removesuffix("_l0"): p for name, p in layer.state_dict().items() if "_l0" in name})
@@ -290,7 +290,7 @@ def test_without_heads():
 
 
 def test_operations_are_counted():
-    """As those of as many torch.nn.GRUs side by side."""
+    """The result equals that of as many torch.nn.GRUs side by side."""
     layer, x, counts = GRU(3, 12, heads=3), torch.randn(5, 2, 3, requires_grad=True), []
     for modules in ([layer], [nn.GRU(3, 4) for _ in range(3)]):
         with FlopCounterMode(display=False) as counter:

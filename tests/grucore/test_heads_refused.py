@@ -1,4 +1,4 @@
-"""What knows no heads says so, and so does a wrong number of them."""
+"""Checks that converters without heads, and wrong numbers of heads, are refused by name."""
 
 import pytest
 import torch

@@ -328,7 +328,7 @@ def test_a_state_of_another_kind_is_refused(layer, dtype, message, strict):
 
 
 def test_a_frozen_part_of_a_model_that_trains():
-    """What comes after may train, once the layer itself is in eval mode."""
+    """Later layers may train if the quantised layer itself is in eval mode."""
     model = nn.ModuleDict({"gru": GRU(3, 4).quantize("int8"), "out": nn.Linear(4, 1)}).train()
     model["gru"].eval()
     model["out"](model["gru"](X)[0]).sum().backward()

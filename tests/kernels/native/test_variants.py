@@ -40,7 +40,7 @@ CASES = [
 
 
 def gains_of(case, variant, dtype):
-    """Those of layer normalisation, each (D, 3H)."""
+    """Returns the gains of layer normalisation, each (D, 3H)."""
     return Gains(*(1 + torch.randn(2, case.D, 3 * case.H, dtype=dtype) / 2)) if variant.layer_norm else None
 
 
@@ -100,7 +100,7 @@ BITS = {
 @pytest.mark.parametrize("case", BITS.values(), ids=BITS)
 @pytest.mark.parametrize("variant", ["normalised", "all", "relu gates"])
 def test_the_same_bits(variant, case, dtype):
-    """With any number of threads; and a row alone, without noise, which goes by the row."""
+    """Checks any number of threads and, without noise (which depends on the row), a row by itself."""
     variant, seed, call = VARIANTS[variant], torch.tensor(3), draw(case, dtype)
     gains = gains_of(case, variant, dtype)
     torch.set_num_threads(1)
