@@ -29,7 +29,7 @@ def summary(rows: Sequence[Row]) -> str:
                 line += [figure(native), _ratio(native, plain), _ratio(steps, native)]
             body.append(line)
         lines += ["", *table(header, body)]
-    machine = f"{rows[0].device}, {rows[0].instruction_set}, float32, torch {rows[0].torch}"
+    machine = f"{rows[0].device}, float32, torch {rows[0].torch}"
     commits, dates = (", ".join(sorted({getattr(row, name) for row in rows})) for name in ("commit", "date"))
     return "\n".join([f"{machine}; medians of the thread's time. Commit {commits}, measured {dates}.", *lines])
 
