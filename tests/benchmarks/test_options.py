@@ -1,4 +1,4 @@
-"""What the options cost: how it is measured, and the table that is made of it."""
+"""Checks the table of what options cost that torch.nn.GRU does not have."""
 
 from benchmarks.measuring import options
 from benchmarks.publishing.options import summary
