@@ -283,7 +283,7 @@ REFUSED = {
     "hx": (lambda: QUANTIZED(X, torch.zeros(1, 3, 4)), r"Expected hidden size \(1, 2, 4\), got \[1, 3, 4\]"),
     "a step's hx": (lambda: QUANTIZED.step(X[0], torch.zeros(1, 3, 4)), r"Expected hidden size \(1, 2, 4\)"),
     "a step of 3 dimensions": (lambda: QUANTIZED.step(X), r"input must be \(B, 3\) or \(3,\), got \(5, 2, 3\)"),
-    "reset_state alone": (lambda: QUANTIZED(X, reset_state=torch.zeros(1, 2, 4)), "give reset too"),
+    "reset_state alone": (lambda: QUANTIZED(X, reset_state=torch.zeros(1, 2, 4)), "reset_state requires reset"),
     "lengths": (lambda: QUANTIZED(X, lengths=[5, 6]), "lengths must be between 0 and T = 5, got 6"),
     "both ways": (lambda: GRU(3, 4, bidirectional=True).quantize("int8").step(X[0]), "step needs one direction"),
     "half()": (lambda: GRU(3, 4).quantize("int8").half()(X), "weight_ih_l0_scale must be torch.float32, and is"),
