@@ -9,7 +9,10 @@ from grucore.convert import replace_torch, restore_torch, to_flax, to_keras, to_
 
 REFUSED = {
     "torch.nn": (lambda layer, _: layer.to_torch(), "torch.nn.GRU has no heads=4, .*to_dense"),
-    "a model's": (lambda layer, _: restore_torch(nn.Sequential(layer)), "no heads=4, so '0' cannot be converted. to_dense"),
+    "a model's": (
+        lambda layer, _: restore_torch(nn.Sequential(layer)),
+        "no heads=4, so '0' cannot be converted. to_dense",
+    ),
     "a cell": (lambda *_: GRUCell(3, 8, heads=2).to_torch(), "torch.nn.GRUCell has no heads=2, .*to_dense"),
     "ONNX": (lambda layer, path: to_onnx(layer, path / "a.onnx"), "heads=4 cannot be written for the ONNX .*to_dense"),
     "Keras": (lambda layer, _: to_keras(layer), "heads=4 cannot be written for .*to_dense"),
@@ -31,7 +34,9 @@ def test_what_knows_no_heads_says_so(call, message, tmp_path):
 def test_onnx_exporters_say_so(dynamo, tmp_path):
     pytest.importorskip("onnxscript")
     model = nn.Sequential(GRU(3, 8, heads=4))
-    with pytest.raises(Exception, match=r"heads=4 cannot be exported: the ONNX operator GRU cannot express it.*to_dense"):
+    with pytest.raises(
+        Exception, match=r"heads=4 cannot be exported: the ONNX operator GRU cannot express it.*to_dense"
+    ):
         torch.onnx.export(model, (torch.randn(5, 2, 3),), str(tmp_path / "model.onnx"), dynamo=dynamo)
 
 

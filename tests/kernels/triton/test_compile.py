@@ -27,7 +27,7 @@ def run_without_interpreter(*arguments):
 def test_every_plan_is_within_its_budget(arch):
     """No spills, shared memory as the table says, and on sm_90 the loop within the budget, with the Triton it names.
 
-    Every tenth row, unless something has changed since all of them passed.
+    Every twentieth row, unless something has changed since all of them passed.
     """
     result = run_without_interpreter("-m", "benchmarks.tuning.compile_report", "--arch", arch, "--changed")
     assert result.returncode == 0, result.stdout + result.stderr
