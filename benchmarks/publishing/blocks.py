@@ -47,7 +47,7 @@ def reasons(rows: list[Row], root: Path) -> str:
 - **Less memory.** A training step on {shape(memory.case)} peaks at {figure(ours)} MiB instead of {figure(theirs)}: most
   gates are computed again instead of saved.
 - **What `nn.GRU` refuses.** Gradients of gradients, `torch.func`, full-graph compilation, export with free sizes,
-  recurrent dropout, zoneout and more: {claims} claims, [each linked to its test]({COMPARISON})."""
+  layer normalisation, int8 weights and more: {claims} claims, [each linked to its test]({COMPARISON})."""
 
 
 def _mean(group: grid.Group, view: grid.View) -> str:
@@ -67,8 +67,11 @@ def cpu_speed(rows: list[Row]) -> str:
 
 def imdb(runs: list[dict[str, Any]]) -> str:
     """Makes the README's table of IMDB runs: the test accuracy of each."""
-    lines = [[_preset(run), _layer(run), f"{_summary(run)['test_accuracy']:.4f}"] for run in runs]
-    return "\n".join(table(["preset", "layer", "test accuracy"], lines))
+    lines = []
+    for run in runs:
+        file = f"[{Path(run['file']).stem}]({IMDB_RESULTS.as_posix()}/{run['file']})"
+        lines.append([_preset(run), _layer(run), f"{_summary(run)['test_accuracy']:.4f}", file])
+    return "\n".join(table(["preset", "layer", "test accuracy", "run"], lines))
 
 
 def imdb_results(runs: list[dict[str, Any]]) -> str:
