@@ -131,9 +131,9 @@ SETUP = """
     xor.b32 %r7, %r9, 4;
 """
 KEEP = "st.shared.b32 [%r9], %r0;"
-FAULTS = {  # what is said, and a body that has the fault
-    "read past the end": ("read of 4 bytes at byte 256 of buffer 0", "ld.global.b32 %r1, [%d2+4];"),
-    "write before the beginning": ("write of 4 bytes at byte -4 of buffer 1", "st.global.b32 [%d3+-4], %r0;"),
+FAULTS = {  # what is said, and a body that has the fault; buffers are numbered by their addresses
+    "read past the end": (r"read of 4 bytes at byte 256 of buffer \d", "ld.global.b32 %r1, [%d2+4];"),
+    "write before the beginning": (r"write of 4 bytes at byte -4 of buffer \d", "st.global.b32 [%d3+-4], %r0;"),
     "no pointer": ("in no buffer", "mov.b64 %d4, 64; ld.global.b32 %r1, [%d4];"),
     "misaligned": ("misaligned read of 8 bytes", "ld.global.v2.b32 {%r1, %r2}, [%d2+0];"),
     "past shared memory": (r"at shared byte \d+ of 4096", "ld.shared.b32 %r1, [%r9+4096];"),
