@@ -30,6 +30,7 @@ def main() -> None:
     target = given.out / "quantised" / "imdb.json"
     if target.exists():
         sys.exit(f"error: {target} exists: results are never overwritten; give another --out or move it away")
+    under = environment("cpu") | on_cpu("cpu")
     sys.path.insert(0, str(EXAMPLE))
     from accelerate import Accelerator
     from data import encode, load
@@ -56,7 +57,6 @@ def main() -> None:
         }
         print(weights, found[weights], flush=True)
     command = shlex.join(["python", "-m", "benchmarks.measuring.quantised_imdb", *sys.argv[1:]])
-    under = environment("cpu") | on_cpu("cpu")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps({"reviews": given.reviews, **found, "command": command, **under}, indent=1) + "\n")
     print(target)

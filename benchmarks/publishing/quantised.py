@@ -13,12 +13,12 @@ from benchmarks.publishing.tables import figure, table
 
 NAMES = {
     "grucore": "grucore float32",
-    "grucore-packed": "the same, packed",
+    "grucore-packed": "the same, *packed*",
     "torch": "nn.GRU",
     "torch-int8": "torch.ao int8",
     "onnxruntime": "onnxruntime float32",
-    "onnxruntime-int8": "its quantize_dynamic",
-    "onnxruntime-of-int8": "of our int8 file",
+    "onnxruntime-int8": "onnxruntime int8",
+    "onnxruntime-of-int8": "onnxruntime, our int8 file",
 }
 ERRORS = {"grucore-int8": "int8", "grucore-bf16": "bf16", "torch-int8": "torch.ao int8"}
 TITLE = "## Quantised inference"
@@ -43,14 +43,14 @@ def section(rows: Sequence[Row], reviews: Sequence[dict[str, Any]]) -> list[str]
     for each in shapes:
         ours, float32, bf16 = (timed.get((f"grucore{form}", each)) for form in ("-int8", "", "-bf16"))
         ratios = [_ratio(timed.get((name, each)), ours) for name in others]
-        lines.append([each, figure(ours), *map(figure, ratios), figure(_ratio(float32, bf16))])
+        lines.append([each, figure(ours), *map(_marked, [*ratios, _ratio(float32, bf16)])])
     made = [
         "",
         TITLE,
         "",
-        "How many times as long as `quantize('int8')` others take, by CPU time, medians of alternating runs: above 1, "
-        f"int8 is faster. *Packed* is inside `packed_weights()`. {rows[0].device}, torch {rows[0].torch}. Made from "
-        "`results/quantised`.",
+        "How many times as long as `quantize('int8')` others take, by CPU time, medians of alternating runs: below 1, "
+        "in bold, int8 is slower. *Packed* is inside `packed_weights()`. "
+        f"{rows[0].device}, torch {rows[0].torch}. Made from `results/quantised`.",
         "",
         *table(header, lines, rows),
     ]
@@ -100,3 +100,7 @@ def _reviews(each: dict[str, Any]) -> list[str]:
 
 def _ratio(theirs: float | None, ours: float | None) -> float | None:
     return theirs / ours if theirs and ours else None
+
+
+def _marked(ratio: float | None) -> str:
+    return f"**{figure(ratio)}**" if ratio is not None and ratio < 1 else figure(ratio)

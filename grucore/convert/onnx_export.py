@@ -166,14 +166,13 @@ class _Graph:
             return self._constant(name, weight)
         directions = self.model.num_directions
         groups = self.quantized[k * directions : (k + 1) * directions]
-        stored, float32 = torch.stack([swap_gates(group[kind]) for group in groups]), self.onnx.TensorProto.FLOAT
-        if stored.dtype is torch.bfloat16:
-            return self._add("Cast", [self._constant(f"{name}_bf16", stored)], [name], to=float32)
-        rows = self._constant(f"{name}_int8", stored.flatten(0, 1))  # a scale for each: there is one axis of them
-        scales = self._constant(f"{name}_scale", torch.cat([swap_gates(group[f"{kind}_scale"]) for group in groups]))
-        self._add("DequantizeLinear", [rows, scales], [f"{name}_rows"], axis=0)
-        shape = self._constant(f"{name}_shape", torch.tensor(weight.shape))
-        return self._add("Reshape", [f"{name}_rows", shape], [name])
+        stored = self._constant(f"{name}_stored", torch.stack([swap_gates(group[kind]) for group in groups]))
+        scales = [swap_gates(group[f"{kind}_scale"]).unsqueeze(1) for group in groups if f"{kind}_scale" in group]
+        numbers = self._add("Cast", [stored], [f"{name}_cast" if scales else name], to=self.onnx.TensorProto.FLOAT)
+        if not scales:
+            return numbers
+        # Not DequantizeLinear, which onnxruntime computes at every call: of these it makes a constant when it loads.
+        return self._add("Mul", [numbers, self._constant(f"{name}_scale", torch.stack(scales))], [name])
 
     def _merged_directions(self, k: int, last: bool) -> str:
         """Y (T, D, B, H) as (T, B, D*H): the next layer's input, or the output of the last."""

@@ -34,7 +34,7 @@ def test_rows_become_tables(measured):
         assert errors["torch", weights] == 1  # what is wrong shows
     section = "\n".join(tables.section(rows, []))
     assert "| 3 x 2, 4 -> 8 | " in section and "onnxruntime-of-int8" not in section
-    assert "of our int8 file: ValueError: no such thing." in section
+    assert "onnxruntime, our int8 file: ValueError: no such thing." in section
     assert tables.section([], []) == []
     with pytest.raises(SystemExit, match="exists: results are never overwritten"):
         quantised.main()
