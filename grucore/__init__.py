@@ -47,8 +47,13 @@ Parametrised weights (weight norm, pruning, tying): they are read on every call.
 Programs saved by torch.export, AOTInductor or torch.jit.trace call a grucore operator: `import grucore` before loading
 them.
 
+Quantised, for inference on CPUs.
+
+    >>> with torch.no_grad():
+    ...     y, h_n = GRU(3, 4).quantize("int8")(torch.randn(5, 2, 3))
+
 `grucore.convert` converts to and from ONNX, Keras and Flax. For tools that only know torch.nn's own layers, such as
-quantisation, call `grucore.convert.restore_torch` first. For Opacus, import `grucore.integrations.opacus`.
+PyTorch's quantisation, call `grucore.convert.restore_torch` first. For Opacus, import `grucore.integrations.opacus`.
 """
 
 from importlib import import_module

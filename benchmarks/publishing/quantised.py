@@ -80,7 +80,7 @@ def _errors(rows: Sequence[Row]) -> list[str]:
     explained = (
         "RMS error of the outputs, which are from -1 to 1, against float64 of the layer before, and in brackets as a "
         "part of the outputs' own RMS; the largest of these shapes. Weights are those that a layer begins with, and "
-        "some times those."
+        "two and four times those."
     )
     return [explained, "", *table(["weights", *ERRORS.values()], lines)]
 
