@@ -22,8 +22,9 @@ from benchmarks.results import Row, new_file
 from grucore import GRU, dispatch
 
 SHAPES = [(250, 16, 64, 128), (250, 64, 128, 256)]  # T, B, I, H
+PLAIN = "none"
 OPTIONS: dict[str, dict[str, Any]] = {
-    "plain": {},
+    PLAIN: {},
     "recurrent dropout, zoneout": {"recurrent_dropout": 0.2, "zoneout": 0.1},
     "layer normalisation": {"layer_norm": True},
     "relu": {"activation": "relu"},
@@ -84,7 +85,7 @@ def main() -> None:
                 medians[mode, provider, name] = worked[1]
             for (mode, provider, name), ms in medians.items():
                 if provider == NATIVE:
-                    plain, steps = medians[mode, NATIVE, "plain"], medians.get((mode, STEPWISE, name))
+                    plain, steps = medians[mode, NATIVE, PLAIN], medians.get((mode, STEPWISE, name))
                     beyond = "" if steps is None else f", {steps / ms:5.2f} times as fast as step by step"
                     print(f"{shape} {mode:9} {name:48} {ms:8.2f} ms, {ms / plain:4.2f} of plain{beyond}", flush=True)
 

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.publishing import accuracy, grid
+from benchmarks.publishing import accuracy, grid, options
 from benchmarks.publishing.tables import figure, geometric_mean, shape, table
-from benchmarks.results import Row, cells
+from benchmarks.results import Row, cells, read
 
 IMDB_RESULTS = Path("examples", "imdb", "results")
+OPTIONS_RESULTS = Path("benchmarks", "results", "options")
 COMPARISON = Path("docs", "comparison.md")
 
 
@@ -23,6 +24,7 @@ def pages(root: Path, rows: list[Row], errors: Sequence[accuracy.Row]) -> dict[P
     blocks = {
         "README.md": {"reasons": reasons(rows, root), "cpu-speed": cpu_speed(rows), "imdb": imdb(runs)},
         "docs/numerics.md": {"accuracy": accuracy.summary(errors)},
+        "docs/performance.md": {"options": options.summary(read([root / OPTIONS_RESULTS]))},
         "examples/imdb/README.md": {"imdb-results": imdb_results(runs)},
     }
     return {root / page: _with_blocks((root / page).read_text(), made) for page, made in blocks.items()}

@@ -185,6 +185,8 @@ def test_layouts(case):
 def test_steps_and_cells(case):
     """One step after the other, with gradients, by `GRU.step` and, layer by layer, by cells."""
     assume(case.T)
+    # The product with a single number is only scaled by it, which normalising takes away: its gradient is rounding.
+    assume(not case.layer_norm or (case.I > 1 and (case.layers == 1 or case.H > 1)))
     problem = problem_of(case)
     layer = problem.layer()
 
