@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,12 +24,13 @@ class GRUCell(LayerWithOptions):
         device: of the parameters.
         dtype: of the parameters.
         reset_after: where the reset gate acts, see :class:`GRU`.
-        zoneout, layer_norm, activation, recurrent_activation, precision, backend: see :class:`GRU`. A cell has no
-            recurrent_dropout, whose mask is the same for all steps of a row, and no dropout, which is between layers.
+        heads, zoneout, layer_norm, activation, recurrent_activation, precision, backend: see :class:`GRU`. A cell has
+            no recurrent_dropout, whose mask is the same for all steps of a row, and no dropout, which is between
+            layers.
 
     Attributes:
         weight_ih: (W_ir|W_iz|W_in), shape (3H, I).
-        weight_hh: (W_hr|W_hz|W_hn), shape (3H, H).
+        weight_hh: (W_hr|W_hz|W_hn), shape (3H, H); with heads, that of each, shape (heads, 3H/heads, H/heads).
         bias_ih, bias_hh: shape (3H,), or None.
         layer_norm_ih, layer_norm_hh: the gains, shape (3H,), 1 at first; where layer_norm.
 
@@ -60,6 +60,7 @@ class GRUCell(LayerWithOptions):
         dtype: torch.dtype | None = None,
         *,
         reset_after: bool = True,
+        heads: int = 1,
         zoneout: float = 0.0,
         layer_norm: bool = False,
         activation: Activation = "tanh",
@@ -73,7 +74,8 @@ class GRUCell(LayerWithOptions):
         self.hidden_size = hidden_size = check_size("hidden_size", hidden_size, least=0)
         self._set_options({name: given[name] for name in OF_CELL})
         gates = 3 * hidden_size
-        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (gates, self.input_size), "weight_hh": (gates, hidden_size)}
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (gates, self.input_size)}
+        shapes |= {"weight_hh": self._weight_hh_shape()}
         shapes |= {"bias_ih": (gates,), "bias_hh": (gates,)} if bias else {}
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
             values = torch.empty(shapes[name], device=device, dtype=dtype) if name in shapes else None
@@ -83,13 +85,12 @@ class GRUCell(LayerWithOptions):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws weights and biases from U(-1/sqrt(H), 1/sqrt(H)), in torch.nn.GRUCell's order; gains are 1."""
-        bound = 1 / math.sqrt(self.hidden_size) if self.hidden_size else 0.0
+        """Draws weights and biases as `GRU.reset_parameters`, in torch.nn.GRUCell's order; gains are 1."""
         for name, parameter in self.named_parameters():
             if name.startswith("layer_norm"):
                 nn.init.ones_(parameter)
             else:
-                nn.init.uniform_(parameter, -bound, bound)
+                nn.init.uniform_(parameter, -(bound := self._bound(name)), bound)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """The state after one step.
@@ -144,6 +145,18 @@ class GRUCell(LayerWithOptions):
             GRUCell(3, 4, bias=False)
         """
         return copies.from_torch(cls, copies.TorchGRUCell, module, precision=precision, backend=backend)
+
+    def to_dense(self) -> GRUCell:
+        """A copy without heads that computes the same; see `GRU.to_dense`.
+
+        Raises:
+            InputError: layer_norm, which normalises each head.
+
+        Example:
+            >>> GRUCell(3, 8, heads=4).to_dense()
+            GRUCell(3, 8)
+        """
+        return copies.to_dense(self, GRUCell)
 
     def to_torch(self) -> nn.GRUCell:
         """A copy as torch.nn.GRUCell: the same options, parameters, device, dtype and mode.

@@ -10,11 +10,14 @@ from torch import Tensor
 from grucore import compat
 from grucore.errors import InputError, check_tensor, differ
 
-Group = Sequence[Tensor]  # w_ih (3H, I), w_hh (3H, H) and, unless there are no biases, b_ih and b_hh (3H,)
+# w_ih (3H, I), w_hh (3H, H), with n heads (n, 3H/n, H/n), and, unless there are no biases, b_ih and b_hh (3H,)
+Group = Sequence[Tensor]
 NAMES = ("w_ih", "w_hh", "b_ih", "b_hh")
 
 
-def check_sequence(input: Tensor, hx: Tensor | None, weights: Sequence[Group], directions: int) -> tuple[int, int, int]:
+def check_sequence(
+    input: Tensor, hx: Tensor | None, weights: Sequence[Group], directions: int, heads: int
+) -> tuple[int, int, int]:
     """T, B and H of a time-major batch.
 
     Raises:
@@ -24,11 +27,10 @@ def check_sequence(input: Tensor, hx: Tensor | None, weights: Sequence[Group], d
     check_tensor("input", input)
     if input.dim() != 3:
         raise InputError(f"input must have 3 dimensions (T, B, I), got {input.dim()}: {tuple(input.shape)}")
-    check_groups(weights, directions)
+    hidden_size = check_groups(weights, directions, heads)
     steps, batch, input_size = input.shape
-    hidden_size = weights[0][1].shape[-1]
     for i, group in enumerate(weights):
-        check_weights(group, input_size if i < directions else directions * hidden_size, hidden_size)
+        check_weights(group, input_size if i < directions else directions * hidden_size, hidden_size, heads)
     check_alike(input, hx, weights[0][0])
     expected = (len(weights), batch, hidden_size)
     if hx is not None and differ(hx.shape, expected):
@@ -58,8 +60,8 @@ def check_alike(input: Tensor, hx: Tensor | None, w_ih: Tensor) -> None:
             )
 
 
-def check_groups(weights: Sequence[Group], directions: int) -> None:
-    """Raises where weights are not groups of tensors, for each layer as many as directions."""
+def check_groups(weights: Sequence[Group], directions: int, heads: int) -> int:
+    """H; raises where weights are not groups of tensors, for each layer as many as directions."""
     if not isinstance(weights, Sequence):
         raise TypeError(f"weights must be a list of groups of tensors, got {type(weights).__name__}")
     if not weights or len(weights) % directions:
@@ -69,8 +71,11 @@ def check_groups(weights: Sequence[Group], directions: int) -> None:
             raise InputError(f"weights must be (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh), got {len(group)} tensors")
         for name, w in zip(NAMES, group, strict=False):
             check_tensor(name, w)
-    if len(weights[0][1].shape) != 2:
-        raise InputError(f"w_hh must have shape (3H, H), got {tuple(weights[0][1].shape)}")
+    shape = tuple(weights[0][1].shape)
+    if len(shape) != (2 if heads == 1 else 3):
+        expected = "(3H, H)" if heads == 1 else f"({heads}, 3H/{heads}, H/{heads})"
+        raise InputError(f"w_hh must have shape {expected}, got {shape}")
+    return heads * shape[-1]
 
 
 def check_recordable(*tensors: Tensor) -> None:
@@ -102,12 +107,12 @@ def check_reset_state(
 
 def check_gains(layer_norms: Sequence[Group], weights: Sequence[Group]) -> None:
     """Raises where the gains are not a pair for each group of weights."""
-    expected = [((w_hh.shape[0],),) * 2 for _, w_hh, *_ in weights]
+    expected = [((w_ih.shape[0],),) * 2 for w_ih, *_ in weights]
     if differ(got := [tuple(tuple(gain.shape) for gain in pair) for pair in layer_norms], expected):
         raise InputError(f"layer_norms must hold gains of shapes {expected}, a pair for each group, got {got}")
 
 
-def check_weights(weights: Group, input_size: int, hidden_size: int) -> None:
+def check_weights(weights: Group, input_size: int, hidden_size: int, heads: int) -> None:
     """Raises where a group of weights is not one of these sizes, of one dtype on one device."""
     if any(type(w).__name__ == "ExpandedWeight" for w in weights):
         raise InputError(
@@ -116,7 +121,8 @@ def check_weights(weights: Group, input_size: int, hidden_size: int) -> None:
             "grucore.integrations.opacus"
         )
     gates, w_ih = 3 * hidden_size, weights[0]
-    expected = ((gates, input_size), (gates, hidden_size), (gates,), (gates,))[: len(weights)]
+    blocks = (gates, hidden_size) if heads == 1 else (heads, gates // heads, hidden_size // heads)
+    expected = ((gates, input_size), blocks, (gates,), (gates,))[: len(weights)]
     if differ([w.shape for w in weights], expected):
         name, w, shape = next(each for each in zip(NAMES, weights, expected, strict=False) if each[1].shape != each[2])
         raise InputError(f"{name} must have shape {shape}, got {tuple(w.shape)}")

@@ -13,7 +13,10 @@ from torch.nn import GRU as TorchGRU
 from torch.nn import GRUCell as TorchGRUCell
 
 from grucore.errors import InputError
+from grucore.kernels.heads import block_diagonal
 from grucore.options import OF_RUN, OF_TORCH_CELL, OF_TORCH_GRU, changed
+
+DENSE = "to_dense() makes an equal layer without heads"  # what helps where heads are refused
 
 
 def from_torch(kind: type, torch_kind: type, module: nn.Module, **options: Any) -> Any:
@@ -35,7 +38,25 @@ def check_equal_exists(layer: nn.Module, name: str = "this layer") -> None:
     if own:
         kind = "GRU" if hasattr(layer, "num_layers") else "GRUCell"
         given = ", ".join(f"{option}={value!r}" for option, value in own.items())
-        raise InputError(f"torch.nn.{kind} has no {given}; {name} has no equal there")
+        advice = f". {DENSE}" if "heads" in own else ""
+        raise InputError(f"torch.nn.{kind} has no {given}; {name} has no equal there{advice}")
+
+
+def to_dense(layer: Any, kind: type) -> Any:
+    """A layer of `kind`, `GRU` or `GRUCell`, without heads that is equal to one of them."""
+    if layer.heads > 1 and layer.layer_norm:
+        raise InputError(f"layer_norm normalises each of heads={layer.heads}: no layer without heads is equal")
+    weight: Any = layer.weight_ih_l0 if hasattr(layer, "num_layers") else layer.weight_ih
+    options = changed(layer, without=("heads",))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of dropout, given when layer was made
+        copy = kind(layer.input_size, layer.hidden_size, **options, device=weight.device, dtype=weight.dtype)
+    with torch.no_grad():
+        for name, parameter in copy.named_parameters():
+            original = getattr(layer, name)
+            values = block_diagonal(original) if original.dim() == 3 else original
+            parameter.copy_(values).requires_grad_(original.requires_grad)
+    return copy.train(layer.training)
 
 
 def copied(source: nn.Module, kind: type, **options: Any) -> Any:

@@ -30,11 +30,12 @@ class Case(NamedTuple):
     dtype: torch.dtype
     precision: str
     hidden_size: int
-    directions: int
+    directions: int  # times heads
     is_step: bool  # T = D = 1, which has a kernel of its own
     has_steps: bool
     wants_gradient: bool
     plans: tuple[plan.Plan, ...]
+    heads: int = 1
 
 
 def obstacle(
@@ -52,7 +53,9 @@ def obstacle(
     kind = plan.kind(dtype, form.precision)
     names = ["step" if flags["is_step"] else "forward"] + ["backward"] * flags["wants_gradient"]
     plans = tuple(plan.plan(name, batch, hidden_size, directions, kind, limits) for name in names)
-    return checked(Case(device, dtype, form.precision, hidden_size, directions, plans=plans, **flags))
+    return checked(
+        Case(device, dtype, form.precision, hidden_size, directions, plans=plans, heads=form.heads, **flags)
+    )
 
 
 @functools.cache
@@ -98,7 +101,7 @@ def _errors(case: Case) -> dict[str, float]:
     x, h0, dy, dh_n = drawn(T, B, I), drawn(D, B, H), drawn(T, B, D * H), drawn(D, B, H)
     scale = (1 / H) ** 0.5
     weights = Weights(drawn(D, 3 * H, I), drawn(D, 3 * H, H) * scale, drawn(D, 3 * H), drawn(D, 3 * H))
-    form = Form(precision=case.precision)
+    form = Form(precision=case.precision, heads=case.heads)
     y, h_n = layer.gru_forward(x, State(h0), weights, steps, form)
     got: dict[str, Any] = {"y": y, "h_n": h_n}
 

@@ -30,6 +30,7 @@ from grucore.checks import (
 from grucore.errors import InputError, check_flag, check_tensor, differ
 from grucore.kernels import Gates, State, Steps, Weights, reference, regularised
 from grucore.kernels.eager.bptt import gru_step
+from grucore.kernels.heads import joined, of_heads, states_of_heads
 from grucore.kernels.regularised import Gains, acting
 from grucore.options import OF_CELL, Options, form_of, variant_of
 from grucore.steps import Lengths, steps_of
@@ -81,6 +82,7 @@ def gru(
         input: shape (T, B, I).
         hx: the initial state, shape (K*D, B, H), or None for zeros.
         weights: K*D groups (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh), as `GRU.all_weights`: gates in the order r, z, n.
+            With heads w_hh has shape (heads, 3H/heads, H/heads).
         training: whether dropout, recurrent dropout and zoneout act; else they take their expectation.
         lengths: shape (B,), integers from 0 to T, any order and device: steps from there on are padding.
         mask: shape (T, B), bool, False at padding; any pattern. A padding step holds the state, outputs 0 and passes no
@@ -90,8 +92,8 @@ def gru(
             the one before begins its new episodes there.
         layer_norms: the gains of W x and of W h for each group of weights, each (3H,): both are normalised over their
             3H values before the biases are added.
-        **options: bidirectional, dropout, reset_after, recurrent_dropout, zoneout, activation, recurrent_activation,
-            precision and backend, as of `GRU`.
+        **options: bidirectional, dropout, reset_after, heads, recurrent_dropout, zoneout, activation,
+            recurrent_activation, precision and backend, as of `GRU`.
 
     Under torch.autocast everything but float64 is cast to its dtype, as for linear layers; state and sums stay float32
     inside.
@@ -121,13 +123,13 @@ def gru(
 
 def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates: bool = False) -> Result:
     """`gru` with options that are checked."""
-    x, h0, weights, steps, request = _prepared(input, hx, stack, call, wants_gates)
+    x, h0, h_reset, weights, layer_norms, steps, request = _prepared(input, hx, stack, call, wants_gates)
     choice = dispatch.choose(stack.options.backend, request)
     if choice.name == "onnx":
         from grucore.convert import onnx_trace
 
-    _, layer_norms, options, training = stack
-    D, variant = 2 if options.bidirectional else 1, variant_of(options, training)
+    options, training = stack.options, stack.training
+    D, variant, heads = request.sizes[2], variant_of(options, training), options.heads
     keep = request.wants_gradient and not torch.jit.is_tracing()  # a trace holds for calls of both kinds
     h_n, gates = [], []
     layers: list[Tensor] = []
@@ -136,7 +138,7 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
             x = apply_dropout(x, options.dropout, training=training)
         these = slice(first, first + D)
         groups, layer_gates = weights[these], None
-        state = State(h0[these], None if call.reset_state is None else call.reset_state[these].to(x.dtype))
+        state = State(h0[these], None if h_reset is None else h_reset[these])
         if choice.name == "native" and request.is_plain:
             acts = variant if request.regularised else None
             x, h = autograd.native_layer(x, state, groups, steps, request.form, request.wants_gradient, acts)
@@ -153,7 +155,11 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
         gates.append(layer_gates)
         layers.append(x)
     all_gates = Gates(*(torch.cat(gate) for gate in zip(*gates, strict=True))) if wants_gates else None
-    return Result(x, h_n[0] if len(h_n) == 1 else torch.cat(h_n), all_gates, layers)
+    last = h_n[0] if len(h_n) == 1 else torch.cat(h_n)
+    if heads > 1:
+        last = joined(last, heads)
+        all_gates = None if all_gates is None else Gates(*(joined(gate, heads) for gate in all_gates))
+    return Result(x, last, all_gates, layers)
 
 
 def explain(input: Tensor, hx: Tensor | None, stack: Stack, call: Call) -> dispatch.Choice:
@@ -162,18 +168,21 @@ def explain(input: Tensor, hx: Tensor | None, stack: Stack, call: Call) -> dispa
 
 
 class _Prepared(NamedTuple):
-    """A call whose arguments fit, in the dtype that it computes in."""
+    """A call whose arguments fit, in the dtype that it computes in; of heads, each counts as a recurrence."""
 
     x: Tensor
     h0: Tensor
+    h_reset: Tensor | None
     weights: Sequence[Group]
+    layer_norms: Sequence[Group] | None
     steps: Steps
     request: dispatch.Request
 
 
 def _prepared(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates: bool) -> _Prepared:
     weights, layer_norms, options, training = stack
-    T, B, H = check_sequence(input, hx, weights, 2 if options.bidirectional else 1)
+    D, heads = 2 if options.bidirectional else 1, options.heads
+    T, B, H = check_sequence(input, hx, weights, D, heads)
     check_reset_state(call.reset_state, call.reset, options.bidirectional, (len(weights), B, H))
     if layer_norms is not None:
         check_gains(layer_norms, weights)
@@ -181,28 +190,35 @@ def _prepared(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_
     if (dtype := compat.autocast_dtype(input, weights[0][0])) is not None:
         input, weights = input.to(dtype), [[w.to(dtype) for w in group] for group in weights]
     h0 = input.new_zeros(len(weights), B, H) if hx is None else hx.to(input.dtype)
+    h_reset = None if call.reset_state is None else call.reset_state.to(input.dtype)
     check_recordable(input, h0, *(w for group in weights for w in group))
+    wants_gradient = _wants_gradient((input, h0, h_reset, *chain.from_iterable(weights)))
+    is_plain = _are_plain((input, h0, h_reset, *steps, *chain.from_iterable(weights)))
     form, variant = form_of(options, input.device), variant_of(options, training)
     is_node = False
     if compat.in_onnx_export():
         from grucore.convert import onnx_trace
 
-        is_node = onnx_trace.says(variant, input.dtype, call, wants_gates)
+        is_node = onnx_trace.says(variant, heads, input.dtype, call, wants_gates)
+    if heads > 1:
+        h0, h_reset = (None if h is None else states_of_heads(h, heads) for h in (h0, h_reset))
+        weights = of_heads(weights, heads)
+        layer_norms = None if layer_norms is None else of_heads(layer_norms, heads)
     request = dispatch.Request(
         input.device,
         input.dtype,
-        H,
+        H // heads,
         form,
-        (T, B, 2 if options.bidirectional else 1),
+        (T, B, D * heads),
         acting(variant),
         has_steps=steps.real is not None or steps.start is not None,
         wants_gates=wants_gates,
-        wants_gradient=_wants_gradient((input, h0, call.reset_state, *chain.from_iterable(weights))),
-        is_plain=_are_plain((input, h0, call.reset_state, *steps, *chain.from_iterable(weights))),
+        wants_gradient=wants_gradient,
+        is_plain=is_plain,
         is_transformed=compat.transformed(),
         is_onnx_node=is_node,
     )
-    return _Prepared(input, h0, weights, steps, request)
+    return _Prepared(input, h0, h_reset, weights, layer_norms, steps, request)
 
 
 def gru_cell(
@@ -223,13 +239,13 @@ def gru_cell(
         input: shape (B, I), or (I,).
         hx: shape (B, H), or (H,).
         w_ih: shape (3H, I), gates in the order r, z, n.
-        w_hh: shape (3H, H).
+        w_hh: shape (3H, H), with heads (heads, 3H/heads, H/heads).
         b_ih: shape (3H,) or None.
         b_hh: shape (3H,) or None.
         training: whether zoneout acts; else it takes its expectation.
         layer_norms: the gains of W x and of W h, each (3H,), see `gru`.
-        **options: reset_after, zoneout, activation, recurrent_activation, precision and backend, as of `GRU`; on
-            "triton" one launch computes the step.
+        **options: reset_after, heads, zoneout, activation, recurrent_activation, precision and backend, as of `GRU`; on
+            "triton" one launch computes the step, but for heads.
 
     Returns:
         The new state, shaped as hx.
@@ -262,20 +278,21 @@ def step(
     training: bool,
 ) -> Tensor:
     """`gru_cell` with options that are checked."""
-    check_groups([weights], 1)
+    hidden_size = check_groups([weights], 1, options.heads)
     check_tensor("hx", hx)
     check_alike(input, hx, weights[0])
-    w_hh = weights[1]
-    check_weights(weights, input.shape[-1], w_hh.shape[-1])
-    if differ(hx.shape, expected := (*input.shape[:-1], w_hh.shape[-1])):
+    check_weights(weights, input.shape[-1], hidden_size, options.heads)
+    if differ(hx.shape, expected := (*input.shape[:-1], hidden_size)):
         raise InputError(f"hx must have shape {expected}, got {tuple(hx.shape)}")
     check_recordable(input, hx, *weights)
+    if options.heads > 1:
+        return _step_as_sequence(input, hx, weights, layer_norms, options, training)
     has_one_dtype = input.dtype is hx.dtype is weights[0].dtype and compat.autocast_dtype(input, weights[0]) is None
     form = form_of(options, input.device)
     request = dispatch.Request(
         input.device,
         input.dtype,
-        w_hh.shape[-1],
+        hidden_size,
         form,
         (1, input.shape[0] if input.dim() == 2 else 1, 1),
         acting(variant_of(options, training)),
@@ -302,7 +319,13 @@ def step(
     if choice.name == "reference":
         b_ih, b_hh = weights[2:] if len(weights) == 4 else (None, None)
         gx = linear(input, weights[0], b_ih)
-        return reference.gru_update(reference.gru_gates(gx, hx, w_hh, b_hh, form.reset_after), hx)
+        return reference.gru_update(reference.gru_gates(gx, hx, weights[1], b_hh, form.reset_after), hx)
+    return _step_as_sequence(input, hx, weights, layer_norms, options, training)
+
+
+def _step_as_sequence(
+    input: Tensor, hx: Tensor, weights: Group, layer_norms: Group | None, options: Options, training: bool
+) -> Tensor:
     x, h = (torch.atleast_2d(t).flatten(0, -2).unsqueeze(0) for t in (input, hx))  # B, I or H may be 0
     norms = None if layer_norms is None else [layer_norms]
     return run(x, h, Stack([weights], norms, options, training), Call()).h_n.view(hx.shape)

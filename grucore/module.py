@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
@@ -59,6 +58,10 @@ class GRU(LayerWithOptions):
         device: of the parameters.
         dtype: of the parameters.
         reset_after: where the reset gate acts, see above.
+        heads: n, a divisor of H: the units are parted into n heads of H/n, one after the other, and the gates of a
+            head see the state of that head alone. W_hh is block-diagonal, with a part 1/n of the weights and of the
+            work (FlashRNN, Pöppel et al. 2024, arXiv:2412.07752). In every other way heads are like n layers of H/n
+            units on the same input, side by side: `layer_norm` normalises those of a head.
         recurrent_dropout: probability of dropping a unit from the products with h, the same for all steps of a row, in
             training (variational dropout, Gal & Ghahramani 2016).
         zoneout: probability of a unit keeping its state in a step, in training; its expectation otherwise (Krueger et
@@ -74,7 +77,7 @@ class GRU(LayerWithOptions):
 
     Attributes:
         weight_ih_l[k]: (W_ir|W_iz|W_in) of layer k, shape (3H, I), or (3H, D*H) for k > 0.
-        weight_hh_l[k]: (W_hr|W_hz|W_hn), shape (3H, H).
+        weight_hh_l[k]: (W_hr|W_hz|W_hn), shape (3H, H); with heads, that of each, shape (heads, 3H/heads, H/heads).
         bias_ih_l[k]: (b_ir|b_iz|b_in), shape (3H,).
         bias_hh_l[k]: (b_hr|b_hz|b_hn), shape (3H,).
         layer_norm_ih_l[k], layer_norm_hh_l[k]: the gains, shape (3H,), 1 at first; where layer_norm.
@@ -83,7 +86,8 @@ class GRU(LayerWithOptions):
 
     Raises:
         TypeError: a size that is not an int, a flag that is not a bool.
-        InputError: (a ValueError and a RuntimeError) a size below 1, a probability outside [0, 1], an unknown name.
+        InputError: (a ValueError and a RuntimeError) a size below 1, heads that do not divide H, a probability outside
+            [0, 1], an unknown name.
 
     Example:
         >>> gru = GRU(10, 20, num_layers=2)
@@ -108,6 +112,7 @@ class GRU(LayerWithOptions):
         dtype: torch.dtype | None = None,
         *,
         reset_after: bool = True,
+        heads: int = 1,
         recurrent_dropout: float = 0.0,
         zoneout: float = 0.0,
         layer_norm: bool = False,
@@ -138,7 +143,7 @@ class GRU(LayerWithOptions):
         hidden_size = self.hidden_size
         for layer in range(self.num_layers):
             layer_input_size = self.input_size if layer == 0 else self.num_directions * hidden_size
-            shapes: list[tuple[int, ...]] = [(3 * hidden_size, layer_input_size), (3 * hidden_size, hidden_size)]
+            shapes: list[tuple[int, ...]] = [(3 * hidden_size, layer_input_size), self._weight_hh_shape()]
             shapes += [(3 * hidden_size,), (3 * hidden_size,)] if self.bias else []
             for direction in range(self.num_directions):
                 names = dict(zip(self._names(layer, direction), shapes, strict=True))
@@ -177,15 +182,18 @@ class GRU(LayerWithOptions):
         return self.all_weights
 
     def reset_parameters(self) -> None:
-        """Draws weights and biases from U(-1/sqrt(H), 1/sqrt(H)), in torch.nn.GRU's order; gains 1, initial state 0."""
-        bound = 1 / math.sqrt(self.hidden_size)
+        """Draws weights and biases from U(-1/sqrt(H), 1/sqrt(H)), in torch.nn.GRU's order; gains 1, initial state 0.
+
+        With heads weight_hh is from U(-sqrt(heads/H), sqrt(heads/H)): a gate sums H/heads products with the state, and
+        with the smaller bound a head would forget sooner than a layer of its size.
+        """
         for name, parameter in self.named_parameters():
             if name == "initial_state":
                 nn.init.zeros_(parameter)
             elif name.startswith("layer_norm"):
                 nn.init.ones_(parameter)
             else:
-                nn.init.uniform_(parameter, -bound, bound)
+                nn.init.uniform_(parameter, -(bound := self._bound(name)), bound)
 
     def flatten_parameters(self) -> None:
         """Does nothing: no flat copy of the parameters exists. Here for code written for torch.nn.GRU."""
@@ -366,7 +374,7 @@ class GRU(LayerWithOptions):
             check_tensor("hx", hx)
             if differ(hx.shape, expected):
                 raise InputError(f"step: Expected hidden size {expected}, got {list(hx.shape)}")
-        if acting(variant_of(self, self.training)) or (hx is None and self.learn_initial_state):
+        if acting(variant_of(self, self.training)) or self.heads > 1 or (hx is None and self.learn_initial_state):
             rows = input if input.dim() == 2 else input.unsqueeze(0)
             hx = None if hx is None else hx.view(len(hx), len(rows), self.hidden_size)
             x = rows.unsqueeze(0)
@@ -416,6 +424,24 @@ class GRU(LayerWithOptions):
             GRU(3, 4, bidirectional=True)
         """
         return copies.from_torch(cls, copies.TorchGRU, module, precision=precision, backend=backend)
+
+    def to_dense(self) -> GRU:
+        """A copy without heads that computes the same: its recurrent weights are block-diagonal, zeros included.
+
+        For what knows no heads: `to_torch`, the converters, ONNX. Trained on, it does not stay block-diagonal.
+
+        Raises:
+            InputError: layer_norm, which normalises each head.
+
+        Example:
+            >>> gru, x = GRU(3, 8, heads=4), torch.randn(5, 2, 3)
+            >>> dense = gru.to_dense().to_torch()
+            >>> gru.weight_hh_l0.shape, dense.weight_hh_l0.shape
+            (torch.Size([4, 6, 2]), torch.Size([24, 8]))
+            >>> torch.allclose(gru(x)[0], dense(x)[0], atol=1e-6)
+            True
+        """
+        return copies.to_dense(self, GRU)
 
     def to_torch(self) -> nn.GRU:
         """A copy as torch.nn.GRU: the same options, parameters, device, dtype and mode.

@@ -33,7 +33,7 @@ def layer(
 
 
 def _values(fields: tuple) -> tuple[State, Weights, Steps, Form]:
-    return State(*fields[:2]), Weights(*fields[2:6]), Steps(*fields[6:8]), Form(*fields[8:10])
+    return State(*fields[:2]), Weights(*fields[2:6]), Steps(*fields[6:8]), Form(*fields[8:11])
 
 
 def _operator(function: Callable) -> Any:
@@ -74,11 +74,12 @@ def gru_layer(
     start: Tensor | None,
     reset_after: bool,
     precision: str,
+    heads: int,
     backend: str,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, h_n and kept."""
-    values = _values((h0, h_reset, w_ih, w_hh, b_ih, b_hh, real, start, reset_after, precision))
+    values = _values((h0, h_reset, w_ih, w_hh, b_ih, b_hh, real, start, reset_after, precision, heads))
     kept = _new_kept(x, h0, backend, keep)
     y, h_n = _kernels(backend).gru_forward(x, *values, *([kept] if len(kept) else []))
     return _owner(y), _owner(h_n), kept
@@ -116,11 +117,12 @@ def gru_layer_backward(
     start: Tensor | None,
     reset_after: bool,
     precision: str,
+    heads: int,
     backend: str,
     need_dx: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The fields of `Gradients`; those that are None are empty."""
-    values = _values((h0, h_reset, w_ih, w_hh, b_ih, b_hh, real, start, reset_after, precision))
+    values = _values((h0, h_reset, w_ih, w_hh, b_ih, b_hh, real, start, reset_after, precision, heads))
     gradients = _kernels(backend).gru_backward(dy, dh_n, y, x, *values, need_dx, *([kept] if len(kept) else []))
     return tuple(x.new_empty(0) if gradient is None else gradient for gradient in gradients)  # type: ignore[return-value]
 
@@ -145,8 +147,8 @@ def _by_name(names: tuple[str, ...], **gradients: Tensor | None) -> tuple[Tensor
 
 
 def _save(ctx: Any, inputs: tuple, output: tuple) -> None:
-    *tensors, reset_after, precision, backend, _ = inputs
-    ctx.options = (reset_after, precision, backend)
+    *tensors, reset_after, precision, heads, backend, _ = inputs
+    ctx.options = (reset_after, precision, heads, backend)
     ctx.set_materialize_grads(False)
     y, _, kept = output
     ctx.save_for_backward(y, kept, *tensors)
@@ -167,7 +169,8 @@ torch.library.register_autograd("grucore::gru_layer", _backward, setup_context=_
 
 
 def _save_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
-    dy, dh_n, _, _, *tensors, ctx.reset_after, _, _, _ = inputs
+    dy, dh_n, _, _, *tensors, reset_after, _, heads, _, _ = inputs
+    ctx.form = Form(reset_after, heads=heads)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(dy, dh_n, *tensors)
 
@@ -181,7 +184,7 @@ def _double_backward(ctx: Any, *d_gradients: Tensor | None) -> tuple[Tensor | No
     with torch.enable_grad():
         dy, dh_n, x, *tensors = (_alias(t) for t in primals)
         state, weights = State(*tensors[:2]), Weights(*tensors[2:])  # type: ignore[arg-type]
-        y, h_n, _ = reference.gru_layer(x, state, weights, Steps(real, start), Form(ctx.reset_after))  # type: ignore[arg-type]
+        y, h_n, _ = reference.gru_layer(x, state, weights, Steps(real, start), ctx.form)  # type: ignore[arg-type]
         ends = [(out, d_out) for out, d_out in ((y, dy), (h_n, dh_n)) if d_out is not None]
         outs, d_outs = zip(*ends, strict=True)
         arguments = (x, *tensors)

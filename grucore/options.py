@@ -23,7 +23,7 @@ Precision = Literal["ieee", "tf32"]
 OF_TORCH_GRU = ("num_layers", "bias", "batch_first", "dropout", "bidirectional")
 OF_TORCH_CELL = ("bias",)
 # Those that a single step can have.
-_EQUATIONS = ("reset_after", "zoneout", "layer_norm", "activation", "recurrent_activation")
+_EQUATIONS = ("reset_after", "heads", "zoneout", "layer_norm", "activation", "recurrent_activation")
 OF_CELL = ("bias", *_EQUATIONS, "precision", "backend")
 # Those that change how a layer computes, not what.
 OF_RUN = ("precision", "backend")
@@ -39,6 +39,7 @@ class Options:
     dropout: float = 0.0
     bidirectional: bool = False
     reset_after: bool = True
+    heads: int = 1
     recurrent_dropout: float = 0.0
     zoneout: float = 0.0
     layer_norm: bool = False
@@ -52,10 +53,10 @@ class Options:
         """The same options, numbers as int and float.
 
         Raises:
-            TypeError: a flag that is not a bool, a number of layers that is not an integer.
+            TypeError: a flag that is not a bool, a number of layers or heads that is not an integer.
             InputError: a value out of range, an unknown name, or options that do not go together.
         """
-        self.num_layers = check_size("num_layers", self.num_layers)
+        self.num_layers, self.heads = check_size("num_layers", self.num_layers), check_size("heads", self.heads)
         for name in ("bias", "batch_first", "bidirectional", "reset_after", "layer_norm", "learn_initial_state"):
             check_flag(name, getattr(self, name))
         self.dropout = check_probability("dropout", self.dropout)
@@ -110,7 +111,19 @@ class LayerWithOptions(_Module):
 
     def _set_options(self, given: dict[str, Any]) -> None:
         options = Options(**given).checked()
+        if self.hidden_size % options.heads:
+            sizes = f"heads={options.heads} and hidden_size={self.hidden_size}"
+            raise InputError(f"heads must divide hidden_size, got {sizes}")
         vars(self).update({name: getattr(options, name) for name in given})
+
+    def _weight_hh_shape(self) -> tuple[int, ...]:
+        gates, units = 3 * self.hidden_size // self.heads, self.hidden_size // self.heads
+        return (gates, units) if self.heads == 1 else (self.heads, gates, units)
+
+    def _bound(self, name: str) -> float:
+        """Of the uniform distribution that a parameter begins from."""
+        units = self.hidden_size // self.heads if name.startswith("weight_hh") else self.hidden_size
+        return units**-0.5 if units else 0.0
 
     def packed_weights(self) -> AbstractContextManager[None]:
         """Keeps the weights packed for the native kernels while it is open: for streaming on a CPU.
@@ -125,7 +138,12 @@ class LayerWithOptions(_Module):
             >>> with torch.no_grad(), cell.packed_weights():
             ...     for x_t in torch.randn(5, 8, 3):
             ...         h = cell(x_t, h)
+
+        Raises:
+            InputError: the layer has heads, of whose weights each call makes those of a head.
         """
+        if self.heads > 1:
+            raise InputError(f"packed_weights cannot keep the weights of heads={self.heads}: each call packs them")
         return hold(self._weight_groups())
 
     def _weight_groups(self) -> list[list[Tensor]]:
@@ -140,12 +158,12 @@ class LayerWithOptions(_Module):
 def form_of(options: Options, device: torch.device) -> Form:
     """The form of the equations; the precision is that asked for, or what torch's switch for cuDNN's RNNs allows."""
     if options.precision is not None:
-        return Form(options.reset_after, options.precision)
+        return Form(options.reset_after, options.precision, options.heads)
     if device.type == "cpu" and options.backend != "triton":  # nothing rounds the operands there
-        return Form(options.reset_after)
+        return Form(options.reset_after, heads=options.heads)
     switch = getattr(torch.backends.cudnn, "rnn", None)  # torch 2.9 has it: allow_tf32 raises where conv and rnn differ
     allowed = torch.backends.cudnn.allow_tf32 if switch is None else switch.fp32_precision == "tf32"
-    return Form(options.reset_after, "tf32" if allowed else "ieee")
+    return Form(options.reset_after, "tf32" if allowed else "ieee", options.heads)
 
 
 def _check_name(option: str, value: Any, known: Collection[Any]) -> None:

@@ -6,6 +6,7 @@
     native/          C++ for CPUs
     triton/          fused GPU kernels that keep the recurrent weights on chip
     packing.py       lengths, masks and resets as an index of the steps that are not padding
+    heads.py         a layer of several heads as a layer of more recurrences
 
 The contract, for one layer and its D directions; T time, B batch, I input, H hidden:
 
@@ -16,9 +17,12 @@ The contract, for one layer and its D directions; T time, B batch, I input, H hi
     y      (T, B, D*H)   the state after each step, 0 at padding
     h_n    (D, B, H)     the state after each row's last step in the direction of travel; h0 where it has none
 
-The second direction travels from the end. Backward takes the gradients of y and h_n (either may be None) and y itself;
-it computes the gates again. The native kernels can keep what would be computed again: both functions take one more
-argument, `kept`. Nothing here imports `grucore`.
+The second direction travels from the end. With `form.heads` there are as many recurrences in each direction, side by
+side on the same x: D counts them all, those of the first direction first, and H is the units of one (`heads.py`).
+
+Backward takes the gradients of y and h_n (either may be None) and y itself; it computes the gates again. The native
+kernels can keep what would be computed again: both functions take one more argument, `kept`. Nothing here imports
+`grucore`.
 """
 
 from __future__ import annotations
@@ -60,6 +64,7 @@ class Form(NamedTuple):
 
     reset_after: bool = True  # False: n = tanh(W_in x + b_in + W_hn (r * h) + b_hn), as in the paper
     precision: str = "ieee"  # of float32 products on a GPU: "ieee" or "tf32"
+    heads: int = 1  # recurrences in each direction: d travels from the end where d >= heads
 
 
 class Gates(NamedTuple):

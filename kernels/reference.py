@@ -77,26 +77,30 @@ def gru_layer(
 
         return step
 
-    return unroll(step_of, len(x), state, steps)
+    return unroll(step_of, len(x), state, steps, form.heads)
 
 
 Step = Callable[[int, Tensor], tuple[Tensor, Gates]]  # from t and the state before it to the state after it
 
 
-def unroll(step_of: Callable[[int], Step], length: int, state: State, steps: Steps) -> tuple[Tensor, Tensor, Gates]:
-    """What `gru_layer` returns, from the function of a step in direction d."""
-    directions = [_unroll(step_of(d), length, state, steps, d) for d in range(len(state.h0))]
-    ys, h_ns, gates = zip(*directions, strict=True)
+def unroll(
+    step_of: Callable[[int], Step], length: int, state: State, steps: Steps, heads: int = 1
+) -> tuple[Tensor, Tensor, Gates]:
+    """What `gru_layer` returns, from the function of a step of recurrence d."""
+    recurrences = [_unroll(step_of(d), length, state, steps, d, d >= heads) for d in range(len(state.h0))]
+    ys, h_ns, gates = zip(*recurrences, strict=True)
     return torch.cat(ys, -1), torch.stack(h_ns), Gates(*(torch.stack(gate) for gate in zip(*gates, strict=True)))
 
 
-def _unroll(step: Step, length: int, state: State, steps: Steps, d: int) -> tuple[Tensor, Tensor, Gates]:
-    """One direction: y (T, B, H), h_n (B, H) and the gates, each (T, B, H)."""
+def _unroll(
+    step: Step, length: int, state: State, steps: Steps, d: int, reverse: bool
+) -> tuple[Tensor, Tensor, Gates]:
+    """One recurrence: y (T, B, H), h_n (B, H) and the gates, each (T, B, H)."""
     real, h = steps.real, state.h0[d]
     h_reset = h if state.h_reset is None else state.h_reset[d]
-    start = None if steps.start is None else cuts(steps.start, real, reverse=d == 1)
+    start = None if steps.start is None else cuts(steps.start, real, reverse)
     outputs, gates = [], []
-    for t in reversed(range(length)) if d == 1 else range(length):
+    for t in reversed(range(length)) if reverse else range(length):
         if start is not None:
             h = torch.where(start[t].unsqueeze(-1), h_reset, h)
         h_new, gates_t = step(t, h)
@@ -112,7 +116,7 @@ def _unroll(step: Step, length: int, state: State, steps: Steps, d: int) -> tupl
     if not outputs:
         empty = h.new_empty((0, *h.shape))
         return empty, h.clone(), Gates(empty, empty, empty)
-    if d == 1:
+    if reverse:
         outputs.reverse()
         gates.reverse()
     return torch.stack(outputs), h, Gates(*(torch.stack(gate) for gate in zip(*gates, strict=True)))

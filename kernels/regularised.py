@@ -102,7 +102,7 @@ def gru_layer(
         gains_d = (None, None) if gains is None else (gains.of_x[d], gains.of_h[d])
         return _Step(x, state.h0[d], weights.of(d), gains_d, form, variant, seed, d)
 
-    return unroll(step_of, len(x), state, steps)
+    return unroll(step_of, len(x), state, steps, form.heads)
 
 
 class _Step:

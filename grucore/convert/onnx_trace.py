@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from grucore import ops
+from grucore.copies import DENSE
 from grucore.convert import onnx_operator
 from grucore.errors import InputError
 from grucore.kernels import Form, State, Steps, Weights, regularised
@@ -29,13 +30,14 @@ _INSTEAD = {
 }
 
 
-def says(variant: Variant, dtype: torch.dtype, call: Any, wants_gates: bool) -> bool:
+def says(variant: Variant, heads: int, dtype: torch.dtype, call: Any, wants_gates: bool) -> bool:
     """Whether the node GRU says all that a layer does.
 
     Where it does not, dynamo=True writes the layer step by step: torch.export sees to it that T is not free then.
 
     Args:
         variant: what the layer has beyond the equations.
+        heads: how many it has.
         dtype: that the layer computes in.
         call: the `functional.Call`.
         wants_gates: whether the gates are wanted.
@@ -47,6 +49,8 @@ def says(variant: Variant, dtype: torch.dtype, call: Any, wants_gates: bool) -> 
     for name, advice in _INSTEAD.items():
         if wants_gates if name == "gates" else getattr(call, name) is not None:
             raise InputError(f"{name} cannot be exported: the ONNX operator GRU has nothing like it; {advice}")
+    if heads > 1:
+        raise InputError(f"heads={heads} cannot be exported: the ONNX operator GRU has none; {DENSE}")
     if dtype not in onnx_operator.DTYPES:
         expected = ", ".join(map(str, onnx_operator.DTYPES))
         raise InputError(f"the ONNX operator GRU takes {expected}, and this one is {dtype}: convert the model first")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grucore.copies import DENSE
 from grucore.errors import InputError, check_flag
 from grucore.module import GRU
 from grucore.options import OF_RUN, OF_TORCH_GRU, Activation, changed
@@ -153,7 +154,8 @@ def check_model(model: GRU, target: str, *, ignore_dropout: bool, activations: C
     own = {name: value for name, value in own.items() if name not in _ACTIVATIONS or value not in activations}
     if own:
         given = ", ".join(f"{name}={value!r}" for name, value in own.items())
-        raise InputError(f"{given} cannot be written for {target}")
+        advice = f". {DENSE}" if "heads" in own else ""
+        raise InputError(f"{given} cannot be written for {target}{advice}")
     if not ignore_dropout and (names := [name for name in _TRAINING_OPTIONS if getattr(model, name, 0.0) > 0]):
         given = ", ".join(f"{name}={getattr(model, name)!r}" for name in names)
         raise InputError(f"{given} cannot be written for {target}; ignore_dropout=True leaves it out")

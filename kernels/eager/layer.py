@@ -1,4 +1,4 @@
-"""The contract in PyTorch operators, direction by direction, on the steps that are not padding.
+"""The contract in PyTorch operators, one recurrence after the other, on the steps that are not padding.
 
 Flags are read on the host (`packing.py`): on another device that would make the host wait, so that callers with flags
 there take `reference.py`.
@@ -18,16 +18,16 @@ from .schedule import Schedule
 def gru_forward(x: Tensor, state: State, weights: Weights, steps: Steps, form: Form) -> tuple[Tensor, Tensor]:
     """y (T, B, D*H) and h_n (D, B, H) of one layer."""
     length, batch, _ = x.shape
-    directions, _, hidden_size = state.h0.shape
+    D, _, hidden_size = state.h0.shape
     x_rows, parts = x.flatten(0, 1), []
     h_n = state.h0.clone(memory_format=torch.contiguous_format)
-    for d in range(directions):
-        packing = pack(steps, reverse=d == 1)
+    packings = _packings(steps, form, D)
+    for d, packing in enumerate(packings):
         if packing is None:
-            schedule = Schedule([batch] * length, reverse=d == 1)
+            schedule = Schedule([batch] * length, reverse=d >= form.heads)
             y = bptt.gru_forward(x_rows, state.h0[d], weights.of(d), schedule, form.reset_after)
             if length:
-                h_n[d] = y[:batch] if d == 1 else y[len(y) - batch :]
+                h_n[d] = y[:batch] if d >= form.heads else y[len(y) - batch :]
         else:
             packed_x, h0, schedule = (
                 x_rows[packing.position],
@@ -38,8 +38,8 @@ def gru_forward(x: Tensor, state: State, weights: Weights, steps: Steps, form: F
             y = x.new_zeros(length * batch, hidden_size).index_copy_(0, packing.position, packed_y)
             h_n[d].index_copy_(0, packing.ends.ended, packed_y[packing.last_step])
         parts.append(y)
-    y = parts[0] if directions == 1 else torch.cat(parts, 1)
-    return y.view(length, batch, directions * hidden_size), h_n
+    y = parts[0] if D == 1 else torch.cat(parts, 1)
+    return y.view(length, batch, D * hidden_size), h_n
 
 
 def gru_backward(
@@ -56,15 +56,14 @@ def gru_backward(
     """The gradients of one layer."""
     hidden_size = state.h0.shape[2]
     x_rows, dx = x.flatten(0, 1), None
-    directions = []
-    for d in range(len(state.h0)):
+    recurrences = []
+    for d, packing in enumerate(_packings(steps, form, len(state.h0))):
         columns = slice(d * hidden_size, (d + 1) * hidden_size)
         y_d = y[..., columns].flatten(0, 1)
         dy_d = None if dy is None else dy[..., columns].flatten(0, 1)
         dh_d = None if dh_n is None else dh_n[d]
-        packing = pack(steps, reverse=d == 1)
         if packing is None:
-            schedule = Schedule([x.shape[1]] * len(x), reverse=d == 1)
+            schedule = Schedule([x.shape[1]] * len(x), reverse=d >= form.heads)
             grads = bptt.gru_backward(
                 dy_d, dh_d, x_rows, state.h0[d], y_d, weights.of(d), schedule, form.reset_after, need_dx
             )
@@ -72,11 +71,17 @@ def gru_backward(
                 grads = grads._replace(h_reset=torch.zeros_like(grads.h0))
         else:
             grads = _backward_packed(packing, dy_d, dh_d, x_rows, state, y_d, weights.of(d), d, form, need_dx)
-        directions.append(grads._replace(x=None))
+        recurrences.append(grads._replace(x=None))
         if grads.x is not None:
             dx = grads.x if dx is None else dx.add_(grads.x)
-    stacked = (None if parts[0] is None else torch.stack(parts) for parts in zip(*directions, strict=True))
+    stacked = (None if parts[0] is None else torch.stack(parts) for parts in zip(*recurrences, strict=True))
     return Gradients(*stacked)._replace(x=None if dx is None else dx.view(x.shape))  # type: ignore[arg-type]
+
+
+def _packings(steps: Steps, form: Form, D: int) -> list[Packing | None]:
+    """What each recurrence reads; those of a direction read the same."""
+    of_directions = [pack(steps, reverse) for reverse in (False, True)[: D // form.heads]]
+    return [packing for packing in of_directions for _ in range(form.heads)]
 
 
 def _backward_packed(
@@ -91,7 +96,7 @@ def _backward_packed(
     form: Form,
     need_dx: bool,
 ) -> Gradients:
-    """The gradients of direction d, without D, from the steps that are not padding."""
+    """The gradients of recurrence d, without D, from the steps that are not padding."""
     d_last = None if dh_n is None else gradients_of_last_states(dh_n, packing.ends)
     packed_dy = None if dy is None else dy[packing.position]
     packed_x, packed_y, h0 = x[packing.position], y[packing.position], first_states(state, packing.ends, d)

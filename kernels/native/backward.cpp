@@ -350,7 +350,7 @@ struct Backward {
       for (int p = 0; p < PANELS; p++)
         for (int v = 0; v < VECTORS; v++) {
           const int64_t column = (first + p * VECTORS + v) * W;
-          product[i][p][v] = j > 0 ? load_first(dx[i] + column, call.I - column) : Vector<T>{};
+          product[i][p][v] = j > 0 || call.dx_adds ? load_first(dx[i] + column, call.I - column) : Vector<T>{};
         }
     add_gates(row, 1, R_SLOT, 3, j, j_end, w_ih_t + first * W * cell.panels * cell.PANEL, product);
     for (int i = 0; i < ROWS; i++)
@@ -450,5 +450,5 @@ struct Backward {
 }  // namespace
 
 extern "C" int64_t EXPORTED(gru_backward)(const GruCall* calls, int64_t n) {
-  return calls->float64 ? run_directions<Backward<double>>(calls, n, 2) : run_directions<Backward<float>>(calls, n, 2);
+  return calls->float64 ? run_all<Backward<double>>(calls, n, 2) : run_all<Backward<float>>(calls, n, 2);
 }

@@ -1,4 +1,4 @@
-"""Fills a `GruCall` of gru.h for each direction, and calls the library."""
+"""Fills a `GruCall` of gru.h for each recurrence, and calls the library."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import Form
 from .library import LIBRARY
 from .packed import HELD, packed
 from .segments import Segments
 
-_PACK = struct.Struct("=32qd16q").pack
+_PACK = struct.Struct("=32qd17q").pack
 _PACKED_FIELD = 22
-_NO_GRADIENTS = (0,) * 13
+_NO_GRADIENTS = (0,) * 14
 _NO_NOISE = (0, 0, 0, 0, 1.0)
 _NOWHERE = (0, 0, 0)  # a tensor that is not given, with two strides
+DX = 2  # parts that dx is the sum of, at most: recurrence d adds to part d % DX, in an order that no thread changes
 
 
 class Noise(NamedTuple):
@@ -40,7 +42,7 @@ class Backward(NamedTuple):
 
     dy: Tensor | None  # (T, B, D*H)
     d_last: Tensor | None  # (D, B or R, H), of each row's or segment's last state
-    dx: Tensor | None  # (D, T, B, I)
+    dx: Tensor | None  # (D or DX, T, B, I), whose sum is wanted
     d_first: Tensor  # (D, B or R, H), of what each begins from
     d_w_ih: Tensor
     d_w_hh: Tensor
@@ -53,7 +55,8 @@ class Backward(NamedTuple):
         return (
             *(_NOWHERE if dy is None else (dy.data_ptr() + d * H * dy.element_size(), dy.stride(0), dy.stride(1))),
             *((0, 0) if d_last is None else (_address(d_last, d), d_last.stride(1))),
-            *(_NOWHERE if dx is None else (_address(dx, d), dx.stride(1), dx.stride(2))),
+            *(_NOWHERE if dx is None else (_address(dx, d % DX), dx.stride(1), dx.stride(2))),
+            d >= DX,
             *[_address(gradient, d) for gradient in filled],
         )
 
@@ -68,7 +71,7 @@ def run(
     x: Tensor,  # (T, B, I)
     first: Sequence[Tensor] | Tensor,  # of each direction, what each row (B, H) or segment (R, H) begins from
     weights: Sequence[Sequence[Tensor | None]],  # of each direction
-    reset_after: bool,
+    form: Form,
     y: Tensor,  # (T, B, D*H)
     last: Tensor | None = None,  # (D, B or R, H), filled
     kept: Tensor | None = None,  # (D, rows, size), filled or read
@@ -95,7 +98,7 @@ def run(
         group, h0 = [None if w is None else contiguous(w) for w in weights[d]], dense(first[d])
         held += group, h0
         fields = [
-            *(size == 8, reset_after, threads, T, B, I, H, d),
+            *(size == 8, form.reset_after, threads, T, B, I, H, d >= form.heads),
             *((0, 0, 0, T, B) if segments is None else segments[d].fields),
             *(x.data_ptr(), x_t, x_b, h0.data_ptr(), h0.stride(0), *_addresses(group), 0),
             *(y.data_ptr() + d * H * size, y_t, y_b),

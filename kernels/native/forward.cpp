@@ -124,5 +124,5 @@ extern "C" void EXPORTED(gru_pack)(const GruCall* call, void* packed) {
 }
 
 extern "C" int64_t EXPORTED(gru_forward)(const GruCall* calls, int64_t n) {
-  return calls->float64 ? run_directions<Forward<double>>(calls, n, 1) : run_directions<Forward<float>>(calls, n, 1);
+  return calls->float64 ? run_all<Forward<double>>(calls, n, 1) : run_all<Forward<float>>(calls, n, 1);
 }

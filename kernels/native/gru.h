@@ -2,11 +2,12 @@
 #pragma once
 #include <cstdint>
 
-constexpr int64_t GRU_ABI = 4;  // to be raised with every change of GruCall or of what a function does
+constexpr int64_t GRU_ABI = 5;  // to be raised with every change of GruCall or of what a function does
 
-// One direction of one layer. All fields have 8 bytes, so that Python fills them as int64. T steps, B rows, I features,
-// H hidden units. Memory is of float, or of double where float64 says so. Strides count elements; the last dimension is
-// dense, and so is all that has no stride. Weights have gates in the order r, z, n.
+// One recurrence of a layer: a direction, or one of its heads. All fields have 8 bytes, so that Python fills them as
+// int64. T steps, B rows, I features, H hidden units. Memory is of float, or of double where float64 says so. Strides
+// count elements; the last dimension is dense, and so is all that has no stride. Weights have gates in the order r, z,
+// n.
 //
 // Without `position` all B rows run T steps. With it the sequence is packed: at its step k the first sizes[k] of R
 // segments run, and the next sizes[k] positions, each t * B + b, say which (t, b) of x, y, dy and dx they are. With
@@ -49,6 +50,7 @@ struct GruCall {
   int64_t dh_n_r;
   void* dx;  // (T, B, I), or null; only steps that run are written
   int64_t dx_t, dx_b;
+  int64_t dx_adds;  // whether dx adds to what is there
   void *dh0, *dw_ih, *dw_hh, *db_ih, *db_hh;  // as h0, without a stride, and as the weights
 };
 
@@ -82,7 +84,9 @@ int64_t gru_abi();
 const char* gru_instruction_set();  // null where the processor has none that the library was built for
 int64_t gru_packed_bytes(const GruCall* call);
 void gru_pack(const GruCall* call, void* packed);      // aligned to 64 bytes
-int64_t gru_forward(const GruCall* calls, int64_t n);  // the n directions of a layer, 1 or 2
+// The n recurrences of a layer, of the same sizes. Of more than two, every other one may have the same dx, to which it
+// adds after those before it.
+int64_t gru_forward(const GruCall* calls, int64_t n);
 int64_t gru_backward(const GruCall* calls, int64_t n);
 int64_t gru_step(const GruCall* call);               // T = 1, reset_after, no `position`; reads the weights as they lie
 int64_t gru_segments(const GruSegments* arguments);  // the packed steps, or -1 where there is not enough memory

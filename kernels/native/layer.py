@@ -12,7 +12,7 @@ from .. import Form, Gradients, State, Steps, Weights
 from ..noise import seed_of, threshold
 from ..packing import first_states, gradients_of_first_states, gradients_of_last_states
 from ..regularised import Variant, dropout_of_state
-from .call import Backward, Noise, dense, run, step
+from .call import DX, Backward, Noise, dense, run, step
 from .segments import Segments
 
 KEPT_BYTES = 32 << 20  # what a layer keeps for backward beyond x and y, at most
@@ -59,19 +59,19 @@ def forward_by_direction(
         if T == 0 or B == 0 or H == 0:
             return y, state.h0.clone(memory_format=torch.contiguous_format)
         noise = _noise(variant, seed, state)
-        run("gru_forward", x, state.h0, weights, form.reset_after, y, h_n, kept, noise=noise)
+        run("gru_forward", x, state.h0, weights, form, y, h_n, kept, noise=noise)
         return y, h_n
-    segments = [Segments(steps, d == 1) for d in range(D)]
+    segments = _segments(steps, form, D)
     y, h_n = x.new_zeros(T, B, D * H), state.h0.clone(memory_format=torch.contiguous_format)
     if H == 0 or not len(segments[0]):
         return y, h_n
     noise = _noise(variant, seed, state, None if steps.start is None else segments)
     if steps.start is None:
-        run("gru_forward", x, state.h0, weights, form.reset_after, y, h_n, kept, segments, noise=noise)
+        run("gru_forward", x, state.h0, weights, form, y, h_n, kept, segments, noise=noise)
         return y, h_n
     first = [first_states(state, each.ends, d) for d, each in enumerate(segments)]
     last = x.new_empty(D, max(map(len, segments)), H)
-    run("gru_forward", x, first, weights, form.reset_after, y, last, kept, segments, noise=noise)
+    run("gru_forward", x, first, weights, form, y, last, kept, segments, noise=noise)
     for d, each in enumerate(segments):
         h_n[d].index_copy_(0, each.ends.ended, last[d, each.ends.last_segment])
     return y, h_n
@@ -120,7 +120,7 @@ def backward_by_direction(
     first: Sequence[Tensor] | Tensor = state.h0
     last, rows, has_steps = dh_n, B, T > 0 and B > 0
     if steps.real is not None or steps.start is not None:
-        segments = [Segments(steps, d == 1) for d in range(D)]
+        segments = _segments(steps, form, D)
         has_steps = len(segments[0]) > 0
     is_cut = segments is not None and steps.start is not None
     if segments is not None and is_cut:
@@ -129,7 +129,7 @@ def backward_by_direction(
             last = torch.stack([gradients_of_last_states(dh_n[d], each.ends) for d, each in enumerate(segments)])
     has_steps = has_steps and H > 0
     new = x.new_empty if has_steps else x.new_zeros
-    dx = (new if segments is None else x.new_zeros)(D, T, B, I) if need_dx else None
+    dx = (new if segments is None else x.new_zeros)(min(D, DX), T, B, I) if need_dx else None
     d_first = new(D, rows, H)
     d_weights = new(D, 3 * H, I), new(D, 3 * H, H), new(D, 3 * H), new(D, 3 * H)
     if (segments is not None and not is_cut) or not has_steps:  # a row without steps ends where it began
@@ -138,9 +138,9 @@ def backward_by_direction(
         dy, last = (None if t is None else dense(t) for t in (dy, last))
         gradients = Backward(dy, last, dx, d_first, *d_weights)
         noise = _noise(variant, seed, state, segments if is_cut else None)
-        run("gru_backward", x, first, weights, form.reset_after, y, None, kept, segments, gradients, noise)
+        run("gru_backward", x, first, weights, form, y, None, kept, segments, gradients, noise)
     if dx is not None:
-        dx = dx[0] if D == 1 else dx[0].add_(dx[1])
+        dx = dx[0] if len(dx) == 1 else dx[0].add_(dx[1])
     dh0, dh_reset = d_first, None if state.h_reset is None else torch.zeros_like(d_first)
     if segments is not None and is_cut:
         parts = [
@@ -159,6 +159,12 @@ def gru_step(x: Tensor, h: Tensor, weights: Weights) -> Tensor:
     y = x.new_empty(h.shape)
     step(x, h, weights, y)
     return y
+
+
+def _segments(steps: Steps, form: Form, D: int) -> list[Segments]:
+    """Those of each recurrence, which are the same in all of a direction."""
+    of_directions = [Segments(steps, reverse) for reverse in (False, True)[: D // form.heads]]
+    return [segments for segments in of_directions for _ in range(form.heads)]
 
 
 def _noise(

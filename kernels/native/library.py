@@ -6,7 +6,7 @@ import ctypes
 import os
 from pathlib import Path
 
-ABI = 4  # that of gru.h
+ABI = 5  # that of gru.h
 PATH = Path(__file__).parent / "libgrucore.so"
 
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <cstdlib>
+#include <new>
 #include <numeric>
 
 #include "gru.h"
@@ -42,7 +43,7 @@ struct Sequence {
   }
 };
 
-// A thread's part of a direction: every `stride`-th row from `first` on, and of those rows' units part `part` of
+// A thread's part of a recurrence: every `stride`-th row from `first` on, and of those rows' units part `part` of
 // `parts`, for which the threads of the same rows wait for each other at every step.
 struct Share {
   int64_t first, stride, part, parts;
@@ -63,7 +64,7 @@ struct Share {
   int64_t end(int64_t n) const { return n * (part + 1) / parts; }
 };
 
-// Where a direction's threads meet: all of them, and those that share rows.
+// Where a team's threads meet: all of them, and those that share rows.
 struct Meeting {
   Barrier all, rows[MOST_THREADS];
 };
@@ -86,39 +87,56 @@ class Arena {
   int64_t used_ = 0;
 };
 
+// How many teams share n recurrences, each as many of them. Those that add to one dx are of one team, one after the
+// other.
+inline int64_t teams_of(const GruCall* calls, int64_t n, int64_t threads) {
+  int64_t teams = std::min({n, threads, calls[0].dx ? 2 : MOST_THREADS});
+  while (n % teams) teams--;
+  return teams;
+}
+
 // Threads that pay: some 20 us of work for each, and more work a step than it costs to meet where units are divided.
-// Two directions have half of them each.
+// Each team has its part of them.
 inline int64_t worthwhile_threads(const GruCall* calls, int64_t n, double passes) {
   const GruCall& c = calls[0];
   double rows = 0;
   for (int64_t d = 0; d < n; d++) rows += double(Sequence{calls[d]}.total());
   const double work = passes * 6 * rows * double(c.H) * double(c.I + c.H);
   int64_t threads = std::min({c.threads, MOST_THREADS, 1 + int64_t(work / 2e6)});
-  const int64_t teams = n == 2 && threads > 1 ? 2 : 1, R = c.segments;
+  const int64_t teams = teams_of(calls, n, threads), R = c.segments;
   threads /= teams;
   if (R < 4 * threads && 6. * double(R) * double(c.H) * double(c.H) / double(threads) < 1e5)
     threads = std::max<int64_t>(1, R / 4);
   return threads * teams;
 }
 
-// Runs the directions of a layer by a team: each is a Pass<T>(call, threads, arena), which run(thread, threads,
-// meeting) computes. Returns 1 without memory for them.
+// Runs the recurrences of a layer by teams: each is a Pass<T>(call, threads, arena), which run(thread, threads,
+// meeting) computes. A team runs one after another, in the same memory. Returns 1 without memory for them.
 template <typename Pass>
-int64_t run_directions(const GruCall* calls, int64_t n, double passes) {
-  const int64_t threads = worthwhile_threads(calls, n, passes);
-  Arena counting;
-  for (int64_t d = 0; d < n; d++) Pass(calls[d], threads, counting);
-  char* const memory = static_cast<char*>(std::aligned_alloc(64, std::max<int64_t>(64, counting.used())));
+int64_t run_all(const GruCall* calls, int64_t n, double passes) {
+  const int64_t threads = worthwhile_threads(calls, n, passes), teams = teams_of(calls, n, threads),
+                most = threads / teams;  // of a team
+  int64_t size = 0;
+  for (int64_t d = 0; d < n; d++) {
+    Arena counting;
+    counting.take<Meeting>(1);
+    Pass(calls[d], most, counting);
+    size = std::max(size, counting.used());
+  }
+  char* const memory = static_cast<char*>(std::aligned_alloc(64, teams * size));
   if (!memory) return 1;
-  Arena arena(memory);
-  const Pass first(calls[0], threads, arena), second(calls[n - 1], threads, n == 2 ? arena : counting);
-  Meeting meetings[2];
-  parallel(threads, [&](int64_t thread, int64_t team) {
-    if (n == 2 && team % 2 == 0) {
-      (thread % 2 ? second : first).run(thread / 2, team / 2, meetings[thread % 2]);
-    } else {
-      first.run(thread, team, meetings[0]);
-      if (n == 2) second.run(thread, team, meetings[1]);
+  for (int64_t team = 0; team < teams; team++) new (memory + team * size) Meeting;
+  parallel(threads, [&](int64_t thread, int64_t given) {
+    const int64_t stride = given == threads ? teams : 1;  // of fewer threads than asked for there is one team
+    const int64_t team = thread % stride, member = thread / stride, members = std::min(given / stride, most);
+    if (member >= members) return;
+    char* const own = memory + team * size;
+    for (int64_t d = team; d < n; d += stride) {
+      Arena arena(own);
+      Meeting& meeting = *arena.take<Meeting>(1);
+      const Pass pass(calls[d], most, arena);
+      pass.run(member, members, meeting);
+      if (d + stride < n) meeting.all.wait(members);  // the next writes where this one reads
     }
   });
   std::free(memory);

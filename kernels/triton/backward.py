@@ -24,9 +24,9 @@ from .forward import load_three, only_if, weight
 
 
 @triton.jit
-def _begin_again(dh, dh_reset, flag, d):
+def _begin_again(dh, dh_reset, flag, direction):
     """dh and dh_reset before a step with that flag: dh goes to h_reset where the step began from it."""
-    began = has(flag, BEGAN, d)
+    began = has(flag, BEGAN, direction)
     dh_reset += tl.where(began[:, None], dh, 0.0)
     dh = tl.where(began[:, None], 0.0, dh)
     return dh, dh_reset
@@ -52,6 +52,7 @@ def _gru_backward_kernel(
     last,
     patience,  # polls of a program
     D: tl.constexpr,
+    HEADS: tl.constexpr,
     H: tl.constexpr,
     J: tl.constexpr,
     BLOCK_B: tl.constexpr,
@@ -71,6 +72,7 @@ def _gru_backward_kernel(
     CHUNKS: tl.constexpr = (H + BLOCK_K - 1) // BLOCK_K
     j = tl.program_id(0) % SPLITS
     d = (tl.program_id(0) // SPLITS) % D
+    direction = d // HEADS
     tile = first_tile + tl.program_id(0) // (SPLITS * D)
     dtype: tl.constexpr = w_hh_ptr.dtype.element_ty
     offs_b = tile * BLOCK_B + tl.arange(0, BLOCK_B)
@@ -94,12 +96,12 @@ def _gru_backward_kernel(
     if HAS_FLAGS:
         dh_reset = tl.load(dh_reset_ptr + offs_state, mask=mask, other=0.0)
 
-    sign = 2 * d - 1  # against the direction of travel
-    c0 = (1 - d) * (C - 1) + sign * first
+    sign = 2 * direction - 1  # against the direction of travel
+    c0 = (1 - direction) * (C - 1) + sign * first
     rows = (d * C + c0).to(tl.int64) * B + offs_b
     a_ptrs = a_ptr + rows[:, None] * (4 * H) + offs_j[None, :]
     dy_ptrs = dy_ptr + rows[:, None] * H + offs_j[None, :]
-    first_step = first_step_0 + d * (first_step_1 - first_step_0)
+    first_step = first_step_0 + direction * (first_step_1 - first_step_0)
     if HAS_FLAGS:
         flag_ptrs = flags_ptr + (first_step + c0 - (sign if GROUP else 0)).to(tl.int64) * B + offs_b
     step = sign * batch * H
@@ -139,7 +141,7 @@ def _gru_backward_kernel(
                     dh = tl.dot(dg, w[c], acc=dh, input_precision=PRECISION)
             if HAS_FLAGS:
                 flag = tl.load(flag_ptrs, mask=only_if(i > 0, mask_b), other=0)
-                dh, dh_reset = _begin_again(dh, dh_reset, flag, d)
+                dh, dh_reset = _begin_again(dh, dh_reset, flag, direction)
         else:
             if HAS_DY:
                 dy = tl.load(dy_ptrs, mask=mask, other=0.0)
@@ -168,7 +170,7 @@ def _gru_backward_kernel(
             dh = tl.dot(dg_n, w[2], acc=dh, input_precision=PRECISION)
             if HAS_FLAGS:
                 flag = tl.load(flag_ptrs, mask=mask_b, other=0)
-                dh, dh_reset = _begin_again(dh, dh_reset, flag, d)
+                dh, dh_reset = _begin_again(dh, dh_reset, flag, direction)
         if HAS_FLAGS:
             flag_ptrs += sign * batch
         dy_ptrs += step

@@ -64,15 +64,15 @@ def tile_spans(flags: Tensor, block_b: int) -> Tensor:
     return torch.stack([torch.minimum(begin, end), end], 1).to(torch.int32)
 
 
-def first_states(h0: Tensor, h_reset: Tensor, flags: Tensor | None) -> Tensor:
+def first_states(h0: Tensor, h_reset: Tensor, flags: Tensor | None, heads: int = 1) -> Tensor:
     """The state before each row's first real step: h_reset (D, B, H) where a reset comes before it, else h0."""
     if flags is None or h_reset is h0:
         return h0
     states = []
     for d in range(len(h0)):
-        along = flags.flip(0) if d == 1 else flags
+        along = flags.flip(0) if d >= heads else flags
         real = (along & 1) != 0
-        began = real & (real.cumsum(0) == 1) & began_at(along, d)
+        began = real & (real.cumsum(0) == 1) & began_at(along, d // heads)
         states.append(torch.where(began.any(0).unsqueeze(1), h_reset[d], h0[d]))
     return torch.stack(states)
 

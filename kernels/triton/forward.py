@@ -20,8 +20,9 @@ come back, by the protocol EXCHANGE of `exchange.py`: a step reads slot i, compu
 `first` to `last` run in one launch, for which all programs of a group must run at once, or else in a launch for each
 step.
 
-h is float32 and crosses chunks in memory; sums are float32. T time, B batch, C steps a chunk, D directions: the second
-runs from the end, so that its first chunk is the last in time. H is a multiple of 16 (the launcher pads it). Flags per
+h is float32 and crosses chunks in memory; sums are float32. T time, B batch, C steps a chunk, D directions, or as
+many times HEADS recurrences: those of the second direction run from the end, so that their first chunk is the last in
+time. H is a multiple of 16 (the launcher pads it). Flags per
 (t, b) are those of `flags.py`.
 
 The tensor cores take W^T from shared memory as W lies there. Float32 products without them ("ieee") would read it with
@@ -83,6 +84,7 @@ def _gru_forward_kernel(
     last,
     patience,  # polls of a program
     D: tl.constexpr,
+    HEADS: tl.constexpr,
     H: tl.constexpr,
     J: tl.constexpr,
     BLOCK_B: tl.constexpr,
@@ -102,6 +104,7 @@ def _gru_forward_kernel(
     CHUNKS: tl.constexpr = (H + BLOCK_K - 1) // BLOCK_K
     j = tl.program_id(0) % SPLITS
     d = (tl.program_id(0) // SPLITS) % D
+    direction = d // HEADS
     tile = first_tile + tl.program_id(0) // (SPLITS * D)
     dtype: tl.constexpr = w_hh_ptr.dtype.element_ty
     offs_b = tile * BLOCK_B + tl.arange(0, BLOCK_B)
@@ -125,7 +128,7 @@ def _gru_forward_kernel(
     batch = B.to(tl.int64)
     offs_state = (d * batch + offs_b)[:, None] * H + offs_j[None, :]
     h = tl.load(h_ptr + offs_state, mask=mask, other=0.0)
-    first_step = first_step_0 + d * (first_step_1 - first_step_0)
+    first_step = first_step_0 + direction * (first_step_1 - first_step_0)
     begin, end = 0, C  # the steps of the chunk that this tile runs
     if HAS_FLAGS:
         h_reset = tl.load(h_reset_ptr + offs_state, mask=mask, other=0.0).to(tl.float32)
@@ -133,8 +136,8 @@ def _gru_forward_kernel(
         end = tl.minimum(tl.load(span_ptr + 2 * tile + 1) - first_step, C)
     last = tl.minimum(last, end - begin)
 
-    sign = 1 - 2 * d
-    c0 = begin + d * (end - 1 - begin) + sign * first
+    sign = 1 - 2 * direction
+    c0 = begin + direction * (end - 1 - begin) + sign * first
     all_rows = (first_step + c0).to(tl.int64) * B + offs_b  # in the sequence
     gx_ptrs = gx_ptr + ((d * C + c0).to(tl.int64) * B + offs_b)[:, None] * (3 * H) + offs_j[None, :]
     y_ptrs = y_ptr + (all_rows * D + d)[:, None] * H + offs_j[None, :]
@@ -194,7 +197,7 @@ def _gru_forward_kernel(
             if not GROUP:
                 flag = tl.load(flag_ptrs, mask=mask_b, other=0)
             real = is_real(flag)
-            restart = has(flag, RESTARTS, d)
+            restart = has(flag, RESTARTS, direction)
             wanted = mask & real[:, None]
             h = tl.where(real[:, None], h_new, h)
             h = tl.where(restart[:, None], h_reset, h)

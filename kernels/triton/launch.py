@@ -48,7 +48,7 @@ class Chunk(NamedTuple):
 
 
 class Launch:
-    """The operands, sizes, flags and grid of one layer's recurrences, in one direction of travel or both."""
+    """The operands, sizes, flags and grid of one layer's recurrences, of one direction of travel or both."""
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class Launch:
         raise_if_failed(x.device)
         self.steps, self.batch, self.input_size = x.shape
         self.directions, _, self.hidden_size = state.h0.shape
+        self.heads = form.heads
         arithmetic = kind(x.dtype, form.precision)
         self.plan = plan(recurrence, self.batch, self.hidden_size, self.directions, arithmetic, device(x.device))
         width = self.plan.block_j or 16
@@ -85,7 +86,7 @@ class Launch:
             bias[:, :2] += b_hh[:, :2]
             self.b_hn = b_hh[:, 2].contiguous()
         self.bias = bias.flatten(1, 2)  # (D, 3H): all of b_ih, and the part of b_hh that no reset gate multiplies
-        self.flags = step_flags(steps, self.directions)
+        self.flags = step_flags(steps, self.directions // self.heads)
 
     def widened(self, tensor: Tensor, dim: int = -1) -> Tensor:
         """The tensor with zeros up to H units in one dimension."""
@@ -108,8 +109,9 @@ class Launch:
         return self.x.new_empty(self.directions, chunk.steps * self.batch, values * self.H)
 
     def rows(self, tensor: Tensor, chunk: Chunk, d: int) -> Tensor:
-        """A direction's steps of the chunk out of a (T, B, ...) tensor, as (C*B, ...)."""
-        return tensor[chunk.first[d] : chunk.first[d] + chunk.steps].flatten(0, 1)
+        """A recurrence's steps of the chunk out of a (T, B, ...) tensor, as (C*B, ...)."""
+        first = chunk.first[d // self.heads]
+        return tensor[first : first + chunk.steps].flatten(0, 1)
 
     def input_side(self, chunk: Chunk) -> Tensor:
         """gx (D, C*B, 3H) of a chunk."""
@@ -123,6 +125,7 @@ class Launch:
         """Compile-time arguments of both recurrences."""
         return {
             "D": self.directions,
+            "HEADS": self.heads,
             "H": self.H,
             "J": self.plan.block_j or self.plan.block_k,
             "BLOCK_B": self.plan.block_b,

@@ -39,7 +39,7 @@ def gru_forward(x: Tensor, state: State, weights: Weights, steps: Steps, form: F
     layer = Launch(x, state, weights, steps, form, "forward")
     shape = (layer.steps, layer.batch, layer.directions, layer.H)
     y = x.new_empty(shape) if layer.flags is None else x.new_zeros(shape)
-    h = first_states(layer.h0, layer.h_reset, layer.flags).to(torch.float32, copy=True)
+    h = first_states(layer.h0, layer.h_reset, layer.flags, layer.heads).to(torch.float32, copy=True)
     spans = None if layer.flags is None else tile_spans(layer.flags, layer.plan.block_b)
     w_hh = layer.w_hh
     if kind(x.dtype, form.precision) == "ieee":  # as `forward.py` takes it
@@ -112,7 +112,7 @@ def gru_backward(
                 d_biases[0][d] += gx[d].sum(0, dtype=torch.float32)
                 d_biases[1][d] += gh[d].sum(0, dtype=torch.float32)
                 if dx is not None:
-                    begin = chunk.first[d] * batch
+                    begin = chunk.first[d // layer.heads] * batch
                     dx[begin : begin + len(x_rows)] += torch.mm(gx[d], layer.w_ih[d])
     narrow = layer.hidden_size
     # Where resets go back to h0, it gets their gradients too.
@@ -138,19 +138,20 @@ def _finish_chunk(layer: Launch, chunk: Chunk, slots: Tensor, dh: Tensor, dh_res
         last = slots[chunk.steps, d].view(layer.x.dtype)  # (B, 3H)
         dh[d] += torch.mm(last.float(), layer.w_hh[d].float())
         if layer.flags is not None:
-            step = chunk.first[d] if d == 0 else chunk.first[d] + chunk.steps - 1
-            began = began_at(layer.flags[step], d).unsqueeze(1)
+            direction = d // layer.heads
+            step = chunk.first[direction] + direction * (chunk.steps - 1)
+            began = began_at(layer.flags[step], direction).unsqueeze(1)
             dh_reset[d] += dh[d].masked_fill(~began, 0)
             dh[d].masked_fill_(began, 0)
 
 
 def _states_before(layer: Launch, y: Tensor, chunk: Chunk, d: int) -> Tensor:
-    """The state before each step of the chunk in one direction, (C*B, H)."""
-    y = y[:, :, d]
-    first, end = chunk.first[d], chunk.first[d] + chunk.steps
+    """The state before each step of the chunk in one recurrence, (C*B, H)."""
+    y, direction = y[:, :, d], d // layer.heads
+    first, end = chunk.first[direction], chunk.first[direction] + chunk.steps
     if layer.flags is not None:
-        return states_before(y, layer.h0[d], layer.h_reset[d], layer.flags, d)[first:end].flatten(0, 1)
-    if d == 0:
+        return states_before(y, layer.h0[d], layer.h_reset[d], layer.flags, direction)[first:end].flatten(0, 1)
+    if direction == 0:
         before = layer.h0[d].unsqueeze(0) if first == 0 else y[first - 1 : first]
         return torch.cat([before, y[first : end - 1]]).flatten(0, 1)
     after = layer.h0[d].unsqueeze(0) if end == layer.steps else y[end : end + 1]

@@ -61,6 +61,14 @@ CASES = {
     "a state to reset to, loss on h_n": Case(flags="resets state", loss="h_n", B=5),
     "a state to reset to, no resets": Case(flags="lengths state"),
     "a state to reset to, no flags": Case(flags="state", two_way=True),
+    "two heads": Case(heads=2),
+    "three heads, two-way": Case(T=5, B=17, I=3, H=5, heads=3, two_way=True),
+    "heads, lengths, two-way": Case(B=5, flags="lengths", heads=2, two_way=True),
+    "heads, gaps, resets, a state": Case(T=7, B=5, flags="gaps resets state", heads=3, two_way=True),
+    "heads, strided, no dx": Case(layout="strided", need_dx=False, heads=3),
+    "heads, T = 0": Case(T=0, heads=2, two_way=True),
+    "heads, B = 0": Case(B=0, heads=2, two_way=True),
+    "eight heads, large": Case(T=20, B=64, I=64, H=32, heads=8, large=True),
 }
 RESET_BEFORE = {
     "sizes of 1": Case(1, 1, 1, 1),
@@ -73,9 +81,11 @@ RESET_BEFORE = {
     "loss on h_n": Case(loss="h_n"),
     "no dx, strided": Case(layout="strided", need_dx=False),
     "flags": Case(T=9, flags="gaps resets state", two_way=True, B=5),
+    "heads": Case(T=9, B=5, H=5, flags="gaps resets state", heads=3, two_way=True),
 }
 # Triton's interpreter is slow: what of it is not marked so, and what it runs in 16 bits too. A GPU runs everything.
 QUICK = ["one step, one row", "one step, cut, one-way", "two-way", "T = 0", "strided", "lengths, two-way", "resets"]
+QUICK += ["two heads"]
 IN_16_BITS = ["one step, two-way", "H = 33", "H = 128", "strided", "lengths", "left padding and resets"]
 CASES |= {f"reset before, {name}": case._replace(reset_after=False) for name, case in RESET_BEFORE.items()}
 

@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 BACKENDS = ["reference", "eager", *NATIVE]
 BATCHED = st.sampled_from(["time first", "batch first"])
 SMALL = st.sampled_from([m for m in MAGNITUDES if m <= 1])  # beyond, nn.GRU loses 1 - z in float64 too
+AS_TORCH = {"heads": 1, "reset_after": True, "resets": "", "T": st.integers(1, 7), "magnitude": SMALL}
 ROUNDINGS = 4.0  # how often rounding the inputs may be felt; at most 0.4 of what is allowed was used, see the summary
 COMPUTED_IN = {bf16: torch.float32, f16: torch.float32}
 TINY = 1e-30  # the step along the imaginary axis
@@ -139,13 +140,13 @@ def test_the_equations_in_tritons_interpreter(case):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@given(case=cases(reset_after=True, resets="", padding="", T=st.integers(1, 7), magnitude=SMALL))
+@given(case=cases(**AS_TORCH, padding=""))
 def test_nn_gru(backend, case):
     check_torch(case, backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@given(case=cases(reset_after=True, resets="", padding="lengths", layout=BATCHED, T=st.integers(1, 7), magnitude=SMALL))
+@given(case=cases(**AS_TORCH, padding="lengths", layout=BATCHED))
 def test_nn_gru_on_packed_rows(backend, case):
     assume(problem_of(case).lengths.all() and case.B)  # nn.GRU takes no row without steps
     check_torch(case, backend)

@@ -36,11 +36,12 @@ class Case(NamedTuple):
     layout: str = "contiguous"  # of x, h0 and dy; or "strided", "expanded"
     need_dx: bool = True
     reset_after: bool = True
+    heads: int = 1  # of each direction, each of H units
     large: bool = False  # too slow for Triton's interpreter
 
     @property
     def D(self) -> int:
-        return 1 + self.two_way
+        return (1 + self.two_way) * self.heads
 
 
 class Call(NamedTuple):
@@ -120,7 +121,8 @@ def draw(case: Case, dtype: torch.dtype) -> Call:
     if steps.real is not None:
         padding = ~steps.real.unsqueeze(-1)
         x, dy = (t if t is None else t.masked_fill(padding, torch.nan) for t in (x, dy))
-    return Call(x, state, Weights(*weights), steps, Form(case.reset_after), dy, dh_n, case.need_dx).to(dtype)
+    form = Form(case.reset_after, heads=case.heads)
+    return Call(x, state, Weights(*weights), steps, form, dy, dh_n, case.need_dx).to(dtype)
 
 
 class Implementation(NamedTuple):
@@ -224,8 +226,8 @@ def nn_gru(x: Tensor, state: State, weights: Weights, steps: Steps, form: Form) 
         y_rows, h_rows = [x.new_zeros(T, 0, H)], [x.new_zeros(0, H)]
         for row in rows if B else ():
             b = row.start
-            entry = cuts[-1:, b].sum() * d  # the number of cuts where the row is entered
-            order = [t for t in (reversed(range(T)) if d else range(T)) if real[t, b]]
+            entry = cuts[-1:, b].sum() * (d >= form.heads)  # the number of cuts where the row is entered
+            order = [t for t in (reversed(range(T)) if d >= form.heads else range(T)) if real[t, b]]
             y, h = x.new_zeros(T, row.stop - b, H), state.h0[d : d + 1, row]
             for count, piece in itertools.groupby(order, key=lambda t, b=b: int(cuts[t, b])):
                 piece = torch.tensor(list(piece))

@@ -49,6 +49,17 @@ class Parameters:
     gain_hh: Array | None = None
 
 
+def block_diagonal(w: Array) -> Array:
+    """W_hh (heads, 3H/heads, H/heads) as (3H, H), gates first."""
+    heads, gates, units = w.shape
+    dense = np.zeros((gates * heads, units * heads), w.dtype)
+    for gate in range(3):
+        for head in range(heads):
+            row, column = (gate * heads + head) * units, head * units
+            dense[row : row + units, column : column + units] = w[head, gate * units : (gate + 1) * units]
+    return dense
+
+
 @dataclass
 class Form:
     """Which equations."""

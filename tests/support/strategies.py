@@ -45,6 +45,7 @@ class Case(NamedTuple):
     activation: str = "tanh"
     recurrent_activation: str = "sigmoid"
     learned: bool = False  # the initial state
+    heads: int = 1
 
     @property
     def directions(self) -> int:
@@ -66,6 +67,7 @@ class Case(NamedTuple):
             "bidirectional": self.two_way,
             "dtype": self.dtype,
             "reset_after": self.reset_after,
+            "heads": self.heads,
             "layer_norm": self.layer_norm,
             "zoneout": self.zoneout,
             "activation": self.activation,
@@ -78,7 +80,8 @@ def _possible(case: Case) -> Case:
     """The case without what contradicts itself."""
     case = case._replace(B=1) if case.layout == "unbatched" else case
     case = case._replace(resets="to hx") if case.two_way and case.resets else case
-    case = case._replace(reset_after=True) if case.layer_norm else case
+    case = case._replace(reset_after=True, heads=1) if case.layer_norm else case  # heads are normalised one by one
+    case = case._replace(heads=1) if case.H % case.heads else case
     if case.dtype is f16:  # whose range is small
         return case._replace(magnitude=min(max(case.magnitude, 1e-2), 1e2))
     return case
@@ -97,6 +100,7 @@ PLAIN = {
     "bias": st.booleans(),
     "layout": st.sampled_from(["time first", "batch first", "unbatched"]),
     "reset_after": st.booleans(),
+    "heads": st.sampled_from([1, 1, 1, 2, 3]),
     "padding": st.sampled_from(["", "lengths", "mask"]),
     "resets": st.sampled_from(["", "to hx", "elsewhere"]),
     "has_hx": st.booleans(),
@@ -203,7 +207,9 @@ class Problem:
             for d in range(case.directions):
                 suffix = f"_l{k}" + "_reverse" * d
                 names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "layer_norm_ih", "layer_norm_hh")
-                parts.append(equations.Parameters(*(values.get(name + suffix) for name in names)))
+                part = equations.Parameters(*(values.get(name + suffix) for name in names))
+                part.w_hh = equations.block_diagonal(part.w_hh) if case.heads > 1 else part.w_hh
+                parts.append(part)
         states = (len(parts), case.B, case.H)
         h0 = values.get("dh0")
         if h0 is None:

@@ -38,6 +38,7 @@ def drawn(numbers: random.Random) -> tuple[str, Case, torch.dtype]:
         layout=numbers.choice(["contiguous", "strided", "expanded"]),
         need_dx=numbers.random() < 0.8,
         reset_after=numbers.random() < 0.7,
+        heads=numbers.choice([1, 1, 1, 2, 3, 8]),
     )
     if min(case.I, case.H, case.B) < 7:
         dtype = torch.float64

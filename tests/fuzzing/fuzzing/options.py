@@ -22,6 +22,7 @@ OPTIONS: dict[str, list[Any]] = {
     "dropout": [0.0, 1, -0.1, 2, float("nan"), "0", None],
     "bidirectional": [True, False, "yes"],
     "reset_after": [True, False, None],
+    "heads": [1, 2, 4, 3, 0, True, 2.0, None],
     "recurrent_dropout": [0.0, 0.5, 1.0, 1.5],
     "zoneout": [0.0, 0.5, 1.0, -1],
     "layer_norm": [True, False, 1],

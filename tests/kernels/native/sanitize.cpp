@@ -120,9 +120,9 @@ template <typename T>
 class Layer {
  public:
   // `turn` varies what may be left out, and alignment.
-  Layer(const Case& c, bool after, int64_t directions, bool is_packed, int64_t turn)
+  Layer(const Case& c, bool after, int64_t recurrences, bool is_packed, int64_t turn)
       : c_(c),
-        D_(directions),
+        D_(recurrences),
         offset_(turn % 2),
         x_b_(c.I + turn % 3),
         x_t_(c.B * x_b_),
@@ -131,13 +131,13 @@ class Layer {
     x_.draw(1, 2), dy_.draw(2, 2);
     for (int64_t d = 0; d < D_; d++) {
       const bool cuts = turn % 3 != 0;
-      if (is_packed) packed_.emplace_back(c, d == 1, cuts);
+      if (is_packed) packed_.emplace_back(c, d >= (D_ + 1) / 2, cuts);
       const int64_t R = is_packed ? packed_[d].segments : c.B, states = is_packed && cuts ? R : c.B, H = c.H;
       const double scale = 2 / std::sqrt(double(H));
       const auto drawn = [&](int64_t n, double by) { return given_.emplace_back(n, offset_).draw(given_.size(), by); };
       GruCall call{};
       call.float64 = sizeof(T) == 8, call.reset_after = after;
-      call.T = c.T, call.B = c.B, call.I = c.I, call.H = H, call.reverse = d, call.steps = c.T, call.segments = R;
+      call.T = c.T, call.B = c.B, call.I = c.I, call.H = H, call.reverse = d >= (D_ + 1) / 2, call.steps = c.T, call.segments = R;
       if (is_packed) {
         call.position = packed_[d].position.data(), call.sizes = packed_[d].sizes.data();
         call.steps = packed_[d].steps, call.row = cuts ? nullptr : packed_[d].row.data();
@@ -174,7 +174,8 @@ class Layer {
       call.kept = kept ? others.emplace_back(kept_rows * kept_r, 0).data() : nullptr, call.kept_rows = kept_rows,
       call.kept_r = kept_r;
       call.h_n = made(states_[d] * H), call.h_n_r = H;
-      if (has_dx_) call.dx = made(rows * c_.I), call.dx_t = c_.B * c_.I, call.dx_b = c_.I;
+      if (has_dx_) call.dx = d < 2 ? made(rows * c_.I) : calls[d - 2].dx, call.dx_t = c_.B * c_.I, call.dx_b = c_.I;
+      call.dx_adds = d >= 2;
       call.dh0 = made(states_[d] * H), call.dw_ih = made(3 * H * c_.I), call.dw_hh = made(3 * H * H);
       call.db_ih = made(3 * H), call.db_hh = made(3 * H);
       forward.push_back(call);
@@ -197,7 +198,7 @@ class Layer {
   bool has_dx_;
   Numbers<T> x_, dy_;
   std::vector<Packed> packed_;
-  std::vector<int64_t> states_;  // how many there are of each direction
+  std::vector<int64_t> states_;  // how many there are of each recurrence
   std::vector<Numbers<T>> given_;
   std::vector<GruCall> calls_;
 };
@@ -214,8 +215,8 @@ void expect_same(const std::vector<T>& got, const std::vector<T>& want, const st
 }
 
 template <typename T>
-void check_layer(const Case& c, bool after, int64_t directions, bool is_packed, int64_t turn) {
-  Layer<T> layer(c, after, directions, is_packed, turn);
+void check_layer(const Case& c, bool after, int64_t recurrences, bool is_packed, int64_t turn) {
+  Layer<T> layer(c, after, recurrences, is_packed, turn);
   granted = 4;
   const std::vector<T> want = layer.run(1, 0, false);
   for (int64_t threads = 1; threads <= 5; threads++) {
@@ -223,8 +224,8 @@ void check_layer(const Case& c, bool after, int64_t directions, bool is_packed, 
     const int64_t kept = (threads + turn) % 3;
     const std::string what = std::to_string(sizeof(T) * 8) + " bits, T B I H = " + std::to_string(c.T) + " " +
                              std::to_string(c.B) + " " + std::to_string(c.I) + " " + std::to_string(c.H) +
-                             (after ? ", reset after" : ", reset before") + ", " + std::to_string(directions) +
-                             (is_packed ? " directions, packed, " : " directions, ") + std::to_string(threads) +
+                             (after ? ", reset after" : ", reset before") + ", " + std::to_string(recurrences) +
+                             (is_packed ? " recurrences, packed, " : " recurrences, ") + std::to_string(threads) +
                              " threads, " + std::to_string(kept) + "/2 kept";
     expect_same(layer.run(threads, kept, threads == 2), want, what);
   }
@@ -269,9 +270,9 @@ void check_all(bool few) {
   int64_t turn = 0;
   for (const Case& c : cases)
     for (const bool after : {true, false})
-      for (const int64_t directions : {1, 2})
+      for (const int64_t recurrences : {1, 2, 3, 4})
         for (const bool is_packed : {false, true})
-          if (turn++; !few || turn % 3 == 0) check_layer<T>(c, after, directions, is_packed, turn);
+          if (turn++; !few || turn % 3 == 0) check_layer<T>(c, after, recurrences, is_packed, turn);
   for (const int64_t B : {1, 2, 3, 5, 7, 9, 14})
     for (const int64_t H : {1, 7, 16, 37})
       if (!few || H == 37) check_step<T>(B, H == 7 ? 33 : 6, H);

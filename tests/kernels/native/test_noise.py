@@ -27,6 +27,7 @@ CASES = [
     Case(7, 70, 3, 33, flags="lengths"),
     Case(6, 3, 3, 20, flags="gaps resets state"),
     Case(6, 4, 3, 8, two_way=True, flags="resets", bias=False),
+    Case(6, 9, 3, 17, two_way=True, flags="gaps resets state", heads=2),
 ]
 
 
