@@ -53,9 +53,7 @@ def obstacle(
     kind = plan.kind(dtype, form.precision)
     names = ["step" if flags["is_step"] else "forward"] + ["backward"] * flags["wants_gradient"]
     plans = tuple(plan.plan(name, batch, hidden_size, directions, kind, limits) for name in names)
-    return checked(
-        Case(device, dtype, form.precision, hidden_size, directions, plans=plans, heads=form.heads, **flags)
-    )
+    return checked(Case(device, dtype, form.precision, hidden_size, directions, plans=plans, heads=form.heads, **flags))
 
 
 @functools.cache

@@ -201,7 +201,8 @@ def _prepared(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_
 
         is_node = onnx_trace.says(variant, heads, input.dtype, call, wants_gates)
     if heads > 1:
-        h0, h_reset = (None if h is None else states_of_heads(h, heads) for h in (h0, h_reset))
+        h0 = states_of_heads(h0, heads)
+        h_reset = None if h_reset is None else states_of_heads(h_reset, heads)
         weights = of_heads(weights, heads)
         layer_norms = None if layer_norms is None else of_heads(layer_norms, heads)
     request = dispatch.Request(

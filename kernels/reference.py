@@ -92,9 +92,7 @@ def unroll(
     return torch.cat(ys, -1), torch.stack(h_ns), Gates(*(torch.stack(gate) for gate in zip(*gates, strict=True)))
 
 
-def _unroll(
-    step: Step, length: int, state: State, steps: Steps, d: int, reverse: bool
-) -> tuple[Tensor, Tensor, Gates]:
+def _unroll(step: Step, length: int, state: State, steps: Steps, d: int, reverse: bool) -> tuple[Tensor, Tensor, Gates]:
     """One recurrence: y (T, B, H), h_n (B, H) and the gates, each (T, B, H)."""
     real, h = steps.real, state.h0[d]
     h_reset = h if state.h_reset is None else state.h_reset[d]

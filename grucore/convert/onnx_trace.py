@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from grucore import ops
-from grucore.copies import DENSE
 from grucore.convert import onnx_operator
+from grucore.copies import DENSE
 from grucore.errors import InputError
 from grucore.kernels import Form, State, Steps, Weights, regularised
 from grucore.kernels.regularised import Variant, acting

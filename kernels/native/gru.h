@@ -50,7 +50,7 @@ struct GruCall {
   int64_t dh_n_r;
   void* dx;  // (T, B, I), or null; only steps that run are written
   int64_t dx_t, dx_b;
-  int64_t dx_adds;  // whether dx adds to what is there
+  int64_t dx_adds;                            // whether dx adds to what is there
   void *dh0, *dw_ih, *dw_hh, *db_ih, *db_hh;  // as h0, without a stride, and as the weights
 };
 
@@ -83,7 +83,7 @@ extern "C" {
 int64_t gru_abi();
 const char* gru_instruction_set();  // null where the processor has none that the library was built for
 int64_t gru_packed_bytes(const GruCall* call);
-void gru_pack(const GruCall* call, void* packed);      // aligned to 64 bytes
+void gru_pack(const GruCall* call, void* packed);  // aligned to 64 bytes
 // The n recurrences of a layer, of the same sizes. Of more than two, every other one may have the same dx, to which it
 // adds after those before it.
 int64_t gru_forward(const GruCall* calls, int64_t n);

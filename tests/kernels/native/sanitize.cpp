@@ -137,7 +137,8 @@ class Layer {
       const auto drawn = [&](int64_t n, double by) { return given_.emplace_back(n, offset_).draw(given_.size(), by); };
       GruCall call{};
       call.float64 = sizeof(T) == 8, call.reset_after = after;
-      call.T = c.T, call.B = c.B, call.I = c.I, call.H = H, call.reverse = d >= (D_ + 1) / 2, call.steps = c.T, call.segments = R;
+      call.T = c.T, call.B = c.B, call.I = c.I, call.H = H, call.reverse = d >= (D_ + 1) / 2, call.steps = c.T,
+      call.segments = R;
       if (is_packed) {
         call.position = packed_[d].position.data(), call.sizes = packed_[d].sizes.data();
         call.steps = packed_[d].steps, call.row = cuts ? nullptr : packed_[d].row.data();
