@@ -143,7 +143,10 @@ class LayerWithOptions(_Module):
             InputError: the layer has heads, of whose weights each call makes those of a head.
         """
         if self.heads > 1:
-            raise InputError(f"packed_weights cannot keep the weights of heads={self.heads}: each call packs them")
+            raise InputError(
+                f"packed_weights cannot keep the weights of heads={self.heads}: each call makes those of a head. "
+                "to_dense() makes an equal layer without heads, whose weights it keeps"
+            )
         return hold(self._weight_groups())
 
     def _weight_groups(self) -> list[list[Tensor]]:
