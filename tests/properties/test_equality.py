@@ -13,13 +13,12 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from oracle import LIMITS, quantity, worst
-from strategies import MAGNITUDES, NATIVE, REGULARISED, STRIDES, bf16, cases, f16, f32, f64, problem_of
+from strategies import HEADS, MAGNITUDES, NATIVE, REGULARISED, STRIDES, bf16, cases, f16, f32, f64, problem_of
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 BACKENDS = ["reference", "eager", *NATIVE]
 BATCHED = st.sampled_from(["time first", "batch first"])
 SMALL = st.sampled_from([m for m in MAGNITUDES if m <= 1])  # beyond, nn.GRU loses 1 - z in float64 too
-AS_TORCH = {"heads": 1, "reset_after": True, "resets": "", "T": st.integers(1, 7), "magnitude": SMALL}
 ROUNDINGS = 4.0  # how often rounding the inputs may be felt; at most 0.4 of what is allowed was used, see the summary
 COMPUTED_IN = {bf16: torch.float32, f16: torch.float32}
 TINY = 1e-30  # the step along the imaginary axis
@@ -121,6 +120,17 @@ def test_the_equations(backend, case):
     check_equations(case, backend)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(case=cases(**HEADS))
+def test_the_equations_of_heads(backend, case):
+    check_equations(case, backend)
+
+
+@given(case=cases(**REGULARISED | HEADS | {"layer_norm": False}))  # which is of each head
+def test_the_equations_of_heads_regularised(case):
+    check_equations(case, "auto")
+
+
 @pytest.mark.parametrize("backend", ["eager", *NATIVE])
 @given(case=cases(dtype=st.sampled_from([bf16, f16]), H=st.integers(3, 20), strides=st.sampled_from(STRIDES[:3])))
 def test_the_equations_in_16_bits(backend, case):
@@ -140,13 +150,13 @@ def test_the_equations_in_tritons_interpreter(case):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@given(case=cases(**AS_TORCH, padding=""))
+@given(case=cases(reset_after=True, resets="", padding="", T=st.integers(1, 7), magnitude=SMALL))
 def test_nn_gru(backend, case):
     check_torch(case, backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@given(case=cases(**AS_TORCH, padding="lengths", layout=BATCHED))
+@given(case=cases(reset_after=True, resets="", padding="lengths", layout=BATCHED, T=st.integers(1, 7), magnitude=SMALL))
 def test_nn_gru_on_packed_rows(backend, case):
     assume(problem_of(case).lengths.all() and case.B)  # nn.GRU takes no row without steps
     check_torch(case, backend)

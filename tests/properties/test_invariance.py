@@ -218,7 +218,7 @@ def test_steps_and_cells(case):
 
 
 def cell_of(layer, k):
-    names = ("bias", "reset_after", "zoneout", "layer_norm", "activation", "recurrent_activation")
+    names = ("bias", "reset_after", "heads", "zoneout", "layer_norm", "activation", "recurrent_activation")
     options = {name: getattr(layer, name) for name in names}
     size = layer.input_size if k == 0 else layer.hidden_size
     return GRUCell(size, layer.hidden_size, dtype=layer.weight_ih_l0.dtype, **options).eval()

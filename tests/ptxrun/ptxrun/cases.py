@@ -71,6 +71,8 @@ def others() -> Iterator[Run]:
         yield Run(dtype, Case(5, 18, 3, 160, two_way=True, flags="gaps resets"), exchange="counter", chunk=2)
         yield Run(dtype, Case(5, 18, 3, 160, two_way=True, flags="gaps resets"), exchange="data", chunk=2)
         yield Run(dtype, Case(4, 17, 3, 192, loss="y"), exchange="counter")
+        yield Run(dtype, Case(5, 18, 3, 33, two_way=True, heads=3, flags="gaps resets state"), chunk=2)
+        yield Run(dtype, Case(3, 5, 3, 160, two_way=True, heads=2, flags="gaps resets"), chunk=2)
         yield Run(dtype, Case(2, 2, 3, 520 if single else 1040, two_way=True), exchange="data")
         yield Run(dtype, Case(2, 33, 3, 520 if single else 1040, flags="gaps"), exchange="data")
         yield Run(dtype, Case(2, 70, 3, 96 if dtype == "fp32" else 192, flags="lengths state"))
@@ -100,4 +102,5 @@ FEW = [
     Run("fp16", Case(3, 5, 3, 160, two_way=True, flags="lengths"), exchange="counter"),
     Run("bf16", Case(2, 5, 3, 160, flags="gaps resets"), processors=2),
     Run("bf16", Case(1, 18, 5, 33)),
+    Run("bf16", Case(3, 5, 3, 20, two_way=True, heads=2, flags="gaps resets"), chunk=2),
 ]
