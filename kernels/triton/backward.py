@@ -72,7 +72,7 @@ def _gru_backward_kernel(
     CHUNKS: tl.constexpr = (H + BLOCK_K - 1) // BLOCK_K
     j = tl.program_id(0) % SPLITS
     d = (tl.program_id(0) // SPLITS) % D
-    direction = d // HEADS
+    direction = (tl.program_id(0) // (SPLITS * HEADS)) % (D // HEADS)
     tile = first_tile + tl.program_id(0) // (SPLITS * D)
     dtype: tl.constexpr = w_hh_ptr.dtype.element_ty
     offs_b = tile * BLOCK_B + tl.arange(0, BLOCK_B)

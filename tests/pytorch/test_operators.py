@@ -15,7 +15,7 @@ from grucore.kernels.native.library import UNAVAILABLE
 FLAGS = ["dense", "lengths", "mask and reset"]
 
 
-def arguments(backend, flags, directions, reset_after, T=4, B=3, I=2, H=3, bias=True):  # noqa: E741
+def arguments(backend, flags, directions, reset_after, bias=True, heads=1, T=4, B=3, I=2, H=3):  # noqa: E741
     def tensor(*shape):
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
@@ -24,14 +24,15 @@ def arguments(backend, flags, directions, reset_after, T=4, B=3, I=2, H=3, bias=
         real = torch.arange(T).unsqueeze(1) < torch.tensor([T, 0, 2])
     if flags == "mask and reset":
         real, start = torch.rand(T, B) < 0.7, torch.rand(T, B) < 0.4
-    D = directions
+    D = directions * heads
     h_reset = tensor(D, B, H) if start is not None and bias else None
     weights = (
         tensor(D, 3 * H, I),
         tensor(D, 3 * H, H),
         *((tensor(D, 3 * H), tensor(D, 3 * H)) if bias else (None, None)),
     )
-    return tensor(T, B, I), tensor(D, B, H), h_reset, *weights, real, start, reset_after, "ieee", backend, False
+    inputs = tensor(T, B, I), tensor(D, B, H), h_reset, *weights
+    return *inputs, real, start, reset_after, "ieee", heads, backend, False
 
 
 BACKENDS = ["eager", *([] if UNAVAILABLE else ["native"])]
@@ -41,23 +42,24 @@ CASES = [
     ("lengths", 2, True, True),
     ("mask and reset", 2, True, True),
     ("mask and reset", 1, False, False),
+    ("mask and reset", 2, True, True, 3),
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # opcheck's own
-@pytest.mark.parametrize("flags, directions, reset_after, bias", CASES)
+@pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_operator_contract(backend, flags, directions, reset_after, bias):
-    given = arguments(backend, flags, directions, reset_after, bias=bias)
+def test_operator_contract(backend, case):
+    given = arguments(backend, *case)
     torch.library.opcheck(torch.ops.grucore.gru_layer.default, given)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags, directions, reset_after, bias", CASES)
+@pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_first_and_second_derivatives(backend, flags, directions, reset_after, bias):
-    args = arguments(backend, flags, directions, reset_after, bias=bias)
+def test_first_and_second_derivatives(backend, case):
+    args = arguments(backend, *case)
     tensors, fixed = [t for t in args[:7] if t is not None], args[7:]
 
     def layer(*tensors):

@@ -87,6 +87,7 @@ def test_equals_a_loop_over_rows(kind, two_way, batch_first, with_hx, opacus, gr
 
 
 OWN = [
+    {"heads": 2, "bidirectional": True},
     {"layer_norm": True},
     {"learn_initial_state": True, "bidirectional": True},
     {"activation": "relu", "reset_after": False},
