@@ -424,8 +424,8 @@ class GRU(LayerWithOptions):
             dtype: of the weights: "int8", with a scale for each row, or "bf16", bfloat16.
 
         Raises:
-            InputError: an unknown dtype; zoneout, layer_norm or another activation; weights that are not of float32 on
-                the CPU, or not finite.
+            InputError: an unknown dtype; heads, zoneout, layer_norm or another activation; weights that are not
+                float32 on the CPU, or not finite.
 
         Example:
             >>> y, h_n = GRU(3, 4).quantize("int8")(torch.randn(5, 2, 3))

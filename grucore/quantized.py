@@ -114,7 +114,7 @@ class QuantizedGRU(LayerWithOptions):
     def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One step of all layers, for streaming; arguments and results are those of `GRU.step`."""
         if self.bidirectional:
-            raise InputError("step needs one direction: a bidirectional GRU reads the whole sequence first")
+            raise InputError("step requires a unidirectional layer: a bidirectional GRU must see the whole sequence")
         check_tensor("input", input)
         if input.dim() not in (1, 2):
             raise InputError(
@@ -255,7 +255,7 @@ class QuantizedGRU(LayerWithOptions):
         if obstacle is None:
             return dispatch.Choice("native", "asked for" if self.backend == "native" else "the kernels for cpu tensors")
         if self.backend == "native":
-            raise RuntimeError(f"backend='native' cannot run: {obstacle}. backend='auto' runs what can")
+            raise RuntimeError(f"backend='native' cannot run: {obstacle}. Use backend='auto'")
         return dispatch.Choice("eager", obstacle)
 
     def _check_call(self, x: Tensor, hx: Tensor | None, reset_state: Tensor | None) -> None:

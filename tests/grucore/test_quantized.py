@@ -285,7 +285,10 @@ REFUSED = {
     "a step of 3 dimensions": (lambda: QUANTIZED.step(X), r"input must be \(B, 3\) or \(3,\), got \(5, 2, 3\)"),
     "reset_state alone": (lambda: QUANTIZED(X, reset_state=torch.zeros(1, 2, 4)), "reset_state requires reset"),
     "lengths": (lambda: QUANTIZED(X, lengths=[5, 6]), "lengths must be between 0 and T = 5, got 6"),
-    "both ways": (lambda: GRU(3, 4, bidirectional=True).quantize("int8").step(X[0]), "step needs one direction"),
+    "both ways": (
+        lambda: GRU(3, 4, bidirectional=True).quantize("int8").step(X[0]),
+        "step requires a unidirectional layer",
+    ),
     "half()": (lambda: GRU(3, 4).quantize("int8").half()(X), "weight_ih_l0_scale must be torch.float32, and is"),
     "to(meta)": (lambda: GRU(3, 4).quantize("bf16").to("meta")(X), "weight_ih_l0 must be torch.bfloat16, .* on meta"),
 }
