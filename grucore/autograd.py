@@ -131,9 +131,9 @@ def _gradients(
     if not torch.is_grad_enabled():
         others = (steps, form, need_dx, kept, variant, seed, gains)
         return native.backward_by_direction(dy, dh_n, y, x, state, groups, *others)
-    weights = Weights(*_stacked(groups))
+    weights = Weights(*stacked(groups))
     if variant is not None:
-        norms = None if gains is None else Gains(*_stacked(gains))
+        norms = None if gains is None else Gains(*stacked(gains))
         return _differentiable(dy, dh_n, x, state, weights, norms, steps, form, variant, seed)
     values = (*state, *weights, *steps, *form, "native", need_dx)
     kept = x.new_empty(0) if kept is None else kept
@@ -166,8 +166,12 @@ def _differentiable(
     return Gradients(*found[:7]), None if gains is None else Gains(*found[7:])  # type: ignore[arg-type]
 
 
-def _stacked(groups: Sequence[Sequence[Tensor | None]]) -> list[Any]:
-    return [None if each[0] is None else torch.stack(each) for each in zip(*groups, strict=True)]
+def stacked(groups: Sequence[Sequence[Tensor | None]]) -> list[Any]:
+    """The tensors of D directions' groups, each with D in front: a view for one direction, a small copy for two."""
+    tensors: Any = zip(*groups, strict=True)
+    return [
+        None if each[0] is None else each[0].unsqueeze(0) if len(each) == 1 else torch.stack(each) for each in tensors
+    ]
 
 
 def _groups(

@@ -147,7 +147,7 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
         elif choice.name == "reference":
             x, h, layer_gates = reference.gru_layer(x, state, _weights(groups), steps, request.form)
         elif choice.name == "regularised":
-            gains = None if layer_norms is None else Gains(*_stacked(layer_norms[these]))
+            gains = None if layer_norms is None else Gains(*autograd.stacked(layer_norms[these]))
             x, h, layer_gates = regularised.gru_layer(x, state, _weights(groups), gains, steps, request.form, variant)
         else:
             x, h = ops.layer(x, state, _weights(groups), steps, request.form, choice.name, keep)
@@ -357,9 +357,4 @@ _PLAIN = {Tensor, Parameter}
 
 
 def _weights(groups: Sequence[Group]) -> Weights:
-    return Weights(*_stacked(groups))
-
-
-def _stacked(groups: Sequence[Group]) -> list[Tensor]:
-    """The tensors of D directions' groups, each with D in front: a view for one direction, a small copy for two."""
-    return [each[0].unsqueeze(0) if len(each) == 1 else torch.stack(each) for each in zip(*groups, strict=True)]
+    return Weights(*autograd.stacked(groups))
