@@ -6,6 +6,7 @@
 import os
 import platform
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 NATIVE = Path("grucore/kernels/native")  # by the link, so that a source distribution has one copy of each file
-SETS = {
+X86 = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma", "-mprefer-vector-width=512"],
 }
+ARM: dict[str, list[str]] = {"neon": []}
+SETS = {"x86_64": X86, "AMD64": X86, "aarch64": ARM, "arm64": ARM}  # of instructions, by platform.machine()
 FLAGS = [
     "-std=gnu++17",
     "-O3",
@@ -29,6 +32,8 @@ FLAGS = [
     "-fno-exceptions",
     "-fno-rtti",
 ]
+# macOS refuses undefined symbols, as those of the OpenMP runtime are, unless it is told that the process has them.
+LINKED = ["-shared", *(["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else [])]
 
 
 class BuildNative(build_ext):
@@ -40,17 +45,18 @@ class BuildNative(build_ext):
 
     def build_extension(self, ext):
         """Builds next to the target and renames, so that a process that has mapped the old file keeps it."""
-        if platform.machine() not in ("x86_64", "AMD64"):
-            raise CompileError(f"grucore is built without native kernels: they need x86-64, not {platform.machine()}")
+        if (sets := SETS.get(platform.machine())) is None:
+            expected = "x86-64 or 64-bit ARM"
+            raise CompileError(f"grucore is built without native kernels: they need {expected}, not {platform.machine()}")
         folder, target = Path(self.build_temp), Path(self.get_ext_fullpath(ext.name))
         folder.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)  # of an earlier build, which must not survive if this one fails
         jobs = [(file, file, []) for file in ("library", "segments")]
         jobs += [
-            (file, f"{file}-{s}", [f"-DINSTRUCTION_SET={s}", *SETS[s]])
+            (file, f"{file}-{s}", [f"-DINSTRUCTION_SET={s}", *sets[s]])
             for file in ("forward", "backward", "step", "quantised")
-            for s in SETS
+            for s in sets
         ]
         cxx = os.environ.get("CXX", "c++").split()
         objects = [str(folder / f"{output}.o") for _, output, _ in jobs]
@@ -62,7 +68,7 @@ class BuildNative(build_ext):
             with ThreadPoolExecutor() as pool:
                 list(pool.map(compile_file, jobs, objects))
             partial = target.with_suffix(".partial")
-            subprocess.run([*cxx, "-shared", *objects, "-o", str(partial)], check=True)
+            subprocess.run([*cxx, *LINKED, *objects, "-o", str(partial)], check=True)
             partial.replace(target)
         except (OSError, subprocess.CalledProcessError) as error:
             raise CompileError(f"grucore is built without native kernels: {error}") from error

@@ -22,7 +22,7 @@ template <typename T>
 struct Backward {
   static constexpr int W = LANES<T>;
   static constexpr int N_SLOT = 0, R_SLOT = 1, Z_SLOT = 2, X_SLOT = 3, SLOTS = 4;
-  static constexpr int OUTER = ACCUMULATORS / 3;  // rows of a weight's gradient in a tile
+  static constexpr int OUTER = std::min(ACCUMULATORS / 3, W);  // rows of a weight's gradient in a tile, all of one gate
 
   const GruCall& call;
   Sequence sequence;
@@ -379,13 +379,11 @@ struct Backward {
   __attribute__((noinline)) void state_tile(int64_t row, int64_t row_stride, int64_t slot, int64_t slots, int64_t j,
                                             int64_t j_end, const T* w, T* out, int64_t stride) const {
     Vector<T> product[ROWS][PANELS][VECTORS];
-    for (int i = 0; i < ROWS; i++)
-      for (int p = 0; p < PANELS; p++)
-        for (int v = 0; v < VECTORS; v++) product[i][p][v] = load(out + i * stride + (p * VECTORS + v) * W);
+    over_sums<ROWS, PANELS, VECTORS>(
+        [&](int i, int p, int v) { product[i][p][v] = load(out + i * stride + (p * VECTORS + v) * W); });
     add_gates(row, row_stride, slot, slots, j, j_end, w, product);
-    for (int i = 0; i < ROWS; i++)
-      for (int p = 0; p < PANELS; p++)
-        for (int v = 0; v < VECTORS; v++) store(out + i * stride + (p * VECTORS + v) * W, product[i][p][v]);
+    over_sums<ROWS, PANELS, VECTORS>(
+        [&](int i, int p, int v) { store(out + i * stride + (p * VECTORS + v) * W, product[i][p][v]); });
   }
 
   // dx of the chunk's rows from `begin` to `end`.
@@ -402,19 +400,15 @@ struct Backward {
   template <int VECTORS, int ROWS, int PANELS>
   __attribute__((noinline)) void dx_tile(int64_t row, int64_t first, int64_t j, int64_t j_end, T* const* dx) const {
     Vector<T> product[ROWS][PANELS][VECTORS];
-    for (int i = 0; i < ROWS; i++)
-      for (int p = 0; p < PANELS; p++)
-        for (int v = 0; v < VECTORS; v++) {
-          const int64_t column = (first + p * VECTORS + v) * W;
-          product[i][p][v] = j > 0 || call.dx_adds ? load_first(dx[i] + column, call.I - column) : Vector<T>{};
-        }
+    const auto column = [&](int p, int v) { return (first + p * VECTORS + v) * W; };
+    over_sums<ROWS, PANELS, VECTORS>([&](int i, int p, int v) {
+      const int64_t at = column(p, v);
+      product[i][p][v] = j > 0 || call.dx_adds ? load_first(dx[i] + at, call.I - at) : Vector<T>{};
+    });
     add_gates(row, 1, R_SLOT, 3, j, j_end, w_ih_t + first * W * cell.panels * cell.PANEL, product);
-    for (int i = 0; i < ROWS; i++)
-      for (int p = 0; p < PANELS; p++)
-        for (int v = 0; v < VECTORS; v++) {
-          const int64_t column = (first + p * VECTORS + v) * W;
-          store_first(dx[i] + column, product[i][p][v], call.I - column);
-        }
+    over_sums<ROWS, PANELS, VECTORS>([&](int i, int p, int v) {
+      store_first(dx[i] + column(p, v), product[i][p][v], call.I - column(p, v));
+    });
   }
 
   // Adds the chunk's part of both weights' gradients: this thread's rows of them, OUTER at a time. The chunk's rows of

@@ -179,33 +179,25 @@ struct Cell {
                                                      int64_t stride) {
     const T* a[ROWS];
     Vector<T> sums[ROWS][PANELS][3];
-    for (int i = 0; i < ROWS; i++) {
-      a[i] = rows[i];
-      for (int p = 0; p < PANELS; p++)
-        for (int g = 0; g < 3; g++) sums[i][p][g] = init ? load(init + p * PANEL + g * W) : Vector<T>{};
-    }
+    for (int i = 0; i < ROWS; i++) a[i] = rows[i];
+    over_sums<ROWS, PANELS, 3>(
+        [&](int i, int p, int g) { sums[i][p][g] = init ? load(init + p * PANEL + g * W) : Vector<T>{}; });
     add_product<3, 0>(a, K, w, PANEL * K, sums);
-    for (int i = 0; i < ROWS; i++)
-      for (int p = 0; p < PANELS; p++)
-        for (int g = 0; g < 3; g++) store(out + i * stride + p * PANEL + g * W, sums[i][p][g]);
+    over_sums<ROWS, PANELS, 3>(
+        [&](int i, int p, int g) { store(out + i * stride + p * PANEL + g * W, sums[i][p][g]); });
   }
 
   template <int ROWS, int PANELS>
   __attribute__((noinline)) void step_tile(const Rows<T>& rows, int64_t first, int64_t panel) const {
     const T* h[ROWS];
     Vector<T> sums[ROWS][PANELS][3];
-    for (int i = 0; i < ROWS; i++) {
-      h[i] = rows.h[first + i];
-      for (int p = 0; p < PANELS; p++) {
-        const T* const gx = gx_of(rows, first + i, panel + p);
-        sums[i][p][0] = load(gx), sums[i][p][1] = load(gx + W), sums[i][p][2] = load(b_hn + (panel + p) * W);
-      }
-    }
+    for (int i = 0; i < ROWS; i++) h[i] = rows.h[first + i];
+    over_sums<ROWS, PANELS, 3>([&](int i, int p, int g) {
+      sums[i][p][g] = load(g < 2 ? gx_of(rows, first + i, panel + p) + g * W : b_hn + (panel + p) * W);
+    });
     add_product<3, 0>(h, H, w_hh + panel * PANEL * H, PANEL * H, sums);
     T u[ROWS][PANELS][3][W];  // in memory, or the loop over it is unrolled as well
-    for (int i = 0; i < ROWS; i++)
-      for (int p = 0; p < PANELS; p++)
-        for (int g = 0; g < 3; g++) store(u[i][p][g], sums[i][p][g]);
+    over_sums<ROWS, PANELS, 3>([&](int i, int p, int g) { store(u[i][p][g], sums[i][p][g]); });
     finish(rows, first, ROWS, panel, PANELS, u[0][0][0], gx_of(rows, first, panel));
   }
 
@@ -280,16 +272,12 @@ struct Cell {
   __attribute__((noinline)) void reset_tile(const Rows<T>& rows, int64_t first, int64_t panel) const {
     const T* h[ROWS];
     Vector<T> sums[ROWS][PANELS][2];
-    for (int i = 0; i < ROWS; i++) {
-      h[i] = rows.h[first + i];
-      for (int p = 0; p < PANELS; p++)
-        for (int g = 0; g < 2; g++) sums[i][p][g] = load(gx_of(rows, first + i, panel + p) + g * W);
-    }
+    for (int i = 0; i < ROWS; i++) h[i] = rows.h[first + i];
+    over_sums<ROWS, PANELS, 2>(
+        [&](int i, int p, int g) { sums[i][p][g] = load(gx_of(rows, first + i, panel + p) + g * W); });
     add_product<3, 0>(h, H, w_hh + panel * PANEL * H, PANEL * H, sums);
     T u[ROWS][PANELS][2][W];
-    for (int i = 0; i < ROWS; i++)
-      for (int p = 0; p < PANELS; p++)
-        for (int g = 0; g < 2; g++) store(u[i][p][g], sums[i][p][g]);
+    over_sums<ROWS, PANELS, 2>([&](int i, int p, int g) { store(u[i][p][g], sums[i][p][g]); });
     is_plain ? reset_as<true>(rows, first, ROWS, panel, PANELS, u[0][0][0])
              : reset_other(rows, first, ROWS, panel, PANELS, u[0][0][0]);
   }
@@ -325,14 +313,12 @@ struct Cell {
   __attribute__((noinline)) void candidate_tile(const Rows<T>& rows, int64_t first, int64_t panel) const {
     const T* rh[ROWS];
     Vector<T> sums[ROWS][PANELS][1];
-    for (int i = 0; i < ROWS; i++) {
-      rh[i] = rows.between + (first + i) * rows.between_stride;
-      for (int p = 0; p < PANELS; p++) sums[i][p][0] = load(gx_of(rows, first + i, panel + p) + 2 * W);
-    }
+    for (int i = 0; i < ROWS; i++) rh[i] = rows.between + (first + i) * rows.between_stride;
+    over_sums<ROWS, PANELS, 1>(
+        [&](int i, int p, int) { sums[i][p][0] = load(gx_of(rows, first + i, panel + p) + 2 * W); });
     add_product<3, 2>(rh, H, w_hh + panel * PANEL * H, PANEL * H, sums);
     T u[ROWS][PANELS][W];
-    for (int i = 0; i < ROWS; i++)
-      for (int p = 0; p < PANELS; p++) store(u[i][p], sums[i][p][0]);
+    over_sums<ROWS, PANELS, 1>([&](int i, int p, int) { store(u[i][p], sums[i][p][0]); });
     is_plain ? candidate_as<true>(rows, first, ROWS, panel, PANELS, u[0][0])
              : candidate_other(rows, first, ROWS, panel, PANELS, u[0][0]);
   }

@@ -8,8 +8,12 @@
 #include "gru.h"
 #include "team.h"
 
+#if defined(__x86_64__)
 GRU_FUNCTIONS(avx2)
 GRU_FUNCTIONS(avx512)
+#elif defined(__aarch64__)
+GRU_FUNCTIONS(neon)
+#endif
 
 extern "C" {
 __attribute__((weak)) void GOMP_parallel(void (*)(void*), void*, unsigned, unsigned);
@@ -43,6 +47,8 @@ struct Set {
    gru_quantised_pack_##NAME,  \
    gru_forward_int8_##NAME,    \
    gru_forward_bf16_##NAME}
+
+#if defined(__x86_64__)
 const Set AVX512 = SET_OF(avx512), AVX2 = SET_OF(avx2);
 
 // GRUCORE_NATIVE_SET=avx2 takes the narrower one, to compare.
@@ -55,6 +61,11 @@ const Set* chosen() {
   if (has_avx512 && !narrow) return &AVX512;
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &AVX2 : nullptr;
 }
+#elif defined(__aarch64__)
+const Set NEON = SET_OF(neon);
+
+const Set* chosen() { return &NEON; }  // every such processor has it
+#endif
 const Set* const SET = chosen();
 
 bool forked = false;  // the runtime's threads are not in the child, which would wait for them

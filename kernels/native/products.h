@@ -31,6 +31,18 @@ ALWAYS_INLINE int64_t unknown(int64_t n) {
 
 constexpr int rows_at_most(int vectors) { return ACCUMULATORS / vectors < 8 ? ACCUMULATORS / vectors : 8; }
 
+// Calls body(row, panel, vector) for all sums of a tile, without loops: an element that a loop's index names would be in
+// memory, and with it all.
+template <int ROWS, int PANELS, int VECTORS, typename Body>
+ALWAYS_INLINE void over_sums(const Body& body) {
+#pragma GCC unroll 8
+  for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 8
+    for (int p = 0; p < PANELS; p++)
+#pragma GCC unroll 3
+      for (int v = 0; v < VECTORS; v++) body(i, p, v);
+}
+
 // sums[i][p][v] += the sum over k of a[i][k] w[p][k][FIRST + v], panels `panel_size` apart, of VECTORS vectors each.
 template <int VECTORS, int FIRST, typename T, int ROWS, int PANELS, int USED>
 ALWAYS_INLINE void add_product(const T* const (&a)[ROWS], int64_t K, const T* w, int64_t panel_size,

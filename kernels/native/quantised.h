@@ -39,6 +39,8 @@ ALWAYS_INLINE Ints widened(const int8_t* w) {
   return (Ints)_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w)));
 #elif defined(__AVX2__)
   return (Ints)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w)));
+#elif defined(__aarch64__)
+  return (Ints)vmovl_s8(vld1_s8(w));
 #else
   int16_t wide[2 * W];
   for (int i = 0; i < 2 * W; i++) wide[i] = w[i];
@@ -52,6 +54,9 @@ ALWAYS_INLINE Ints products_of_pairs(Ints weights, Ints operands) {
   return (Ints)_mm512_madd_epi16((__m512i)weights, (__m512i)operands);
 #elif defined(__AVX2__)
   return (Ints)_mm256_madd_epi16((__m256i)weights, (__m256i)operands);
+#elif defined(__aarch64__)
+  const int16x8_t w = (int16x8_t)weights, o = (int16x8_t)operands;
+  return (Ints)vpaddq_s32(vmull_s16(vget_low_s16(w), vget_low_s16(o)), vmull_high_s16(w, o));
 #else
   int16_t w[2 * W], o[2 * W];
   std::memcpy(w, &weights, sizeof w), std::memcpy(o, &operands, sizeof o);
@@ -69,6 +74,8 @@ ALWAYS_INLINE void store_rounded(int16_t* to, Floats a) {
 #elif defined(__AVX2__)
   const __m256i whole = _mm256_cvtps_epi32((__m256)a), halves = _mm256_packs_epi32(whole, whole);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(_mm256_permute4x64_epi64(halves, 8)));
+#elif defined(__aarch64__)
+  vst1_s16(to, vqmovn_s32(vcvtnq_s32_f32((float32x4_t)a)));
 #else
   for (int i = 0; i < W; i++) to[i] = int16_t(__builtin_lrintf(a[i]));
 #endif

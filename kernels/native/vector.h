@@ -5,6 +5,8 @@
 #pragma once
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 #include <cstdint>
 #include <cstring>
@@ -17,6 +19,9 @@ namespace {
 #if defined(__AVX512F__)
 constexpr int BYTES = 64;
 constexpr int ACCUMULATORS = 24;  // of 32 registers
+#elif defined(__aarch64__)
+constexpr int BYTES = 16;
+constexpr int ACCUMULATORS = 20;  // of 32 registers; those of broadcast numbers come on top here
 #else
 constexpr int BYTES = 32;
 constexpr int ACCUMULATORS = 12;  // of 16 registers
@@ -165,6 +170,12 @@ ALWAYS_INLINE Vector<T> fma(Vector<T> a, Vector<T> b, Vector<T> c) {
     return (Vector<T>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
   } else {
     return (Vector<T>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+  }
+#elif defined(__aarch64__)
+  if constexpr (sizeof(T) == 4) {
+    return (Vector<T>)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+  } else {
+    return (Vector<T>)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
   }
 #else
   for (int i = 0; i < LANES<T>; i++)
