@@ -184,6 +184,7 @@ def _prepared(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_
     D, heads = 2 if options.bidirectional else 1, options.heads
     T, B, H = check_sequence(input, hx, weights, D, heads)
     check_reset_state(call.reset_state, call.reset, options.bidirectional, (len(weights), B, H))
+    check_alike(input, hx, weights[0][0], call.reset_state)
     if layer_norms is not None:
         check_gains(layer_norms, weights)
     steps = steps_of(T, B, input.device, call.lengths, call.mask, call.reset)
