@@ -8,8 +8,6 @@
 "onnx"         nothing is computed: torch.onnx.export writes a node (`convert/onnx_trace.py`)
 """
 
-from __future__ import annotations
-
 import os
 from importlib.metadata import version
 from importlib.util import find_spec

@@ -5,8 +5,6 @@ and is compared with the equations in float32. It uses the kernels that the call
 device once. backend="triton" skips the check.
 """
 
-from __future__ import annotations
-
 import functools
 import warnings
 from typing import Any, NamedTuple

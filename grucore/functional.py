@@ -4,8 +4,6 @@ Both are time-major and batched. `grucore.GRU` and `grucore.GRUCell` hold the pa
 torch.nn.GRU takes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 

@@ -94,7 +94,7 @@ def _owner(t: Tensor) -> Tensor:
     return t.new_empty(0).set_(t.untyped_storage(), t.storage_offset(), t.shape, t.stride())
 
 
-@torch.library.register_fake("grucore::gru_layer")
+@torch.library.impl("grucore::gru_layer", "Meta")
 def _(x, h0, *others):  # type: ignore[no-untyped-def]
     y = x.new_empty(x.shape[0], x.shape[1], h0.shape[0] * h0.shape[2])
     return y, h0.new_empty(h0.shape), _new_kept(x, h0, *others[-2:])
@@ -127,7 +127,7 @@ def gru_layer_backward(
     return tuple(x.new_empty(0) if gradient is None else gradient for gradient in gradients)  # type: ignore[return-value]
 
 
-@torch.library.register_fake("grucore::gru_layer_backward")
+@torch.library.impl("grucore::gru_layer_backward", "Meta")
 def _(dy, dh_n, y, kept, x, h0, h_reset, w_ih, w_hh, *others):  # type: ignore[no-untyped-def]
     *_, need_dx = others
     bias = w_ih.shape[:2]

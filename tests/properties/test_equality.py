@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from oracle import worst
 from rounding import rms, tolerances
-from strategies import HEADS, MAGNITUDES, NATIVE, REGULARISED, STRIDES, bf16, cases, f16, f32, f64, problem_of
+from strategies import HEADS, MAGNITUDES, NATIVE, REGULARISED, STRIDES, bf16, cases, f16, f32, problem_of
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 BACKENDS = ["reference", "eager", *NATIVE]
