@@ -33,7 +33,7 @@ HELD: dict[int, _Held] = {}  # by the address of w_ih
 class Hold(AbstractContextManager[None]):
     """A context that keeps the packed form of each group (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh).
 
-    It is no generator: Python would close one that is dropped, which ends the context, or fails as the program ends.
+    It is not a generator: Python would close one that is dropped, which ends the context, or fails as the program ends.
     """
 
     def __init__(self, groups: Sequence[Sequence[Tensor]]):
