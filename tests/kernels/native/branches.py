@@ -12,7 +12,14 @@ from pathlib import Path
 from sanitize import NATIVE, PYTEST, run_python
 
 FLAGS = ["--coverage", "-O0", "-fprofile-update=atomic", "-fprofile-abs-path"]
-REPORT = ["--branches", "--exclude-throw-branches", "--exclude-unreachable-branches", "--fail-under-branch", "95"]
+REPORT = [
+    "--txt-metric",
+    "branch",
+    "--exclude-throw-branches",
+    "--exclude-unreachable-branches",
+    "--fail-under-branch",
+    "95",
+]
 
 
 def main() -> None:
