@@ -27,7 +27,7 @@ def new_seed(device: torch.device) -> Tensor:
     return torch.randint(2**31, (), device=device)
 
 
-def seed_of(seed: Any, stream: Any) -> Any:
+def seed_of(seed: Any, stream: int) -> Any:
     """The seed of a stream."""
     return _mixed(_mixed(seed) + stream)
 
@@ -37,18 +37,18 @@ def threshold(p: float) -> int:
     return round(p * 2**32)
 
 
-def keep_mask(seed: Tensor, stream: int | Tensor, step: int, shape: tuple[int, int], p: float) -> Tensor:
-    """(B, H) bool, each element True with probability 1 - p; (N, B, H) for N streams.
+def keep_mask(seed: Tensor, stream: int, step: int, shape: tuple[int, int], p: float) -> Tensor:
+    """(B, H) bool, each element True with probability 1 - p.
 
     Args:
         seed: () int64.
-        stream: the purpose of the mask, a number or (N,) int64; masks of different streams are independent.
+        stream: the purpose of the mask; masks of different streams are independent.
         step: t.
         shape: B and H.
         p: the probability of False.
     """
     rows, units = (torch.arange(n, device=seed.device) for n in shape)
     at = _mixed(seed_of(seed, stream) + step)
-    at = _mixed(at.unsqueeze(-1) + rows)  # (..., B)
-    at = _mixed(at.unsqueeze(-1) + units)  # (..., B, H)
+    at = _mixed(at.unsqueeze(-1) + rows)  # (B,)
+    at = _mixed(at.unsqueeze(-1) + units)  # (B, H)
     return at >= threshold(p)

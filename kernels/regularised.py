@@ -67,9 +67,9 @@ def is_noisy(variant: Variant) -> bool:
     return variant.training and (variant.recurrent_dropout > 0 or variant.zoneout > 0)
 
 
-def dropout_of_state(seed: Tensor, p: float, h: Tensor, direction: int | Tensor) -> Tensor:
-    """The factor of h (B, H) in the products of a direction; or of h (D, B, H), and direction (D,)."""
-    return keep_mask(seed, 2 * direction, 0, (h.shape[-2], h.shape[-1]), p).to(h.dtype) / max(1 - p, 1e-7)
+def dropout_of_state(seed: Tensor, p: float, h: Tensor, direction: int) -> Tensor:
+    """The factor (B, H) of h in the products of a direction."""
+    return keep_mask(seed, 2 * direction, 0, (h.shape[0], h.shape[1]), p).to(h.dtype) / max(1 - p, 1e-7)
 
 
 class Gains(NamedTuple):

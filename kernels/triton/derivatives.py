@@ -6,7 +6,7 @@ and gh = h W_hh^T, where h is the state before each step):
     a_z = (h - n) z (1 - z)        a_n = (1 - z) (1 - n^2)        a_r = a_n gh_n r (1 - r)
 
 kept as a = (a_r, a_z, a_n r, z), with a_n instead of gx_n. A padding step gets a_r = a_z = a_n = 0 and z
-= 1, and so does a unit that keeps its state, whose gx_z is infinite (`zoneout.py`). In expectation zoneout multiplies
+= 1, and so does a unit that keeps its state, whose gx_z is infinite (`noise.py`). In expectation zoneout multiplies
 the first three by 1 - p, and z becomes p + (1 - p) z.
 
 The a can be as small as the states, so they have the layer's dtype for its range. z is multiplied at every step, so for

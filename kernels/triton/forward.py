@@ -13,7 +13,7 @@ the same slice of r, z and n, so that all pointwise work stays with it, and the 
 stay on chip for the whole chunk or, STREAMED, come from the L2 cache in each step.
 
 With recurrent dropout, h in the products is h times `keep`, a factor per unit that is the same in all steps. Random
-zoneout needs nothing here (`zoneout.py`); its expectation is h' = p h + (1 - p) h'.
+zoneout needs nothing here (`noise.py`); its expectation is h' = p h + (1 - p) h'.
 
 EXCHANGE = "" (H up to 128): a group is one program, J the next power of two of H. Its state goes from registers into
 the products, and gx_t is on its way STAGES - 1 steps before.

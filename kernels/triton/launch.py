@@ -12,11 +12,11 @@ from torch.nn.functional import pad
 
 from .. import Form, State, Steps, Weights
 from ..reference import without_padding
-from ..regularised import Variant, dropout_of_state
+from ..regularised import Variant
 from .exchange import INTERPRETED, LINE
 from .flags import step_flags
+from .noise import dropout_factors, zone_out
 from .plan import device, kind, plan
-from .zoneout import zone_out
 
 PATIENCE = 2**23  # polls per program and launch, plus 256 per step: seconds, since each goes through the L2 cache
 CHUNK_BYTES = 2**25  # for one value per unit and step: T = 512 steps at B = 64, H = 512 in bfloat16
@@ -94,9 +94,9 @@ class Launch:
 
         variant = variant or Variant()
         self.seed, self.zoneout, self.keep = seed, variant.zoneout, None
-        if seed is not None and variant.recurrent_dropout:  # (D, B, H) float32, the factor of h in the products
-            each = torch.arange(self.directions, device=x.device)
-            self.keep = dropout_of_state(seed, variant.recurrent_dropout, self.h0.float(), each)
+        if seed is not None and variant.recurrent_dropout:
+            sizes = (self.directions, self.batch, self.H)
+            self.keep = dropout_factors(seed, variant.recurrent_dropout, *sizes)
 
     def widened(self, tensor: Tensor, dim: int = -1) -> Tensor:
         """Pads one dimension with zeros to H units."""

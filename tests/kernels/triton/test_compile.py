@@ -112,13 +112,14 @@ def test_exchanged_data_is_stored_in_relaxed_words(dtype):
     assert not {"st.relaxed.gpu.global.b32", "ld.volatile.global.v4.b32"} & set(counter)
 
 
-@pytest.mark.parametrize("what", ["flags", "dropout", "zoneout"])
-def test_options_cost_at_most_a_third_of_a_step(what):
+@pytest.mark.parametrize("what, most", [("flags", 1.3), ("dropout", 1.1), ("zoneout", 1.1)])
+def test_options_cost_little_of_a_step(what, most):
+    """In instructions: 1.26, 1.07 and 1.07 times as many at worst."""
     budget = json.loads(compile_report.BUDGET.read_text())["loop_instructions"]
     with_it = [name for name in budget if name.endswith(what)]
     assert len(with_it) >= 22
     for name in with_it:
-        assert budget[name] <= 1.3 * budget[name.removesuffix(f" {what}")]
+        assert budget[name] <= most * budget[name.removesuffix(f" {what}")]
 
 
 def test_conflicting_operands_are_right_ones_by_columns_without_tensor_cores():

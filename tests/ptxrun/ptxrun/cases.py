@@ -110,7 +110,7 @@ FEW = [
     Run("bf16", Case(2, 5, 3, 160, flags="gaps resets"), processors=2),
     Run("bf16", Case(1, 18, 5, 33)),
     Run("bf16", Case(3, 5, 3, 20, two_way=True, heads=2, flags="gaps resets"), chunk=2),
-    Run("fp32", Case(3, 5, 3, 20, two_way=True, flags="gaps resets state", dropout=0.3, zoneout=0.4), chunk=2),
+    Run("bf16", Case(3, 5, 3, 32, two_way=True, flags="gaps resets state", dropout=0.3, zoneout=0.4), chunk=2),
     DROPOUT,
     Run("fp16", Case(2, 5, 3, 160, dropout=0.3, zoneout=0.4), exchange="counter"),
     Run("bf16", Case(2, 5, 3, 32, zoneout=0.4, training=False)),
