@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from typing import NamedTuple
+from zlib import crc32
 
 from contract import Case
 
@@ -102,12 +103,12 @@ def looped(lines: list[str]) -> set[int]:
 
 
 class Texts:
-    """The PTX of the kernels that a run launches, by name and, where both recurrences launch one, its size."""
+    """The PTX of the kernels that a run launches, by name and digest: both recurrences launch some."""
 
     def __init__(self, run: Run):
         self.run = run
         self.ptx: dict[str, str] = {}
-        outcome = execute(run, 0, edit=lambda name, ptx: self.ptx.setdefault(f"{name} {len(ptx)}", ptx))
+        outcome = execute(run, 0, edit=lambda name, ptx: self.ptx.setdefault(f"{name} {crc32(ptx.encode()):08x}", ptx))
         if outcome.wrong:
             raise ValueError(f"{run} has a fault before any is planted: {outcome.wrong}")
 
