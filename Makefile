@@ -6,7 +6,7 @@ SAMPLE := --dropout 0.2 --learning-rate 2e-3 --epochs 5  # small vocabulary, so 
 FAST := tests/kernels tests/grucore tests/pytorch tests/support --ignore tests/grucore/convert
 THREADS := $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help examples imdb demo docs docs-serve test test-fast test-gpu test-ptx fuzz sanitize bench check clean
+.PHONY: help examples imdb demo docs docs-serve test test-fast test-gpu test-ptx fuzz sanitize coverage bench check clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -47,10 +47,14 @@ test-gpu: .venv/installed-test  ## the tests that need a GPU; fails without one
 	$(BIN)/python -m pytest -m gpu
 
 fuzz: .venv/installed-test  ## random calls against torch.nn.GRU, random files, random options; MINUTES=1, ARGS="modules --seed 7"
-	PYTHONPATH=.:tests/support:tests/fuzzing OMP_NUM_THREADS=1 $(BIN)/python -m fuzzing --minutes $(or $(MINUTES),1) $(ARGS)
+	PYTHONPATH=.:tests/support:tests/fuzzing:tests/kernels/native OMP_NUM_THREADS=1 $(BIN)/python -m fuzzing --minutes $(or $(MINUTES),1) $(ARGS)
 
 sanitize: .venv/installed-test  ## the native kernels under sanitizers and valgrind: some minutes
 	$(BIN)/python tests/kernels/native/sanitize.py
+
+coverage: .venv/installed-test  ## branches that the library's tests take, in Python and C++; half an hour
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --cov-report=term-missing tests/kernels tests/grucore tests/pytorch tests/support
+	$(BIN)/python tests/kernels/native/branches.py
 
 test-ptx: .venv/installed-test  ## execute every plan's PTX without a GPU, hours; resumes where it stopped; ARGS="layers --only bf16"
 	PYTHONPATH=.:tests/support:tests/ptxrun OMP_NUM_THREADS=1 $(BIN)/python -m ptxrun --jobs $(THREADS) $(ARGS)

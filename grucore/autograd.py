@@ -135,7 +135,7 @@ def _gradients(
     if variant is not None:
         norms = None if gains is None else Gains(*stacked(gains))
         return _differentiable(dy, dh_n, x, state, weights, norms, steps, form, variant, seed)
-    values = (*state, *weights, *steps, *form, "native", need_dx)
+    values = (*state, *weights, *steps, None, *form, 0.0, 0.0, "native", need_dx)
     kept = x.new_empty(0) if kept is None else kept
     dx, dh0, dh_reset, *d_weights = ops.gru_layer_backward(dy, dh_n, y, kept, x, *values)
     return Gradients(dx if need_dx else None, dh0, None if state.h_reset is None else dh_reset, *d_weights), None

@@ -41,9 +41,9 @@ def check_sequence(
     return steps, batch, hidden_size
 
 
-def check_alike(input: Tensor, hx: Tensor | None, w_ih: Tensor) -> None:
-    """Raises if input or hx differs from the weights in dtype or device."""
-    for name, tensor in (("input", input), ("hx", hx)):
+def check_alike(input: Tensor, hx: Tensor | None, w_ih: Tensor, reset_state: Tensor | None = None) -> None:
+    """Raises if the input or a state differs from the weights in dtype or device."""
+    for name, tensor in (("input", input), ("hx", hx), ("reset_state", reset_state)):
         if tensor is None:
             continue
         check_tensor(name, tensor)

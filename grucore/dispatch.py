@@ -8,8 +8,6 @@
 "onnx"         nothing is computed: torch.onnx.export writes a node (`convert/onnx_trace.py`)
 """
 
-from __future__ import annotations
-
 import os
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -45,6 +43,7 @@ NO_TRITON = _no_triton(version("triton") if find_spec("triton") else None)
 
 _NATIVE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MOST_UNITS_OF_A_TRAINED_STEP = 400  # measured: 256 are faster natively, 512 slower, with 1 row and with 16
+_FUSED = ("recurrent_dropout", "zoneout")  # options that the triton kernels have
 _FASTEST = {"cpu": ("native",), "cuda": ("triton",)}
 
 
@@ -57,6 +56,7 @@ class Request(NamedTuple):
     form: Form
     sizes: tuple[int, int, int] = (1, 1, 1)  # T, B, D
     regularised: tuple[str, ...] = ()  # the options that act, by name
+    training: bool = False  # they act as in training
     has_steps: bool = False  # lengths, a mask or resets are given
     wants_gates: bool = False  # as `GRU.trace` does
     wants_gradient: bool = False
@@ -128,8 +128,9 @@ def is_step_native(names: tuple[str, ...]) -> bool:
 def _obstacle(backend: str, request: Request) -> str | None:
     """Why a backend cannot serve a request, None where it can."""
     what = "the equations have" if backend == "reference" else f"the {backend} kernels have"
-    if request.regularised and backend != "native":
-        return f"{what} no {' and '.join(request.regularised)}"
+    missing = [name for name in request.regularised if backend != "triton" or name not in _FUSED]
+    if missing and backend != "native":
+        return f"{what} no {' and '.join(missing)}"
     if backend == "reference":
         return None
     if request.wants_gates:
@@ -163,7 +164,9 @@ def _seen_on_first_use(request: Request) -> str | None:
         request.hidden_size,
         B,
         D,
-        is_step=T == D == 1 and not request.has_steps,
+        is_step=T == D == 1 and not request.has_steps and not request.regularised,
+        regularised=request.regularised,
+        training=request.training and request.regularised != (),
         has_steps=request.has_steps,
         wants_gradient=request.wants_gradient,
     )

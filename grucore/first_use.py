@@ -5,8 +5,6 @@ and is compared with the equations in float32. It uses the kernels that the call
 device once. backend="triton" skips the check.
 """
 
-from __future__ import annotations
-
 import functools
 import warnings
 from typing import Any, NamedTuple
@@ -15,7 +13,8 @@ import torch
 from torch import Tensor
 
 from grucore import compat
-from grucore.kernels import Form, State, Steps, Weights, reference
+from grucore.kernels import Form, State, Steps, Weights, regularised
+from grucore.kernels.regularised import Variant
 from grucore.kernels.triton import plan
 
 MEASURED: frozenset[int] = frozenset()  # capabilities (90 for 9.0) whose measured rows are in benchmarks/results
@@ -36,10 +35,20 @@ class Case(NamedTuple):
     wants_gradient: bool
     plans: tuple[plan.Plan, ...]
     heads: int = 1
+    regularised: tuple[str, ...] = ()  # recurrent_dropout, zoneout
+    training: bool = False
+
+    @property
+    def variant(self) -> tuple[Variant, Tensor | None] | tuple[()]:
+        """The options and the seed of their masks, as the kernels take them."""
+        if not self.regularised:
+            return ()
+        seed = torch.tensor(7, device=self.device) if self.training else None
+        return Variant(**dict.fromkeys(self.regularised, 0.3), training=self.training), seed  # type: ignore[arg-type]
 
 
 def obstacle(
-    device: torch.device, dtype: torch.dtype, form: Form, hidden_size: int, batch: int, directions: int, **flags: bool
+    device: torch.device, dtype: torch.dtype, form: Form, hidden_size: int, batch: int, directions: int, **flags: Any
 ) -> str | None:
     """Why calls like this one should avoid the fused kernels, or None.
 
@@ -101,15 +110,17 @@ def _errors(case: Case) -> dict[str, float]:
     scale = (1 / H) ** 0.5
     weights = Weights(drawn(D, 3 * H, I), drawn(D, 3 * H, H) * scale, drawn(D, 3 * H), drawn(D, 3 * H))
     form = Form(precision=case.precision, heads=case.heads)
-    y, h_n = layer.gru_forward(x, State(h0), weights, steps, form)
+    y, h_n = layer.gru_forward(x, State(h0), weights, steps, form, *case.variant)
     got: dict[str, Any] = {"y": y, "h_n": h_n}
 
     leaves = [t.to(torch.float32, copy=True).requires_grad_() for t in (x, h0, *weights)]  # type: ignore[union-attr]
     with torch.enable_grad():
-        y_want, h_n_want, _ = reference.gru_layer(leaves[0], State(leaves[1]), Weights(*leaves[2:]), steps, form)
+        noise = case.variant or (Variant(), None)
+        exact = State(leaves[1]), Weights(*leaves[2:]), None, steps, form, *noise
+        y_want, h_n_want, _ = regularised.gru_layer(leaves[0], *exact)
         want: dict[str, Any] = {"y": y_want, "h_n": h_n_want}
         if case.wants_gradient:
-            made = layer.gru_backward(dy, dh_n, y, x, State(h0), weights, steps, form, True)
+            made = layer.gru_backward(dy, dh_n, y, x, State(h0), weights, steps, form, True, *case.variant)
             names = ("x", "h0", "w_ih", "w_hh", "b_ih", "b_hh")
             got |= {f"d{name}": getattr(made, name) for name in names}
             ends, d_ends = (y_want, h_n_want), (dy.float(), dh_n.float())

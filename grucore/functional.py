@@ -4,8 +4,6 @@ Both are time-major and batched. `grucore.GRU` and `grucore.GRUCell` hold the pa
 torch.nn.GRU takes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -130,6 +128,7 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
     options, training = stack.options, stack.training
     D, variant, heads = request.sizes[2], variant_of(options, training), options.heads
     keep = request.wants_gradient and not torch.jit.is_tracing()  # a trace holds for calls of both kinds
+    acts = variant if request.regularised else None
     h_n, gates = [], []
     layers: list[Tensor] = []
     for first in range(0, len(weights), D):
@@ -139,7 +138,6 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
         groups, layer_gates = weights[these], None
         state = State(h0[these], None if h_reset is None else h_reset[these])
         if choice.name == "native" and request.is_plain:
-            acts = variant if request.regularised else None
             norms = None if layer_norms is None else layer_norms[these]
             x, h = autograd.native_layer(x, state, groups, steps, request.form, request.wants_gradient, acts, norms)
         elif choice.name == "onnx":
@@ -150,7 +148,7 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
             gains = None if layer_norms is None else Gains(*autograd.stacked(layer_norms[these]))
             x, h, layer_gates = regularised.gru_layer(x, state, _weights(groups), gains, steps, request.form, variant)
         else:
-            x, h = ops.layer(x, state, _weights(groups), steps, request.form, choice.name, keep)
+            x, h = ops.layer(x, state, _weights(groups), steps, request.form, choice.name, keep, acts)
         h_n.append(h)
         gates.append(layer_gates)
         layers.append(x)
@@ -184,6 +182,7 @@ def _prepared(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_
     D, heads = 2 if options.bidirectional else 1, options.heads
     T, B, H = check_sequence(input, hx, weights, D, heads)
     check_reset_state(call.reset_state, call.reset, options.bidirectional, (len(weights), B, H))
+    check_alike(input, hx, weights[0][0], call.reset_state)
     if layer_norms is not None:
         check_gains(layer_norms, weights)
     steps = steps_of(T, B, input.device, call.lengths, call.mask, call.reset)
@@ -213,6 +212,7 @@ def _prepared(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_
         form,
         (T, B, D * heads),
         acting(variant),
+        training=training,
         has_steps=steps.real is not None or steps.start is not None,
         wants_gates=wants_gates,
         wants_gradient=wants_gradient,
@@ -247,7 +247,7 @@ def gru_cell(
         training: whether zoneout draws random masks; otherwise its expectation is used.
         layer_norms: the gains of W x and of W h, each (3H,), see `gru`.
         **options: reset_after, heads, zoneout, activation, recurrent_activation, precision and backend, as in `GRU`;
-            with "triton" a single launch computes the step, unless there are heads.
+            with "triton" a single launch computes the step, unless there are heads or zoneout.
 
     Returns:
         The new state, shaped as hx.
@@ -299,6 +299,7 @@ def step(
         form,
         (1, input.shape[0] if input.dim() == 2 else 1, 1),
         acting(variant),
+        training=training,
         wants_gradient=_wants_gradient(tensors),
         is_plain=has_one_dtype and are_plain(tensors),
         is_transformed=compat.transformed(),

@@ -1,7 +1,5 @@
 """Converts torch.nn.GRU's layouts (time first, batch first, unbatched, packed) to a time-major batch, and back."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 from torch import Tensor

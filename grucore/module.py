@@ -315,7 +315,7 @@ class GRU(LayerWithOptions):
 
         Returns:
             A `Choice`: its name ("native", "eager", "triton", "reference", or "regularised" if options such as
-            zoneout run step by step in PyTorch), and the reason.
+            layer_norm run step by step in PyTorch), and the reason.
 
         Raises:
             RuntimeError: the layer's explicit backend cannot run the call.

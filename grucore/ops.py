@@ -3,7 +3,8 @@
 torch.compile and torch.export see `grucore::gru_layer` as one opaque node, whatever T is. Its backward pass is a
 separate operator, `grucore::gru_layer_backward`, which has a gradient of its own: second order gradients come from
 `kernels.reference`, the first order is hand-written. The arguments are the flattened fields of the contract's values;
-`kept` holds intermediate results that the native kernels save for backward, and is empty for the others.
+`kept` holds intermediate results that the native kernels save for backward, and is empty for the others. Recurrent
+dropout and zoneout are those of the Triton kernels, 0 for the others; with a seed they are random.
 """
 
 from __future__ import annotations
@@ -12,28 +13,53 @@ import functools
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from grucore import compat, flops
-from grucore.kernels import Form, Gradients, State, Steps, Weights, reference
+from grucore.kernels import Form, Gradients, State, Steps, Weights, reference, regularised
 from grucore.kernels.native import layer as native
+from grucore.kernels.noise import new_seed
+from grucore.kernels.regularised import Variant, is_noisy
 
 
 def layer(
-    x: Tensor, state: State, weights: Weights, steps: Steps, form: Form, backend: str, keep: bool = False
+    x: Tensor,
+    state: State,
+    weights: Weights,
+    steps: Steps,
+    form: Form,
+    backend: str,
+    keep: bool = False,
+    variant: Variant | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Runs one layer: y (T, B, D*H) and h_n (D, B, H). `keep` saves what the backend can save for backward."""
     if not torch.compiler.is_compiling():
         flops.register()
-    y, h_n, _ = gru_layer(x, *state, *weights, *steps, *form, backend, keep)
+    variant = variant or Variant()
+    seed, noise = new_seed(x.device) if is_noisy(variant) else None, (variant.recurrent_dropout, variant.zoneout)
+    y, h_n, _ = gru_layer(x, *state, *weights, *steps, seed, *form, *noise, backend, keep)
     return y, h_n
 
 
-def _values(fields: tuple) -> tuple[State, Weights, Steps, Form]:
-    return State(*fields[:2]), Weights(*fields[2:6]), Steps(*fields[6:8]), Form(*fields[8:11])
+class _Values(NamedTuple):
+    """The contract's values."""
+
+    state: State
+    weights: Weights
+    steps: Steps
+    form: Form
+
+
+def _values(fields: tuple) -> tuple[_Values, tuple[Variant, Tensor | None] | tuple[()]]:
+    """The contract's values from an operator's arguments between x and backend, and the noise, () without any."""
+    seed, dropout, zoneout = fields[8], *fields[12:14]
+    values = _Values(State(*fields[:2]), Weights(*fields[2:6]), Steps(*fields[6:8]), Form(*fields[9:12]))
+    if seed is None and not zoneout:
+        return values, ()
+    return values, (Variant(dropout, zoneout, training=seed is not None), seed)
 
 
 def _operator(function: Callable) -> Any:
@@ -72,16 +98,20 @@ def gru_layer(
     b_hh: Tensor | None,
     real: Tensor | None,
     start: Tensor | None,
+    seed: Tensor | None,
     reset_after: bool,
     precision: str,
     heads: int,
+    recurrent_dropout: float,
+    zoneout: float,
     backend: str,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, h_n and kept."""
-    values = _values((h0, h_reset, w_ih, w_hh, b_ih, b_hh, real, start, reset_after, precision, heads))
+    fields = (h0, h_reset, w_ih, w_hh, b_ih, b_hh, real, start, seed)
+    values, noise = _values((*fields, reset_after, precision, heads, recurrent_dropout, zoneout))
     kept = _new_kept(x, h0, backend, keep)
-    y, h_n = _kernels(backend).gru_forward(x, *values, *([kept] if len(kept) else []))
+    y, h_n = _kernels(backend).gru_forward(x, *values, *([kept] if len(kept) else noise))
     return _owner(y), _owner(h_n), kept
 
 
@@ -94,7 +124,7 @@ def _owner(t: Tensor) -> Tensor:
     return t.new_empty(0).set_(t.untyped_storage(), t.storage_offset(), t.shape, t.stride())
 
 
-@torch.library.register_fake("grucore::gru_layer")
+@torch.library.impl("grucore::gru_layer", "Meta")
 def _(x, h0, *others):  # type: ignore[no-untyped-def]
     y = x.new_empty(x.shape[0], x.shape[1], h0.shape[0] * h0.shape[2])
     return y, h0.new_empty(h0.shape), _new_kept(x, h0, *others[-2:])
@@ -115,19 +145,23 @@ def gru_layer_backward(
     b_hh: Tensor | None,
     real: Tensor | None,
     start: Tensor | None,
+    seed: Tensor | None,
     reset_after: bool,
     precision: str,
     heads: int,
+    recurrent_dropout: float,
+    zoneout: float,
     backend: str,
     need_dx: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The fields of `Gradients`; those that are None are empty."""
-    values = _values((h0, h_reset, w_ih, w_hh, b_ih, b_hh, real, start, reset_after, precision, heads))
-    gradients = _kernels(backend).gru_backward(dy, dh_n, y, x, *values, need_dx, *([kept] if len(kept) else []))
+    fields = (h0, h_reset, w_ih, w_hh, b_ih, b_hh, real, start, seed)
+    values, noise = _values((*fields, reset_after, precision, heads, recurrent_dropout, zoneout))
+    gradients = _kernels(backend).gru_backward(dy, dh_n, y, x, *values, need_dx, *([kept] if len(kept) else noise))
     return tuple(x.new_empty(0) if gradient is None else gradient for gradient in gradients)  # type: ignore[return-value]
 
 
-@torch.library.register_fake("grucore::gru_layer_backward")
+@torch.library.impl("grucore::gru_layer_backward", "Meta")
 def _(dy, dh_n, y, kept, x, h0, h_reset, w_ih, w_hh, *others):  # type: ignore[no-untyped-def]
     *_, need_dx = others
     bias = w_ih.shape[:2]
@@ -139,6 +173,7 @@ def _(dy, dh_n, y, kept, x, h0, h_reset, w_ih, w_hh, *others):  # type: ignore[n
 _INPUTS, _BACKWARD_INPUTS = (
     tuple(argument.name for argument in operator._schema.arguments) for operator in (gru_layer, gru_layer_backward)
 )
+_TENSORS = 1 + _INPUTS.index("seed")
 
 
 def _by_name(names: tuple[str, ...], **gradients: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -147,8 +182,7 @@ def _by_name(names: tuple[str, ...], **gradients: Tensor | None) -> tuple[Tensor
 
 
 def _save(ctx: Any, inputs: tuple, output: tuple) -> None:
-    *tensors, reset_after, precision, heads, backend, _ = inputs
-    ctx.options = (reset_after, precision, heads, backend)
+    tensors, ctx.options = inputs[:_TENSORS], inputs[_TENSORS:-1]
     ctx.set_materialize_grads(False)
     y, _, kept = output
     ctx.save_for_backward(y, kept, *tensors)
@@ -169,22 +203,25 @@ torch.library.register_autograd("grucore::gru_layer", _backward, setup_context=_
 
 
 def _save_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
-    dy, dh_n, _, _, *tensors, reset_after, _, heads, _, _ = inputs
-    ctx.form = Form(reset_after, heads=heads)
+    dy, dh_n, _, _, *inputs = inputs  # type: ignore[assignment]
+    ctx.options = inputs[_TENSORS:-2]
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(dy, dh_n, *tensors)
+    ctx.save_for_backward(dy, dh_n, *inputs[:_TENSORS])
 
 
 def _double_backward(ctx: Any, *d_gradients: Tensor | None) -> tuple[Tensor | None, ...]:
     """The gradient of `gru_layer_backward`: differentiates the gradient of the reference."""
     if all(d is None for d in d_gradients):
         return _by_name(_BACKWARD_INPUTS)
-    *primals, real, start = ctx.saved_tensors
+    *primals, real, start, seed = ctx.saved_tensors
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         dy, dh_n, x, *tensors = (_alias(t) for t in primals)
-        state, weights = State(*tensors[:2]), Weights(*tensors[2:])  # type: ignore[arg-type]
-        y, h_n, _ = reference.gru_layer(x, state, weights, Steps(real, start), ctx.form)  # type: ignore[arg-type]
+        (state, weights, steps, form), noise = _values((*tensors, real, start, seed, *ctx.options))
+        if noise:
+            y, h_n, _ = regularised.gru_layer(x, state, weights, None, steps, form, *noise)  # type: ignore[arg-type]
+        else:
+            y, h_n, _ = reference.gru_layer(x, state, weights, steps, form)  # type: ignore[arg-type]
         ends = [(out, d_out) for out, d_out in ((y, dy), (h_n, dh_n)) if d_out is not None]
         outs, d_outs = zip(*ends, strict=True)
         arguments = (x, *tensors)

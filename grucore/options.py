@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from grucore import dispatch
 from grucore.errors import InputError, check_flag, check_probability, check_size
 from grucore.kernels import Form
-from grucore.kernels.native.packed import hold
+from grucore.kernels.native.packed import Hold
 from grucore.kernels.regularised import ACTIVATIONS, Variant
 
 Activation = Literal["tanh", "sigmoid", "relu", "hard_sigmoid", "hard_tanh", "softsign", "linear"]
@@ -147,7 +147,7 @@ class LayerWithOptions(_Module):
                 f"packed_weights cannot keep the weights of heads={self.heads}: each call makes those of a head. "
                 "to_dense() makes an equal layer without heads, whose weights it keeps"
             )
-        return hold(self._weight_groups())
+        return Hold(self._weight_groups())
 
     def _weight_groups(self) -> list[list[Tensor]]:
         raise NotImplementedError

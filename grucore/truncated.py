@@ -4,8 +4,6 @@ Source: Williams & Peng 1990, "An Efficient Gradient-Based Algorithm for On-Line
 Trajectories"; parts do not overlap, so gradients reach back at most `steps` steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

@@ -26,8 +26,6 @@ kernels can keep these intermediate results: both functions take one more argume
 `grucore`.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from torch import Tensor
@@ -48,7 +46,7 @@ class Weights(NamedTuple):
     b_ih: Tensor | None = None  # (D, 3H)
     b_hh: Tensor | None = None  # (D, 3H)
 
-    def of(self, d: int) -> Weights:
+    def of(self, d: int) -> "Weights":
         """The parameters of one direction, without D."""
         return Weights(*(None if w is None else w[d] for w in self))  # type: ignore[arg-type]
 

@@ -7,8 +7,6 @@ recurrence then needs no masks, and padding costs nothing.
 The mask and resets are read on the host, so this serves only CPU tensors.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -13,8 +13,6 @@ Outside training, the masks are replaced by their expectation: m / (1 - p) is 1,
 Differentiable any number of times; the masks come from `noise.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -10,8 +10,8 @@ operand from shared memory with conflicts, or has more instructions in its loop 
 conflicts and instructions (sm_90) are checked only with the Triton version that the budget names (3.4 spills 8 bytes in
 three kernels), everything else with every version.
 
-All rows take a minute or two. compile_passed.json says with which sources they all passed (`--record`); as long as
-nothing has changed, `--changed` compiles every twentieth row only.
+All rows take two or three minutes. compile_passed.json says with which sources they all passed (`--record`); as long as
+nothing has changed, `--changed` compiles every twentieth row only, without dropout and zoneout.
 """
 
 from __future__ import annotations
@@ -59,21 +59,24 @@ def arguments(kernel: Any, dtype: str) -> dict[str, str]:
     element = "fp32" if dtype == "tf32" else dtype
     fixed = {"h_ptr": "*fp32", "dh_ptr": "*fp32", "dh_reset_ptr": "*fp32", "flags_ptr": "*u8", "span_ptr": "*i32"}
     fixed |= {"slots_ptr": "*u32" if element == "fp32" else "*u16", "counters_ptr": "*i32", "failed_ptr": "*i32"}
+    fixed |= {"keep_ptr": "*fp32", "zoneout": "fp32"}
     names = [name for name in kernel.arg_names if not name.isupper() or name in ("B", "C")]
-    return {name: fixed.get(name, f"*{element}") if name.endswith("_ptr") else "i32" for name in names}
+    return {name: fixed.get(name, f"*{element}" if name.endswith("_ptr") else "i32") for name in names}
 
 
-def compiled(kernel: Any, dtype: str, row: dict[str, int], flags: bool, arch: int) -> dict[str, Any]:
-    """Compiles a kernel for one row of the table, and returns its properties."""
+def compiled(kernel: Any, dtype: str, row: dict[str, int], flags: bool, arch: int, noise: str = "") -> dict[str, Any]:
+    """Compiles a kernel for one row of the table, with or without noise, and returns its properties."""
     hidden_size = row["max_hidden"] or LARGE
     constants = {"D": 1, "HEADS": 1, "I": hidden_size, "H": hidden_size, "J": row["block_j"] or row["block_k"]}
     constants |= {name.upper(): row[name] for name in ("block_b", "block_k", "streamed", "exchange", "stages")}
     constants |= {"HAS_FLAGS": flags, "HAS_DY": True, "HAS_BIAS": True, "UPCAST": False}
+    constants |= {"HAS_DROPOUT": noise == "dropout", "HAS_ZONEOUT": noise == "zoneout"}
     constants |= {"FAST": dtype != "fp32", "PRECISION": "tf32" if dtype == "tf32" else "ieee"}
     constants = {name: constants[name] for name in constants if name in kernel.arg_names}
     types = arguments(kernel, dtype)
-    if not row["exchange"]:  # the launcher passes None
-        constants |= {name: None for name in ("slots_ptr", "counters_ptr", "failed_ptr") if types.pop(name, None)}
+    absent = () if row["exchange"] else ("slots_ptr", "counters_ptr", "failed_ptr")
+    absent += () if noise == "dropout" else ("keep_ptr",)
+    constants |= {name: None for name in absent if types.pop(name, None)}  # as the launcher passes
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(signature) if signature[name].startswith("*")}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
@@ -93,6 +96,7 @@ def compiled(kernel: Any, dtype: str, row: dict[str, int], flags: bool, arch: in
         "H": hidden_size,
         "max_batch": row["max_batch"],
         "flags": flags,
+        "noise": noise,
         "block_j": row["block_j"] or hidden_size,
         "block_b": row["block_b"],
         "warps": row["warps"],
@@ -139,6 +143,7 @@ def faults(result: dict[str, Any], row: dict[str, int], budget: dict[str, Any]) 
     key = f"{result['kernel']} {result['dtype']} H={result['H']}"
     key += f" B<={result['max_batch']}" if result["max_batch"] else ""
     key += " flags" if result["flags"] else ""
+    key += f" {result['noise']}" if result["noise"] else ""
     found = []
     measured = result["triton"] == budget["triton"]
     if measured and result["spill_bytes"]:
@@ -169,31 +174,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", type=int, choices=list(DEVICES), default=90)
     parser.add_argument("--json", type=Path, help="also write the rows there")
-    parser.add_argument(
-        "--changed", action="store_true", help="every twentieth row only, if all passed with these sources"
-    )
+    parser.add_argument("--changed", action="store_true", help="a few kernels only, if all passed with these sources")
     parser.add_argument("--record", action="store_true", help=f"write to {PASSED.name} that all passed")
     options = parser.parse_args()
     budget, passed = json.loads(BUDGET.read_text()), json.loads(PASSED.read_text())
-    rows = [row for row in TABLE if is_chosen(row, DEVICES[options.arch])]
+    rows, noises = [row for row in TABLE if is_chosen(row, DEVICES[options.arch])], ["dropout", "zoneout"]
     if options.changed and passed.get(str(options.arch)) == sources():
-        rows = rows[::20]
+        rows, noises = rows[::20], []
     results, wrong = [], []
     print(f"grucore {grucore.__version__}, triton {triton.__version__}, sm_{options.arch}")
-    print("kernel    dtype   H  batch  flags  warps  registers  spills  shared  loop instructions")
+    print("kernel    dtype   H  batch  flags  noise    warps  registers  spills  shared  loop instructions")
     for row in rows:
         kernel = KERNELS[row["recurrence"]]
         # float16 differs from bfloat16 only in a type: without flags is enough. So is one dtype off sm_90, whose loop
-        # the budget is for, and the kernel with flags there, which holds more in registers.
+        # the budget is for, and the kernels with flags there, which hold more in registers. Zoneout is its expectation.
         (first, *others), has_flags = DTYPES[row["kind"]], "HAS_FLAGS" in kernel.arg_names
-        wanted = [(first, False), *[(first, True)] * has_flags, *((dtype, False) for dtype in others)]
-        for dtype, flags in wanted if options.arch == 90 else [(first, has_flags)]:
-            result = compiled(kernel, dtype, row, flags, options.arch)
+        noisy = [(first, True, noise) for noise in noises if f"HAS_{noise.upper()}" in kernel.arg_names]
+        wanted = [(first, False, ""), *[(first, True, "")] * has_flags, *((dtype, False, "") for dtype in others)]
+        for dtype, flags, noise in [*(wanted if options.arch == 90 else [(first, has_flags, "")]), *noisy]:
+            result = compiled(kernel, dtype, row, flags, options.arch, noise)
             results.append(result)
             wrong += faults(result, row, budget)
             print(
                 f"{result['kernel']:9} {dtype} {result['H']:4}  {row['max_batch'] or 'any':>5}"
-                f"  {'yes' if flags else 'no':5}  {row['warps']:5}"
+                f"  {'yes' if flags else 'no':5}  {noise or '-':7}  {row['warps']:5}"
                 f"  {result['registers']:9}  {result['spill_bytes']:6}  {result['shared_bytes']:6}"
                 f"  {result['loop_instructions']:6}",
                 flush=True,

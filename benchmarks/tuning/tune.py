@@ -199,7 +199,10 @@ def fastest(rows: list[dict[str, Any]], capability: int) -> dict[str, Any] | Non
             return row
         kernel = compile_report.KERNELS[row["recurrence"]]
         dtypes = compile_report.DTYPES[row["kind"]]
-        results = [compile_report.compiled(kernel, dtypes[0], row, flags, capability) for flags in (False, True)]
+        variants = ((False, ""), (True, ""), (True, "dropout"))
+        results = [
+            compile_report.compiled(kernel, dtypes[0], row, flags, capability, noise) for flags, noise in variants
+        ]
         if not any(result["spill_bytes"] or result["asynchronous_products"] for result in results):
             return row | {"shared_bytes": max(result["shared_bytes"] for result in results)}
     return None

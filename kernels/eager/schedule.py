@@ -5,8 +5,6 @@ first, like torch.nn.utils.rnn.PackedSequence. Both are described by a list of b
 dense sequence are visited from the end. Block sizes never increase in the direction of travel.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

@@ -244,7 +244,8 @@ struct Backward {
   // dg of a step whose `size` rows begin at `row` of the chunk, and dh of the step before.
   void step_back(const Pointers& at, const Share& share, Meeting& meeting, int64_t row, int64_t size, bool kept) const {
     const int64_t count = share.count(size), next = kept ? size * W : slot_size;
-    const auto [begin, end, panel, last] = units_of(share);
+    const Units units = units_of(share);
+    const int64_t begin = units.begin, end = units.end, panel = units.panel, last = units.panel_end;
     const auto meet = [&] { meeting.rows[share.first].wait(share.parts); };
     row += share.first;
     const int64_t stride = share.stride * dh_row;

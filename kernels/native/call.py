@@ -1,7 +1,5 @@
 """Fills a `GruCall` of gru.h for each recurrence, and calls the library."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -9,8 +9,8 @@ raise the counter and goes unnoticed.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -30,17 +30,23 @@ class _Held:
 HELD: dict[int, _Held] = {}  # by the address of w_ih
 
 
-@contextmanager
-def hold(groups: Sequence[Sequence[Tensor]]) -> Iterator[None]:
-    """A context that keeps the packed form of each group (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh)."""
-    groups = [group for group in groups if not any(w.is_inference() for w in group)]  # those have no version
-    addresses = [group[0].data_ptr() for group in groups]
-    for address, group in zip(addresses, groups, strict=True):
-        HELD.setdefault(address, _Held(group)).holders += 1
-    try:
-        yield
-    finally:
-        for address in addresses:
+class Hold(AbstractContextManager[None]):
+    """A context that keeps the packed form of each group (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh).
+
+    It is not a generator: Python would close one that is dropped, which ends the context, or fails as the program ends.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[Tensor]]):
+        self.groups = [group for group in groups if not any(w.is_inference() for w in group)]  # those have no version
+        self.addresses: list[list[int]] = []  # of each time that it was entered
+
+    def __enter__(self) -> None:
+        self.addresses.append([group[0].data_ptr() for group in self.groups])
+        for address, group in zip(self.addresses[-1], self.groups, strict=True):
+            HELD.setdefault(address, _Held(group)).holders += 1
+
+    def __exit__(self, *_: object) -> None:
+        for address in self.addresses.pop():
             HELD[address].holders -= 1
             if not HELD[address].holders:
                 del HELD[address]

@@ -1,7 +1,5 @@
 """Quantised weights, packed once for the kernels of quantised.cpp."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Mapping
 from typing import NamedTuple

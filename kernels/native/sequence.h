@@ -76,7 +76,7 @@ class Arena {
 
   template <typename T>
   T* take(int64_t count) {
-    char* const part = memory_ + used_;
+    char* const part = memory_ ? memory_ + used_ : nullptr;
     used_ += (count * int64_t{sizeof(T)} + 63) / 64 * 64;
     return reinterpret_cast<T*>(part);
   }

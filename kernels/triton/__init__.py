@@ -7,6 +7,7 @@ backward.py     the backward recurrence, split in the same ways
 exchange.py     how those programs exchange slices of the state: two protocols
 step.py         a single step in one launch
 derivatives.py  the parts of backward that are parallel over steps
+noise.py        the masks of recurrent dropout and zoneout
 flags.py        lengths, masks and resets as one byte per step
 activations.py  sigmoid, tanh and rounding
 plan.py         tiles, warps and splits for a hidden size, dtype and device, from plans.json

@@ -4,8 +4,8 @@ The gates of the chunk have been recomputed for all its steps at once, as the lo
 (`derivatives.py`), so no transcendental functions are left. From the chunk's last step to its first in the direction of
 travel, with dh the gradient of the state after the step:
 
-    dh += dy_t                                written out: all other gradients of the step follow from it in parallel
-    dh  = z dh + ((a_r, a_z, a_n r) dh) W_hh  the gradient of the state before the step
+    dh += dy_t                                       written out: all other gradients of the step follow from it
+    dh  = z dh + keep (((a_r, a_z, a_n r) dh) W_hh)  the gradient of the state before the step; keep: see `forward.py`
 
 A padding step has a = 0, z = 1 and dy = 0. Where a step began from h_reset, dh is added to its gradient and restarts
 from 0. Shapes, flags and groups are those of `forward.py`. The programs of a group exchange the gates' gradients; each
@@ -38,6 +38,7 @@ def _gru_backward_kernel(
     a_ptr,  # (D, C, B, 4, H): a_r, a_z, a_n r, z
     w_hh_ptr,  # (D, 3, H, H)
     flags_ptr,  # (T, B) uint8, read if HAS_FLAGS
+    keep_ptr,  # (D, B, H) float32, the factor of h in the products; read if HAS_DROPOUT
     dh_ptr,  # (D, B, H) float32: the gradient of the state after the chunk, then that before it; z dh if EXCHANGE
     dh_reset_ptr,  # (D, B, H) float32: the gradient of h_reset is added; used if HAS_FLAGS
     slots_ptr,  # (C + 1, D, B, 3, H) integers as wide as the dtype: slot 0 zeros; used if EXCHANGE
@@ -62,6 +63,7 @@ def _gru_backward_kernel(
     EXCHANGE: tl.constexpr,
     HAS_DY: tl.constexpr,
     HAS_FLAGS: tl.constexpr,
+    HAS_DROPOUT: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
@@ -93,6 +95,8 @@ def _gru_backward_kernel(
     batch = B.to(tl.int64)
     offs_state = (d * batch + offs_b)[:, None] * H + offs_j[None, :]
     dh = tl.load(dh_ptr + offs_state, mask=mask, other=0.0)
+    if HAS_DROPOUT:
+        keep = tl.load(keep_ptr + offs_state, mask=mask, other=0.0)
     if HAS_FLAGS:
         dh_reset = tl.load(dh_reset_ptr + offs_state, mask=mask, other=0.0)
 
@@ -126,19 +130,21 @@ def _gru_backward_kernel(
             patience = await_group(counter_ptr, i, patience, SPLITS, EXCHANGE)
             if EXCHANGE == "counter":
                 dh += nan_without(patience)
+            acc = tl.zeros([BLOCK_B, J], tl.float32) if HAS_DROPOUT else dh
             if STREAMED:  # what was left of the step taken before
                 for c in tl.range(3 * CHUNKS, num_stages=STAGES):
                     gate, k = c // CHUNKS, (c % CHUNKS) * BLOCK_K + offs_k
                     offset = gate * H + (c % CHUNKS) * BLOCK_K
                     dg, patience = receive(in_ptrs + offset, mask & (k < H)[None, :], patience, dtype, EXCHANGE, UPCAST)
                     tile_w = weight(w_ptr + gate * H * H, k, offs_j, H, False, UPCAST)
-                    dh = tl.dot(dg, tile_w, acc=dh, input_precision=PRECISION)
+                    acc = tl.dot(dg, tile_w, acc=acc, input_precision=PRECISION)
             else:
                 for c in tl.static_range(3 * CHUNKS):
                     offset = (c // CHUNKS) * H + (c % CHUNKS) * BLOCK_K
                     mask_k = ((c % CHUNKS) * BLOCK_K + offs_k < H)[None, :]
                     dg, patience = receive(in_ptrs + offset, mask & mask_k, patience, dtype, EXCHANGE, UPCAST)
-                    dh = tl.dot(dg, w[c], acc=dh, input_precision=PRECISION)
+                    acc = tl.dot(dg, w[c], acc=acc, input_precision=PRECISION)
+            dh = dh + keep * acc if HAS_DROPOUT else acc
             if HAS_FLAGS:
                 flag = tl.load(flag_ptrs, mask=only_if(i > 0, mask_b), other=0)
                 dh, dh_reset = _begin_again(dh, dh_reset, flag, direction)
@@ -165,9 +171,11 @@ def _gru_backward_kernel(
             dg_r = operand(dh * a_r, dtype, UPCAST)
             dg_z = operand(dh * a_z, dtype, UPCAST)
             dg_n = operand(dh * a_n, dtype, UPCAST)
-            dh = tl.dot(dg_r, w[0], acc=dh * z, input_precision=PRECISION)
-            dh = tl.dot(dg_z, w[1], acc=dh, input_precision=PRECISION)
-            dh = tl.dot(dg_n, w[2], acc=dh, input_precision=PRECISION)
+            acc = tl.zeros([BLOCK_B, J], tl.float32) if HAS_DROPOUT else dh * z
+            acc = tl.dot(dg_r, w[0], acc=acc, input_precision=PRECISION)
+            acc = tl.dot(dg_z, w[1], acc=acc, input_precision=PRECISION)
+            acc = tl.dot(dg_n, w[2], acc=acc, input_precision=PRECISION)
+            dh = dh * z + keep * acc if HAS_DROPOUT else acc
             if HAS_FLAGS:
                 flag = tl.load(flag_ptrs, mask=mask_b, other=0)
                 dh, dh_reset = _begin_again(dh, dh_reset, flag, direction)

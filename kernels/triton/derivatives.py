@@ -6,7 +6,8 @@ and gh = h W_hh^T, where h is the state before each step):
     a_z = (h - n) z (1 - z)        a_n = (1 - z) (1 - n^2)        a_r = a_n gh_n r (1 - r)
 
 kept as a = (a_r, a_z, a_n r, z), with a_n instead of gx_n. A padding step gets a_r = a_z = a_n = 0 and z
-= 1.
+= 1, and so does a unit that keeps its state, whose gx_z is infinite (`noise.py`). In expectation zoneout multiplies
+the first three by 1 - p, and z becomes p + (1 - p) z.
 
 The a can be as small as the states, so they have the layer's dtype for its range. z is multiplied at every step, so for
 a layer in bfloat16 it is stored in the 16 bits as float16, which is eight times as precise.
@@ -43,11 +44,13 @@ def _gru_derivatives_kernel(
     h_ptr,  # (M, H)
     flags_ptr,  # (M,) uint8, read if HAS_FLAGS: bit 0 set at non-padding steps
     a_ptr,  # (M, 4, H) out
+    zoneout,  # p, used if HAS_ZONEOUT
     rows,  # M
     H: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_H: tl.constexpr,
     HAS_FLAGS: tl.constexpr,
+    HAS_ZONEOUT: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
     offs_m, offs_h, mask = _tile(rows, H, BLOCK_M, BLOCK_H)
@@ -63,10 +66,14 @@ def _gru_derivatives_kernel(
     r, rest_r = sigmoid_and_rest(tl.load(gx_ptrs, mask=mask, other=0.0).to(tl.float32) + gh_r)
     z, rest_z = sigmoid_and_rest(tl.load(gx_ptrs + H, mask=mask, other=0.0).to(tl.float32) + gh_z)
     n, slope = tanh_and_slope(tl.load(gx_ptrs + 2 * H, mask=mask, other=0.0).to(tl.float32) + r * gh_n)
+    if HAS_ZONEOUT:
+        rest_z *= 1.0 - zoneout
     a_z = (h - n) * z * rest_z
     a_n = rest_z * slope
     a_r = a_n * gh_n * r * rest_r
     a_hn = a_n * r
+    if HAS_ZONEOUT:
+        z = zoneout + (1.0 - zoneout) * z
     if HAS_FLAGS:
         flag = tl.load(flags_ptr + offs_m, mask=offs_m < rows, other=0)
         real = is_real(flag)[:, None]

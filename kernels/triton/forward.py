@@ -12,6 +12,9 @@ A group of programs runs a tile of BLOCK_B rows in one direction through the chu
 the same slice of r, z and n, so that all pointwise work stays with it, and the rows of W_hh that the slice needs. Those
 stay on chip for the whole chunk or, STREAMED, come from the L2 cache in each step.
 
+With recurrent dropout, h in the products is h times `keep`, a factor per unit that is the same in all steps. Random
+zoneout needs nothing here (`noise.py`); its expectation is h' = p h + (1 - p) h'.
+
 EXCHANGE = "" (H up to 128): a group is one program, J the next power of two of H. Its state goes from registers into
 the products, and gx_t is on its way STAGES - 1 steps before.
 
@@ -69,8 +72,9 @@ def _gru_forward_kernel(
     b_hn_ptr,  # (D, H)
     flags_ptr,  # (T, B) uint8, read if HAS_FLAGS
     span_ptr,  # (tiles, 2) int32, the range of a tile's non-padding steps; read if HAS_FLAGS
+    keep_ptr,  # (D, B, H) float32, the factor of h in the products; read if HAS_DROPOUT
     y_ptr,  # (T, B, D, H), 0 beforehand at padding
-    slots_ptr,  # (C + 1, D, B, H) integers as wide as the dtype: slot 0 the state before the chunk; used if EXCHANGE
+    slots_ptr,  # (C + 1, D, B, H) integers as wide as the dtype: slot 0 the state before, times keep; used if EXCHANGE
     counters_ptr,  # (tiles, D, LINE) int32, 0 before the chunk; used where EXCHANGE is "counter"
     failed_ptr,  # (1,) int32 in the host's memory: set if a program gave up waiting; used if EXCHANGE
     C,
@@ -81,6 +85,7 @@ def _gru_forward_kernel(
     first,  # of the tile's steps in this chunk
     last,
     patience,  # polls of a program
+    zoneout,  # p, used if HAS_ZONEOUT
     D: tl.constexpr,
     HEADS: tl.constexpr,
     H: tl.constexpr,
@@ -91,6 +96,8 @@ def _gru_forward_kernel(
     STAGES: tl.constexpr,
     EXCHANGE: tl.constexpr,
     HAS_FLAGS: tl.constexpr,
+    HAS_DROPOUT: tl.constexpr,
+    HAS_ZONEOUT: tl.constexpr,
     FAST: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
@@ -126,6 +133,8 @@ def _gru_forward_kernel(
     batch = B.to(tl.int64)
     offs_state = (d * batch + offs_b)[:, None] * H + offs_j[None, :]
     h = tl.load(h_ptr + offs_state, mask=mask, other=0.0)
+    if HAS_DROPOUT:
+        keep = tl.load(keep_ptr + offs_state, mask=mask, other=0.0)
     first_step = first_step_0 + direction * (first_step_1 - first_step_0)
     begin, end = 0, C  # the steps of the chunk that this tile runs
     if HAS_FLAGS:
@@ -181,13 +190,15 @@ def _gru_forward_kernel(
                     mask_k = (c * BLOCK_K + offs_k < H)[None, :]
                     h_k, patience = receive(in_ptrs + c * BLOCK_K, mask & mask_k, patience, dtype, EXCHANGE, UPCAST)
                 else:
-                    h_k = operand(h, dtype, UPCAST)
+                    h_k = operand(h * keep if HAS_DROPOUT else h, dtype, UPCAST)
                 acc_r = tl.dot(h_k, w_r[c], acc=acc_r, input_precision=PRECISION)
                 acc_z = tl.dot(h_k, w_z[c], acc=acc_z, input_precision=PRECISION)
                 acc_n = tl.dot(h_k, w_n[c], acc=acc_n, input_precision=PRECISION)
         r = sigmoid(acc_r, FAST)
         n = tanh(gx_n + r * (acc_n + b_hn[None, :]), FAST)
         h_new = new_state(acc_z, n, h, FAST)
+        if HAS_ZONEOUT:
+            h_new = zoneout * h + (1.0 - zoneout) * h_new
         wanted = mask
         if HAS_FLAGS:
             # Padding and resets are applied last, where h has the layout of the products: at the beginning of the step
@@ -203,7 +214,8 @@ def _gru_forward_kernel(
         else:
             h = h_new
         if GROUP:
-            sent = tl.where(h == h, h, float("nan"))  # a NaN of the caller's, held, may have the bits of the filling
+            sent = h * keep if HAS_DROPOUT else h
+            sent = tl.where(sent == sent, sent, float("nan"))  # a NaN held for the caller may have the filling's bits
             store(out_ptrs, sent, mask, dtype, EXCHANGE, UPCAST)
             signal(counter_ptr, EXCHANGE)
             in_ptrs += D * batch * H

@@ -12,8 +12,10 @@ from torch.nn.functional import pad
 
 from .. import Form, State, Steps, Weights
 from ..reference import without_padding
+from ..regularised import Variant
 from .exchange import INTERPRETED, LINE
 from .flags import step_flags
+from .noise import dropout_factors, zone_out
 from .plan import device, kind, plan
 
 PATIENCE = 2**23  # polls per program and launch, plus 256 per step: seconds, since each goes through the L2 cache
@@ -58,6 +60,8 @@ class Launch:
         steps: Steps,
         form: Form,
         recurrence: str,  # "forward" or "backward"
+        variant: Variant | None = None,
+        seed: Tensor | None = None,  # () int64, of a variant's masks; without one zoneout is its expectation
     ):
         raise_if_failed(x.device)
         self.steps, self.batch, self.input_size = x.shape
@@ -88,6 +92,12 @@ class Launch:
         self.bias = bias.flatten(1, 2)  # (D, 3H): all of b_ih, and the part of b_hh that no reset gate multiplies
         self.flags = step_flags(steps, self.directions // self.heads)
 
+        variant = variant or Variant()
+        self.seed, self.zoneout, self.keep = seed, variant.zoneout, None
+        if seed is not None and variant.recurrent_dropout:
+            sizes = (self.directions, self.batch, self.H)
+            self.keep = dropout_factors(seed, variant.recurrent_dropout, *sizes)
+
     def widened(self, tensor: Tensor, dim: int = -1) -> Tensor:
         """Pads one dimension with zeros to H units."""
         missing = self.H - tensor.shape[dim]
@@ -114,10 +124,12 @@ class Launch:
         return tensor[first : first + chunk.steps].flatten(0, 1)
 
     def input_side(self, chunk: Chunk) -> Tensor:
-        """gx (D, C*B, 3H) of a chunk."""
+        """gx (D, C*B, 3H) of a chunk, with random zoneout."""
         gx = self.buffer(chunk, 3)
         for d in range(self.directions):
             torch.addmm(self.bias[d], self.rows(self.x, chunk, d), self.w_ih[d].t(), out=gx[d])
+            if self.seed is not None and self.zoneout:
+                zone_out(gx[d], self.seed, self.zoneout, d, self.batch, self.H, chunk.first[d // self.heads])
         return gx
 
     @property
@@ -133,6 +145,7 @@ class Launch:
             "STREAMED": self.plan.streamed,
             "EXCHANGE": self.plan.exchange,
             "HAS_FLAGS": self.flags is not None,
+            "HAS_DROPOUT": self.keep is not None,
             "PRECISION": self.precision,
             "UPCAST": self.upcast,
             "STAGES": self.plan.stages,

@@ -5,9 +5,9 @@ import re
 
 import pytest
 import torch
-from fuzzing import compare, files, kernels, modules, options
+from fuzzing import compare, files, kernels, modules, options, quantised
 
-from grucore import GRU
+from grucore import GRU, QuantizedGRU
 from grucore.convert import onnx_import
 
 
@@ -24,6 +24,20 @@ def test_programs(backend):
 
 def test_random_options():
     assert not [failure for seed in range(150) for failure in options.one(seed)]
+
+
+def test_random_quantised_layers():
+    assert not [failure for seed in range(40) for failure in quantised.one(seed)]
+
+
+def test_a_quantised_layer_that_is_far_is_found(monkeypatch):
+    def other(self, *arguments, **call):
+        y, h_n = QUANTIZED(self, *arguments, **call)
+        return y * 1.2, h_n
+
+    monkeypatch.setattr(QuantizedGRU, "forward", other)
+    found = [failure for seed in range(5) for failure in quantised.one(seed)]
+    assert any(failure.startswith("far: ") for failure in found)
 
 
 def test_random_cases_of_the_contract():
@@ -43,7 +57,7 @@ def test_damaged_files(paths):
     assert not [failure for seed in range(300) for failure in files.one(seed, paths)]
 
 
-FORWARD = GRU.forward
+FORWARD, QUANTIZED = GRU.forward, QuantizedGRU.forward
 
 
 def other_numbers(self, *args, **call):

@@ -70,6 +70,7 @@ def test_the_explanation_is_what_the_same_call_runs(given, call, name, monkeypat
     assert explained[0].name == ran[0] == name
 
 
+NOISE = ("recurrent_dropout", "zoneout")
 CHOICES = [
     ("auto", "cuda", torch.bfloat16, {}, H100, "triton", "the implementation for cuda tensors"),
     ("auto", "cuda", torch.float32, {"has_steps": True}, H100, "triton", "the implementation for cuda tensors"),
@@ -81,6 +82,10 @@ CHOICES = [
     ("auto", "mps", torch.float32, {"has_steps": True}, H100, "reference", "would wait for mps"),
     ("reference", "cuda", torch.float32, {}, H100, "reference", "asked for"),
     ("triton", "cuda", torch.float16, {}, H100, "triton", "asked for"),
+    ("triton", "cuda", torch.float16, {"regularised": NOISE}, H100, "triton", "asked for"),
+    ("auto", "cuda", torch.float32, {"regularised": NOISE}, H100, "triton", "the implementation for cuda tensors"),
+    ("auto", "cuda", torch.float64, {"regularised": NOISE}, H100, "regularised", "the dtype is torch.float64"),
+    ("auto", "cuda", torch.float32, {"regularised": (*NOISE, "layer_norm")}, H100, "regularised", "no layer_norm$"),
 ]
 
 
@@ -116,9 +121,9 @@ REFUSED = {  # only PyTorch's own operators can do these: a layer's options and 
     "gates": ({}, lambda layer: layer.trace(X), "no gates to return"),
     "vmap": ({}, lambda layer: vmap(lambda x: layer(x)[0], in_dims=1)(X[:, :, None]), "no rules for torch.func"),
     "vmap of a cell": ({}, lambda layer: vmap(layer.step)(X, X.new_zeros(5, 1, 2, 4)), "no rules for"),
-    "zoneout": ({"zoneout": 0.1}, lambda layer: layer(X), "no zoneout"),
-    "explained": ({"zoneout": 0.1}, lambda layer: layer.explain_backend(X), "no zoneout"),
-    "several": ({"zoneout": 0.1, "layer_norm": True}, lambda layer: layer(X), "no zoneout and layer_norm"),
+    "layer norm": ({"layer_norm": True}, lambda layer: layer(X), "no layer_norm"),
+    "explained": ({"layer_norm": True}, lambda layer: layer.explain_backend(X), "no layer_norm"),
+    "several": ({"layer_norm": True, "activation": "relu"}, lambda layer: layer(X), "no layer_norm and activation"),
 }
 
 

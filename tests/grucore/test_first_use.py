@@ -1,5 +1,6 @@
 """The check of "auto" on an unmeasured GPU; in the interpreter if there is none."""
 
+import itertools
 import warnings
 
 import pytest
@@ -27,6 +28,8 @@ CASES = {
     "a step": case_of(is_step=True),
     "flags, two directions": case_of(torch.float16, directions=2, has_steps=True),
     "inference": case_of(torch.bfloat16, hidden_size=33, wants_gradient=False),
+    "dropout and zoneout": case_of()._replace(regularised=("recurrent_dropout", "zoneout"), training=True),
+    "zoneout's expectation": case_of(torch.float16)._replace(regularised=("zoneout",)),
 }
 
 
@@ -90,6 +93,25 @@ def test_auto_takes_kernels_that_are_right(gpu):
     for sizes in [(5, 4, 1), (7, 3, 1), (1, 4, 1), (5, 4, 2)]:
         assert choose(sizes=sizes) == ("triton", "the implementation for cuda tensors")
     assert [(case.is_step, case.directions) for case in asked] == [(False, 1), (True, 1), (False, 2)]
+
+
+def test_a_variant_is_another_case(gpu):
+    """In training and not, but only of what acts; it never takes the kernel of a single step."""
+    asked = []
+    gpu.setattr(first_use, "difference", asked.append)
+    for names, training in itertools.product(((), ("zoneout",)), (False, True)):
+        assert choose(sizes=(1, 4, 1), regularised=names, training=training).name == "triton"
+    assert [(case.is_step, case.regularised, case.training) for case in asked] == [
+        (True, (), False),
+        (False, ("zoneout",), False),
+        (False, ("zoneout",), True),
+    ]
+
+
+def test_a_mask_that_is_forgotten_is_a_difference(monkeypatch):
+    right = layer.gru_forward
+    monkeypatch.setattr(layer, "gru_forward", lambda *args: right(*args[:5]))
+    assert "y by" in first_use.difference(CASES["dropout and zoneout"])
 
 
 def test_nothing_is_checked_where_it_would_be_recorded_or_was_measured(gpu):

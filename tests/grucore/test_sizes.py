@@ -4,7 +4,7 @@ import pytest
 import torch
 from oracle import assert_near, to_oracle
 
-from grucore import GRU
+from grucore import GRU, InputError
 
 pytestmark = pytest.mark.slow
 
@@ -54,3 +54,15 @@ def test_long_sequences_with_flags(kind):
 
 def h0_after(layer, x):
     return layer(x)[1]
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+def test_a_reset_state_of_another_kind_is_refused(backend):
+    gru, x, reset = GRU(3, 4, backend=backend), torch.randn(5, 2, 3), torch.ones(5, 2, dtype=torch.bool)
+    state = torch.randn(1, 2, 4)
+    with pytest.raises(InputError, match=r"reset_state dtype \(torch.complex64\) does not match"):
+        gru(x, reset=reset, reset_state=state.to(torch.complex64))
+    with pytest.raises(InputError, match="reset_state is on meta and the weights are on cpu"):
+        gru(x, reset=reset, reset_state=state.to("meta"))
+    y, _ = gru(x, reset=reset, reset_state=state.double())  # converted, as hx is
+    assert torch.allclose(y, gru(x, reset=reset, reset_state=state)[0])

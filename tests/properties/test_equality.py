@@ -1,67 +1,23 @@
 """Every drawn call equals the equations in NumPy, and torch.nn.GRU where it has the options.
 
-The error of each tensor may be the limit of `oracle.py` plus the effect of rounding the inputs again in the dtype of
-the case: where terms cancel, or a gate gets large arguments, no arithmetic of that dtype is more exact. A gate that
-is saturated passes gradients below the last digit of 1, which are lost.
+The error of each tensor may be the limit of `oracle.py` plus the effect of rounding in the dtype of the case, see
+`rounding.py`. A gate that is saturated passes gradients below the last digit of 1, which are lost.
 """
-
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from oracle import LIMITS, quantity, worst
-from strategies import HEADS, MAGNITUDES, NATIVE, REGULARISED, STRIDES, bf16, cases, f16, f32, f64, problem_of
+from oracle import worst
+from rounding import rms, tolerances
+from strategies import HEADS, MAGNITUDES, NATIVE, REGULARISED, STRIDES, bf16, cases, f16, f32, problem_of
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 BACKENDS = ["reference", "eager", *NATIVE]
 BATCHED = st.sampled_from(["time first", "batch first"])
 SMALL = st.sampled_from([m for m in MAGNITUDES if m <= 1])  # beyond, nn.GRU loses 1 - z in float64 too
-ROUNDINGS = 4.0  # how many input roundings are allowed; at most 0.4 of the allowance was used, see the summary
-COMPUTED_IN = {bf16: torch.float32, f16: torch.float32}
 TINY = 1e-30  # the step along the imaginary axis
-
-
-def rms(t):
-    return float(t.double().square().mean().sqrt()) if t.numel() else 0.0
-
-
-def kind(name):
-    return {"y": "output", "h_n": "output", "dx": "dx"}.get(name) or (
-        "dh0" if name in ("dh0", "dh_reset", "initial_state") else quantity(name)
-    )
-
-
-def tolerances(problem, layer, want):
-    """The error (RMS) that each result may have."""
-    case, allowed = problem.case, {}
-    same, epsilon = problem.in_float64(), torch.finfo(case.dtype).eps
-    there = same.layer("auto" if case.is_regularised else "reference")
-    numbers = torch.Generator().manual_seed(1)
-
-    def rounded(t):
-        t = None if t is None else t.double()
-        return None if t is None else t * (1 + epsilon * (torch.rand(t.shape, generator=numbers, dtype=f64) - 0.5))
-
-    base, changes = {}, {}
-    for i in range(4):
-        with torch.no_grad():
-            for p, original in zip(there.parameters(), layer.parameters(), strict=True):
-                p.copy_(rounded(original) if i else original)
-        names = ("x", "hx", "reset_state", "dy", "dh_n") if i else ()
-        results = replace(same, **{name: rounded(getattr(same, name)) for name in names}).run(there)
-        base = base or results
-        for name, value in results.items():
-            changes[name] = max(changes.get(name, 0.0), rms(value - base[name]))
-    floor = torch.finfo(COMPUTED_IN.get(case.dtype, case.dtype)).eps
-    if layer.backend not in ("eager", "native"):  # h - n times a gate's 1 - z, which is a difference there
-        floor *= max(1, case.magnitude)
-    for name, change in changes.items():
-        scale, least = rms(want.get(name, base[name])), floor * (case.magnitude if "weight" in name else 1)
-        allowed[name] = LIMITS[case.dtype][kind(name)] * scale + ROUNDINGS * change + least
-    return allowed
 
 
 def assert_within(name, error, allowed, dtype):

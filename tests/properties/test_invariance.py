@@ -11,6 +11,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from oracle import LIMITS
+from rounding import rms, tolerances
 from strategies import NATIVE, REGULARISED, Problem, cases, f32, f64, laid_out, problem_of
 
 from grucore import GRU, GRUCell, truncated_bptt
@@ -20,11 +21,17 @@ MODERATE = st.sampled_from([1e-8, 1e-2, 1.0])
 OF_ROWS = ("y", "h_n", "dx", "dh0", "dh_reset")  # the results of a row: B is the second dimension
 
 
-def near(got, want, backend="", exact=True):
-    """The same bits where `exact` and native, else within the limits of the dtype by the largest number."""
+def near(got, want, backend="", exact=True, allowed=None):
+    """The same bits where `exact` and native, else within the limits of the dtype by the largest number.
+
+    Where a case can be badly conditioned, `allowed` has the `tolerances` of either, which replace the limits.
+    """
     for name, value in want.items():
         if exact and backend == "native":
             assert torch.equal(got[name], value), name
+        elif allowed is not None:
+            error, limit = rms(got[name] - value), 2 * allowed[name]
+            assert error <= limit, f"{name}: {error:.1e}, allowed {limit:.1e}"
         else:
             scale = value.abs().max() if value.numel() else 0.0
             torch.testing.assert_close(got[name], value, rtol=0, atol=float(scale) * LIMITS[value.dtype]["dw"] + 1e-30)
@@ -159,9 +166,10 @@ def test_strides(backend, case):
     dense = replace(problem, x=problem.x.clone(memory_format=torch.contiguous_format).resolve_neg())
     dense.hx = None if problem.hx is None else problem.hx.clone(memory_format=torch.contiguous_format).resolve_neg()
     assert dense.x.is_contiguous() and not dense.x.is_neg()
-    near(problem.run(layer), dense.run(layer), backend)
+    want, allowed = dense.run(layer), None if backend == "native" else tolerances(dense, layer)
+    near(problem.run(layer), want, backend, allowed=allowed)
     strided = replace(dense, dy=laid_out(dense.dy, "strided"), dh_n=laid_out(dense.dh_n, "strided"))
-    near(strided.run(layer), dense.run(layer), backend)
+    near(strided.run(layer), want, backend, allowed=allowed)
 
 
 @given(case=cases(**REGULARISED, padding="lengths", layout="time first"))
@@ -185,8 +193,6 @@ def test_layouts(case):
 def test_steps_and_cells(case):
     """One step after the other, with gradients, by `GRU.step` and, layer by layer, by cells."""
     assume(case.T)
-    # The product with a single number is only scaled by it, which normalising takes away: its gradient is rounding.
-    assume(not case.layer_norm or (case.I > 1 and (case.layers == 1 or case.H > 1)))
     problem = problem_of(case)
     layer = problem.layer()
 
@@ -213,10 +219,10 @@ def test_steps_and_cells(case):
             states.append(h)
         return x, torch.stack(states)
 
-    want = problem.run(layer)
+    want, allowed = problem.run(layer), tolerances(problem, layer)
     for way in (by_steps, by_cells):
         way.named_parameters = layer.named_parameters
-        near(problem.run(way), want, exact=False)
+        near(problem.run(way), want, exact=False, allowed=allowed)
 
 
 def cell_of(layer, k):

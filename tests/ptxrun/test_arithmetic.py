@@ -18,6 +18,11 @@ OTHERS = [rng.choice([*SPECIAL32, rng.getrandbits(32)]) for _ in range(32)]
 LONGS = [0, 1, 2**63, 2**64 - 1, 2**32] + [rng.getrandbits(64) for _ in range(27)]
 
 
+def quotient(a, b):
+    """Toward zero; -1 where b is 0, which PTX leaves open."""
+    return -1 if b == 0 else abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
+
+
 INTEGER = {
     "add.s32 %r4, %r1, %r2;": lambda a, b, c: a + b,
     "sub.s32 %r4, %r1, %r2;": lambda a, b, c: a - b,
@@ -25,6 +30,10 @@ INTEGER = {
     "mad.lo.s32 %r4, %r1, %r2, %r3;": lambda a, b, c: a * b + c,
     "mul.hi.u32 %r4, %r1, %r2;": lambda a, b, c: a * b >> 32,
     "mul.hi.s32 %r4, %r1, %r2;": lambda a, b, c: signed(a, 32) * signed(b, 32) >> 32,
+    "div.s32 %r4, %r1, %r2;": lambda a, b, c: quotient(signed(a, 32), signed(b, 32)),
+    "div.u32 %r4, %r1, %r2;": lambda a, b, c: quotient(a, b),
+    "rem.s32 %r4, %r1, %r2;": lambda a, b, c: signed(a, 32) - quotient(signed(a, 32), signed(b, 32)) * signed(b, 32),
+    "rem.u32 %r4, %r1, %r2;": lambda a, b, c: a - quotient(a, b) * b,
     "and.b32 %r4, %r1, %r2;": lambda a, b, c: a & b,
     "or.b32 %r4, %r1, %r2;": lambda a, b, c: a | b,
     "xor.b32 %r4, %r1, %r2;": lambda a, b, c: a ^ b,

@@ -32,7 +32,7 @@ def arguments(backend, flags, directions, reset_after, bias=True, heads=1, T=4, 
         *((tensor(D, 3 * H), tensor(D, 3 * H)) if bias else (None, None)),
     )
     inputs = tensor(T, B, I), tensor(D, B, H), h_reset, *weights
-    return *inputs, real, start, reset_after, "ieee", heads, backend, False
+    return *inputs, real, start, None, reset_after, "ieee", heads, 0.0, 0.0, backend, False
 
 
 BACKENDS = ["eager", *([] if UNAVAILABLE else ["native"])]

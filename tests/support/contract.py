@@ -2,7 +2,7 @@
 
 The oracle runs torch.nn.GRU in float64; with masks or resets row by row on the non-padding steps, in pieces between
 resets. It has no `reset_after=False`: there the oracle is `kernels/reference.py`, which test_reference.py compares with
-the equations written out.
+the equations written out. With dropout and zoneout it is `kernels/regularised.py`, as in grucore/test_variants.py.
 """
 
 import itertools
@@ -13,10 +13,11 @@ import torch
 from oracle import FUSED_LIMITS, LIMITS, assert_near
 from torch import Tensor
 
-from grucore.kernels import Form, Gradients, State, Steps, Weights, reference
+from grucore.kernels import Form, Gradients, State, Steps, Weights, reference, regularised
 from grucore.kernels.eager import layer as eager
 from grucore.kernels.native import layer as native
 from grucore.kernels.native.library import UNAVAILABLE
+from grucore.kernels.regularised import Variant
 from grucore.kernels.triton import layer as triton
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # of the fused kernels: elsewhere Triton interprets them
@@ -38,6 +39,9 @@ class Case(NamedTuple):
     reset_after: bool = True
     heads: int = 1  # of each direction, each of H units
     large: bool = False  # too slow for Triton's interpreter
+    dropout: float = 0.0  # of the state in the products
+    zoneout: float = 0.0
+    training: bool = True  # whether these are random, or their expectation
 
     @property
     def D(self) -> int:
@@ -55,6 +59,7 @@ class Call(NamedTuple):
     dy: Tensor | None
     dh_n: Tensor | None
     need_dx: bool
+    noise: tuple[Variant, Tensor | None] | tuple[()] = ()  # of the contract's last arguments, where there are any
 
     def to(self, where: torch.dtype | str) -> "Call":
         """All in another dtype, which the flags do not take, or on another device."""
@@ -63,7 +68,11 @@ class Call(NamedTuple):
             return t if t is None or (t.dtype is torch.bool and isinstance(where, torch.dtype)) else t.to(where)
 
         state, weights, steps = (type(group)(*map(moved, group)) for group in (self.state, self.weights, self.steps))
-        return Call(moved(self.x), state, weights, steps, self.form, moved(self.dy), moved(self.dh_n), self.need_dx)
+        noise = self.noise
+        if noise and noise[1] is not None and isinstance(where, str):
+            noise = noise[0], noise[1].to(where)
+        dy, dh_n = moved(self.dy), moved(self.dh_n)
+        return Call(moved(self.x), state, weights, steps, self.form, dy, dh_n, self.need_dx, noise)
 
 
 def flags_of(case: Case) -> Steps:
@@ -122,7 +131,11 @@ def draw(case: Case, dtype: torch.dtype) -> Call:
         padding = ~steps.real.unsqueeze(-1)
         x, dy = (t if t is None else t.masked_fill(padding, torch.nan) for t in (x, dy))
     form = Form(case.reset_after, heads=case.heads)
-    return Call(x, state, Weights(*weights), steps, form, dy, dh_n, case.need_dx).to(dtype)
+    noise: tuple = ()
+    if case.dropout or case.zoneout:
+        variant = Variant(case.dropout, case.zoneout, training=case.training)
+        noise = variant, torch.tensor(case.T) if case.training else None
+    return Call(x, state, Weights(*weights), steps, form, dy, dh_n, case.need_dx, noise).to(dtype)
 
 
 class Implementation(NamedTuple):
@@ -139,8 +152,8 @@ def computed_by(module: Any) -> Callable[[Call], tuple[Tensor, Tensor, Gradients
 
     def run(call: Call) -> tuple[Tensor, Tensor, Gradients]:
         values = (call.state, call.weights, call.steps, call.form)
-        y, h_n = module.gru_forward(call.x, *values)
-        return y, h_n, module.gru_backward(call.dy, call.dh_n, y, call.x, *values, call.need_dx)
+        y, h_n = module.gru_forward(call.x, *values, *call.noise)
+        return y, h_n, module.gru_backward(call.dy, call.dh_n, y, call.x, *values, call.need_dx, *call.noise)
 
     return run
 
@@ -196,7 +209,10 @@ def check(implementation: Implementation, case: Case, dtype: torch.dtype) -> Non
     if not case.bias:
         zeros = exact.weights.w_ih.new_zeros(exact.weights.w_ih.shape[:2])
         exact = exact._replace(weights=exact.weights._replace(b_ih=zeros, b_hh=zeros))
-    y_want, h_n_want, wants = differentiated(nn_gru if case.reset_after else reference.gru_layer)(exact)
+    oracle = nn_gru if case.reset_after else reference.gru_layer
+    if call.noise:
+        oracle = regularised_gru(*call.noise)
+    y_want, h_n_want, wants = differentiated(oracle)(exact)
     for name, got, want in (("y", y, y_want), ("h_n", h_n, h_n_want)):
         assert got.dtype is dtype, name
         assert_near("output", got.cpu(), want, implementation.limits)
@@ -207,6 +223,15 @@ def check(implementation: Implementation, case: Case, dtype: torch.dtype) -> Non
         if got is not None:
             assert got.dtype is dtype, name
             assert_near(quantity, got.cpu(), want, implementation.limits)
+
+
+def regularised_gru(variant: Variant, seed: Tensor | None) -> Callable:
+    """The equations with dropout and zoneout, whose masks are those of a seed."""
+
+    def run(x: Tensor, state: State, weights: Weights, steps: Steps, form: Form) -> tuple[Tensor, Tensor]:
+        return regularised.gru_layer(x, state, weights, None, steps, form, variant, seed)[:2]
+
+    return run
 
 
 def nn_gru(x: Tensor, state: State, weights: Weights, steps: Steps, form: Form) -> tuple[Tensor, Tensor]:

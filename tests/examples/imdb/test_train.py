@@ -1,10 +1,14 @@
 """Runs on tiny data: their files, interruptions anywhere, precision, several processes, and refused arguments."""
 
+import contextlib
 import json
+import os
 import runpy
 import shutil
 import signal
+import sys
 import time
+from pathlib import Path
 
 import imdb
 import pytest
@@ -145,11 +149,13 @@ def test_float16_is_half_the_file_and_what_is_tested(best, data, tmp_path):
     assert imdb.metrics(run) == imdb.metrics(best)
 
 
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
+
+
 def test_two_processes_train_what_one_does(tree, tmp_path):
     flags = ["--data", tree, *NO_DROPOUT[:2], "--batch-size", 7]
     one = imdb.train(tmp_path / "one", *flags, "--epochs", 1)
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--standalone"]
-    process = imdb.start("--output", tmp_path / "two", *flags, "--epochs", 1, before=torchrun)
+    process = imdb.start("--output", tmp_path / "two", *flags, "--epochs", 1, before=TORCHRUN)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     first, second = imdb.metrics(one)[0], imdb.metrics(tmp_path / "two")[0]
@@ -159,6 +165,46 @@ def test_two_processes_train_what_one_does(tree, tmp_path):
     for name in ("0 exp_avg", "members.0.out.weight"):  # Adam's first moment: the gradients up to a factor
         torch.testing.assert_close(first[name], second[name], atol=1e-5, rtol=1e-3)
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["processes"] == 2
+
+
+def rank_of(launcher, rank):
+    """The process of a rank that torchrun has started."""
+    for process in Path(f"/proc/{launcher.pid}/task").glob("*/children"):
+        for child in process.read_text().split():
+            if f"RANK={rank}" in Path(f"/proc/{child}/environ").read_text().split("\0"):
+                return int(child)
+    raise AssertionError(f"rank {rank} does not run")
+
+
+def kill_a_rank(launcher, rank, folder):
+    """Kills a rank after some more steps, each of which replaces the checkpoint; torchrun must end with an error."""
+    seen, deadline = set(), time.monotonic() + 120
+    while len(seen) < 4:
+        assert launcher.poll() is None and time.monotonic() < deadline, launcher.communicate()
+        with contextlib.suppress(FileNotFoundError):
+            seen.add((folder / "last.pt").stat().st_mtime_ns)
+    os.kill(rank_of(launcher, rank), signal.SIGKILL)
+    output, _ = launcher.communicate(timeout=60)  # the other rank gets 30 s to end
+    assert launcher.returncode != 0 and "Signal 9 (SIGKILL)" in output, output
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_rank_that_dies_ends_the_run_which_resumes_with_the_same_bits(tree, tmp_path):
+    flags = ["--data", tree, "--epochs", 3, "--batch-size", 8, "--checkpoint-every", 1]
+    launcher = imdb.start("--output", tmp_path / "whole", *flags, before=TORCHRUN)
+    output, _ = launcher.communicate(timeout=240)
+    assert launcher.returncode == 0, output
+    run = RunFolder(tmp_path / "killed")
+    for rank in (1, 0):  # 0 is the one that writes
+        launcher = imdb.start("--output", run.path, *flags, "--resume", before=TORCHRUN)
+        kill_a_rank(launcher, rank, run.path)
+        assert run.read_checkpoint()["trainer"]["step_count"] and not (run / "summary.json").exists()
+    launcher = imdb.start("--output", run.path, *flags, "--resume", before=TORCHRUN)
+    output, _ = launcher.communicate(timeout=240)
+    assert launcher.returncode == 0, output
+    assert {path.name for path in run.path.iterdir()} == FILES
+    assert_same(tmp_path / "whole", run.path)
 
 
 def test_describe_prints_json_and_makes_nothing(data, tmp_path):

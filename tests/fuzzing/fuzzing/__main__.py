@@ -1,11 +1,13 @@
 """Runs random calls for some minutes and prints each failure with its seed.
 
-    PYTHONPATH=.:tests/support:tests/fuzzing python -m fuzzing [modules] [options] [kernels] [files] --minutes N
+    PYTHONPATH=.:tests/support:tests/fuzzing:tests/kernels/native python -m fuzzing [KIND ...] --minutes N
 
-modules  programs against torch.nn.GRU: the same results, or the same class of error; --backend auto eager
-options  options that torch.nn.GRU lacks: only clear errors, and no argument is changed
-kernels  cases of the contract against torch.nn.GRU in float64
-files    damaged ONNX and Keras files: only clear errors, in time
+modules    programs against torch.nn.GRU: the same results, or the same class of error; --backend auto eager
+options    options that torch.nn.GRU lacks: only clear errors, and no argument is changed
+quantised  quantised layers against float ones, and what they refuse
+kernels    cases of the contract against torch.nn.GRU in float64
+library    the native library's C interface under sanitizers, with libFuzzer if a clang++ has it
+files      damaged ONNX and Keras files: only clear errors, in time
 
 They alternate. `python -c "from fuzzing import modules; print(modules.one(SEED, BACKEND))"` repeats one. Exits
 with 1 if there was a failure.
@@ -16,14 +18,16 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import itertools
+import os
 import random
+import shutil
 import sys
 import time
 from collections import Counter
 
 import torch
 
-WHAT = ("modules", "options", "kernels", "files")
+WHAT = ("modules", "options", "quantised", "kernels", "library", "files")
 
 
 def main() -> None:
@@ -43,6 +47,9 @@ def main() -> None:
     kinds = {
         name: function for name, function in runners(given.backend).items() if not given.what or name in given.what
     }
+    if "library" in kinds and not shutil.which(os.environ.get("CXX", "c++").split()[0]):
+        del kinds["library"]
+        print("library: left out, there is no C++ compiler")
     print(f"from seed {first}", flush=True)
     for seed in itertools.count(first):
         if time.monotonic() > end:
@@ -73,10 +80,20 @@ def runners(backends: list[str]) -> dict:
 
         return options.one(seed)
 
+    def quantised(seed: int) -> list[str]:
+        from . import quantised
+
+        return quantised.one(seed)
+
     def kernels(seed: int) -> list[str]:
         from . import kernels
 
         return kernels.one(seed)
+
+    def library(seed: int) -> list[str]:
+        from . import library
+
+        return library.one(seed)
 
     paths: list = []
 
@@ -86,7 +103,7 @@ def runners(backends: list[str]) -> dict:
         paths[:] = paths or files.write_all(files.folder())
         return files.one(seed, paths)
 
-    return {"modules": modules, "options": options, "kernels": kernels, "files": files}
+    return {each.__name__: each for each in (modules, options, quantised, kernels, library, files)}
 
 
 if __name__ == "__main__":

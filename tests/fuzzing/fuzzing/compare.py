@@ -135,5 +135,6 @@ def smaller(program: list[str], found: Failure, backend: str) -> tuple[list[str]
 def snippet(program: list[str], found: Failure, backend: str) -> str:
     """The failure as a script."""
     layer = f"partial(grucore.GRU, backend={backend!r})" if backend != "auto" else "grucore.GRU"
-    head = f"{PREAMBLE}\nfrom functools import partial\nimport grucore\n\nGRU = nn.GRU  # and then: {layer}"
+    head = f"{PREAMBLE}\nfrom functools import partial\nfrom fuzzing.theirs import GRU\nimport grucore\n"
+    head += f"\n# and then: GRU = {layer}"
     return "\n".join([head, *program, "print(out)", f"# {found.what}"])

@@ -35,6 +35,10 @@ def _weights_copied(statement: str, want: Outcome, got: Outcome, what: str) -> b
     return "modified by an inplace operation" in str(want.error) and got.error is None and "weight_hh_l0" in statement
 
 
+def _heads_kept(statement: str, want: Outcome, got: Outcome, what: str) -> bool:
+    return want.error is None and "has been modified inplace" in str(got.error) and "weight_hh_l0" in statement
+
+
 def _dropout(statement: str, want: Outcome, got: Outcome, what: str) -> bool:
     return "dropout=" in statement and type(want.error) is TypeError and "dropout should be a number" in str(got.error)
 
@@ -51,6 +55,7 @@ REASONS: dict[str, Callable[[str, Outcome, Outcome, str], bool]] = {
     "torch.nn.GRU asks a list for its dim() and fails; ours says what was expected": _type_error_said,
     "torch.nn.GRU has copied its input where it is batch_first; ours keeps the input itself for backward": _in_place,
     "torch.nn.GRU keeps the weights for backward; ours, in two directions, a copy of them": _weights_copied,
+    "ours keeps the weights of heads for backward; torch.nn.GRU here gets a dense copy of them": _heads_kept,
     "torch.nn.GRU goes on with the weights that it held before one was deleted": _deleted,
     "torch.nn.GRU converts dropout to a float before it checks it": _dropout,
     "torch.nn.GRU takes no part in torch.autocast on a CPU": _autocast,

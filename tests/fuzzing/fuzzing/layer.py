@@ -18,11 +18,13 @@ class Layer:
     bias: bool
     batch_first: bool
     dtype: str = "torch.float32"
+    heads: int = 1
 
     @property
     def arguments(self) -> str:
         given = f"{self.I}, {self.H}, num_layers={self.layers}, bias={self.bias}, batch_first={self.batch_first}"
-        return given + f", bidirectional={self.two_way}" + f", dtype={self.dtype}" * (self.dtype != "torch.float32")
+        given += f", bidirectional={self.two_way}" + f", dtype={self.dtype}" * (self.dtype != "torch.float32")
+        return given + f", heads={self.heads}" * (self.heads > 1)
 
     @property
     def states(self) -> int:

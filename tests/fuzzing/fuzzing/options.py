@@ -51,8 +51,8 @@ def _one(numbers: random.Random) -> list[str]:
     before = [p.detach().clone() for p in layer.parameters()]
     for _ in range(3):
         name, function = numbers.choice(list(CALLS.items()))
-        arguments, call = _call(numbers, layer)
-        what = f"{name} of {layer!r} ({layer.weight_ih_l0.dtype}) with {_told(arguments)}, {_told(call)}"
+        arguments, call = call_of(numbers, layer)
+        what = f"{name} of {layer!r} ({layer.weight_ih_l0.dtype}) with {told(arguments)}, {told(call)}"
         kept = [t.clone() for t in (*arguments, *call.values()) if isinstance(t, Tensor)]
         try:
             _check(function(layer, arguments, call), layer)
@@ -66,7 +66,7 @@ def _one(numbers: random.Random) -> list[str]:
     return found
 
 
-def _call(numbers: random.Random, layer: GRU) -> tuple[list[Any], dict[str, Any]]:
+def call_of(numbers: random.Random, layer: GRU) -> tuple[list[Any], dict[str, Any]]:
     """Arguments of `forward`: correct ones, of which up to two are then made wrong."""
     T, B, K = numbers.randint(0, 5), numbers.randint(0, 4), layer.num_layers * layer.num_directions
     dtype, steps = layer.weight_ih_l0.dtype, (B, T) if layer.batch_first else (T, B)
@@ -149,12 +149,12 @@ def _named(error: Exception, what: str) -> list[str]:
     return [f"{type(error).__name__}: {error}: {what}"]
 
 
-def _told(value: Any) -> str:
+def told(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')}{tuple(value.shape)}" + ":meta" * value.is_meta
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{name}={_told(each)}" for name, each in value.items()) + "}"
-    return "[" + ", ".join(map(_told, value)) + "]" if isinstance(value, list) else repr(value)
+        return "{" + ", ".join(f"{name}={told(each)}" for name, each in value.items()) + "}"
+    return "[" + ", ".join(map(told, value)) + "]" if isinstance(value, list) else repr(value)
 
 
 def one(seed: int) -> list[str]:

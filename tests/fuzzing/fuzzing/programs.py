@@ -10,10 +10,9 @@ import functools
 import random
 from typing import Any
 
-from torch import nn
-
 import grucore
 
+from . import theirs
 from .layer import Layer
 from .right import VALID
 from .wrong import INVALID
@@ -40,12 +39,12 @@ def state(gru):
 
 
 def namespace(ours: bool, backend: str) -> dict[str, Any]:
-    """The names of a program: GRU is torch.nn's or ours, and Other the other one."""
+    """The names of a program: GRU is that of `theirs.py` or ours, and Other the other one."""
     names: dict[str, Any] = {}
     exec(PREAMBLE, names)
 
     layer = grucore.GRU if backend == "auto" else functools.partial(grucore.GRU, backend=backend)
-    names["GRU"], names["Other"] = (layer, nn.GRU) if ours else (nn.GRU, layer)
+    names["GRU"], names["Other"] = (layer, theirs.GRU) if ours else (theirs.GRU, layer)
     names["packed"] = grucore.GRU.packed_weights if ours else lambda gru: contextlib.nullcontext()
     return names
 
@@ -54,7 +53,8 @@ def program(numbers: random.Random) -> list[str]:
     """The statements of one program."""
     dtype = numbers.choice(["torch.float32"] * 3 + ["torch.float64"] * 2 + ["torch.bfloat16"])
     sizes = numbers.choice([1, 2, 3, 5]), numbers.choice([1, 3, 4, 8, 17])
-    layer = Layer(*sizes, numbers.choice([1, 1, 2, 3]), *(numbers.random() < p for p in (0.4, 0.8, 0.4)), dtype)
+    heads = numbers.choice([1, 1, 1, *(n for n in (2, 3, 4) if sizes[1] % n == 0)])
+    layer = Layer(*sizes, numbers.choice([1, 1, 2, 3]), *(numbers.random() < p for p in (0.4, 0.8, 0.4)), dtype, heads)
     lines = [f"torch.manual_seed({numbers.randrange(99)}); gru = GRU({layer.arguments}); out = state(gru), repr(gru)"]
     lines += [numbers.choice(numbers.choice([VALID, INVALID]))(numbers, layer) for _ in range(numbers.randint(2, 9))]
     return [*lines, "out = state(gru), repr(gru)"]

@@ -17,7 +17,8 @@ def named(n: random.Random, layer: Layer) -> str:
 
 
 def no_grad(n: random.Random, layer: Layer) -> str:
-    mode = n.choice(["torch.no_grad()", "torch.inference_mode()", "packed(gru)", "torch.no_grad(), packed(gru)"])
+    kept = ["packed(gru)", "torch.no_grad(), packed(gru)"] if layer.heads == 1 else []
+    mode = n.choice(["torch.no_grad()", "torch.inference_mode()", *kept])
     return f"with {mode}: out = gru({arguments_for(n, layer)})"
 
 

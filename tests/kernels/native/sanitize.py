@@ -32,12 +32,12 @@ OPTIONS = {"ASAN_OPTIONS": "detect_leaks=0:max_malloc_fill_size=1000000000:mallo
 
 
 @functools.cache
-def objects(folder: Path, flags: tuple[str, ...]) -> list[str]:
+def objects(folder: Path, flags: tuple[str, ...], cxx: tuple[str, ...] = tuple(CXX)) -> list[str]:
     """The library's sources, compiled for one instruction set, which also replaces the other."""
     folder.mkdir(exist_ok=True)
     (other,) = SETS.keys() - {SET}
     names = [f"-Dgru_{name}_{other}=gru_{name}_{SET}" for name in FUNCTIONS]
-    command = [*CXX, *FLAGS, *SETS[SET], *flags]
+    command = [*cxx, *FLAGS, *SETS[SET], *flags]
 
     def compiled(job: tuple[str, list[str]]) -> str:
         output = str(folder / f"{job[0]}.o")

@@ -1,6 +1,9 @@
 """Weights that stay packed between calls on request: never outdated after a write that PyTorch counts."""
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from grucore.kernels.native.library import UNAVAILABLE
 from grucore.kernels.native.packed import HELD
 
 pytestmark = pytest.mark.skipif(UNAVAILABLE is not None, reason=str(UNAVAILABLE))
+ROOT = Path(__file__).resolve().parents[3]
 X, H = torch.randn(5, 9, 7), torch.zeros(1, 9, 20)
 
 
@@ -115,3 +119,44 @@ def test_parameters_without_a_version_are_not_held():
         with layer.packed_weights():
             assert not HELD
             layer(X)
+
+
+@torch.no_grad()
+def test_a_context_that_nobody_keeps_lasts():
+    layer = GRU(7, 20)
+    layer.packed_weights().__enter__()
+    assert len(HELD) == 1
+    near(layer(X)[0], layer)
+    HELD.clear()
+
+
+@torch.no_grad()
+def test_a_context_can_be_entered_again():
+    layer = GRU(7, 20)
+    context = layer.packed_weights()
+    with context:
+        with context:
+            assert len(HELD) == 1
+        near(layer(X)[0], layer)
+        layer.weight_ih_l0.data = layer.weight_ih_l0.data.clone()
+        with context:
+            assert len(HELD) == 2
+            near(layer(X)[0], layer)
+        assert len(HELD) == 1
+    assert not HELD
+
+
+LEFT_OPEN = """
+import torch
+from grucore import GRU
+layer = GRU(7, 20)
+context = layer.packed_weights()
+context.__enter__()
+layer(torch.randn(5, 9, 7))
+"""
+
+
+@pytest.mark.slow
+def test_one_left_open_says_nothing_when_the_program_ends():
+    result = subprocess.run([sys.executable, "-c", LEFT_OPEN], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

@@ -73,6 +73,12 @@ def others() -> Iterator[Run]:
         yield Run(dtype, Case(4, 17, 3, 192, loss="y"), exchange="counter")
         yield Run(dtype, Case(5, 18, 3, 33, two_way=True, heads=3, flags="gaps resets state"), chunk=2)
         yield Run(dtype, Case(3, 5, 3, 160, two_way=True, heads=2, flags="gaps resets"), chunk=2)
+        noise = {"dropout": 0.3, "zoneout": 0.4}
+        yield Run(dtype, Case(4, 18, 3, 48, two_way=True, heads=2, flags="gaps resets state", **noise), chunk=2)
+        yield Run(dtype, Case(4, 5, 3, 33, flags="lengths", zoneout=0.4, training=False), chunk=2)
+        for exchange in ("data", "counter"):
+            yield Run(dtype, Case(4, 18, 3, 160, two_way=True, flags="gaps", **noise), exchange=exchange, chunk=2)
+            yield Run(dtype, Case(2, 3, 3, 520 if single else 1040, **noise), exchange=exchange)
         yield Run(dtype, Case(2, 2, 3, 520 if single else 1040, two_way=True), exchange="data")
         yield Run(dtype, Case(2, 33, 3, 520 if single else 1040, flags="gaps"), exchange="data")
         yield Run(dtype, Case(2, 70, 3, 96 if dtype == "fp32" else 192, flags="lengths state"))
@@ -93,6 +99,7 @@ def all_runs() -> list[Run]:
     return list(dict.fromkeys([*rows(90), *rows(80), *others()]))
 
 
+DROPOUT = Run("bf16", Case(3, 18, 3, 160, flags="gaps resets", dropout=0.3, zoneout=0.4), exchange="data", chunk=2)
 # For the normal suite: each kernel, with flags, both exchanges, streamed weights, a launch for each step.
 FEW = [
     Run("bf16", Case(4, 18, 3, 64, two_way=True, flags="gaps resets state"), chunk=2),
@@ -103,4 +110,8 @@ FEW = [
     Run("bf16", Case(2, 5, 3, 160, flags="gaps resets"), processors=2),
     Run("bf16", Case(1, 18, 5, 33)),
     Run("bf16", Case(3, 5, 3, 20, two_way=True, heads=2, flags="gaps resets"), chunk=2),
+    Run("bf16", Case(3, 5, 3, 32, two_way=True, flags="gaps resets state", dropout=0.3, zoneout=0.4), chunk=2),
+    DROPOUT,
+    Run("fp16", Case(2, 5, 3, 160, dropout=0.3, zoneout=0.4), exchange="counter"),
+    Run("bf16", Case(2, 5, 3, 32, zoneout=0.4, training=False)),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from typing import NamedTuple
+from zlib import crc32
 
 from contract import Case
 
@@ -45,6 +46,8 @@ KINDS = {
     "a store to shared memory dropped": Kind(r"st\.shared.*;|stmatrix.*;"),
     "wgmma not waited for": Kind(r"wgmma\.wait_group\.sync\.aligned 0;"),
     "no fence for wgmma": Kind(r"fence\.proxy\.async\.shared::cta;"),
+    "a factor dropped": Kind(r"mul\.f32\s+(%r\d+), %r\d+, (%r\d+);", r"mov.b32 \1, \2;", "loop"),
+    "a factor in a sum dropped": Kind(r"fma\.rn\.f32\s+(%r\d+), (%r\d+), %r\d+, (%r)", r"add.f32 \1, \2, \3", "loop"),
 }
 # Sizes that fill all tiles but the last rows', so that every line matters; chunks, so that no state begins as zeros.
 RUNS = [
@@ -61,7 +64,9 @@ RUNS = [
 # Tiles of 64 rows compile to wgmma; stages=1 is without the fault that `in_flight.py` looks for. Each launch runs one
 # step, so that nothing is to be awaited.
 WITH_WGMMA = Run("bf16", Case(2, 33, 3, 256), processors=3, block_b=64, stages=1)
-ALL = {run: tuple(kind for kind in KINDS if "wgmma" not in kind) for run in RUNS}
+FACTORS = tuple(kind for kind in KINDS if kind.startswith("a factor"))  # the first one is, of each, that of dropout
+ALL = {run: tuple(kind for kind in KINDS if "wgmma" not in kind and kind not in FACTORS) for run in RUNS}
+ALL |= dict.fromkeys((cases.DROPOUT, cases.DROPOUT._replace(exchange="counter")), FACTORS)
 ALL[WITH_WGMMA] = tuple(kind for kind in KINDS if "wgmma" in kind)
 # For the normal suite, in one place of each kernel.
 FEW = {
@@ -74,6 +79,7 @@ FEW = {
         "a matrix transposed",
     ),
     cases.FEW[3]: ("data not awaited", "filling mistaken", "data read weakly", "data stored weakly"),
+    cases.DROPOUT: FACTORS,
     cases.FEW[4]: ("count not awaited", "one more awaited", "no acquire", "no release", "no signal"),
 }
 
@@ -97,12 +103,12 @@ def looped(lines: list[str]) -> set[int]:
 
 
 class Texts:
-    """The PTX of the kernels that a run launches, by name."""
+    """The PTX of the kernels that a run launches, by name and digest: both recurrences launch some."""
 
     def __init__(self, run: Run):
         self.run = run
         self.ptx: dict[str, str] = {}
-        outcome = execute(run, 0, edit=lambda name, ptx: self.ptx.setdefault(name, ptx))
+        outcome = execute(run, 0, edit=lambda name, ptx: self.ptx.setdefault(f"{name} {crc32(ptx.encode()):08x}", ptx))
         if outcome.wrong:
             raise ValueError(f"{run} has a fault before any is planted: {outcome.wrong}")
 

@@ -1,4 +1,4 @@
-"""Executes a layer's launcher, compiled code and exchange together, and compares with torch.nn.GRU in float64."""
+"""Executes a layer's launcher, compiled code and exchange together, and compares with an oracle in float64."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ class Layer:
         changes: dict[str, Any] = {"plan": self.plan, "device": lambda of: self.hardware}
         chunk = {"CHUNK_BYTES": self.chunk_bytes()} if self.run.chunk else {}
         with patch.multiple(launch, **changes, **chunk), patch.multiple(step, **changes), self.device:
-            y, h_n = layer.gru_forward(call.x, *values)
-            gradients = layer.gru_backward(call.dy, call.dh_n, y, call.x, *values, call.need_dx)
+            y, h_n = layer.gru_forward(call.x, *values, *call.noise)
+            gradients = layer.gru_backward(call.dy, call.dh_n, y, call.x, *values, call.need_dx, *call.noise)
         assert all(map(same_bits, before, inputs)), "an input was written to"
         return y, h_n, gradients
 

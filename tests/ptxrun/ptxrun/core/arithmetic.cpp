@@ -93,6 +93,12 @@ float within_two_ulp(double exact, double noise) {
   return std::bit_cast<float>(std::bit_cast<u32>(rounded) + int(std::lround(2 * noise)));
 }
 
+u64 quotient(u64 a, u64 b, Type type) {  // toward zero; by zero, PTX leaves it open
+  if (b == 0) return ~0ull;
+  if (is_signed(type)) return extended(b, type) == -1 ? 0 - a : u64(extended(a, type) / extended(b, type));
+  return a / b;
+}
+
 float tanh_approx(float x, double noise) {
   const double exact = std::tanh(double(x));
   if (!std::isnormal(x)) return float(exact);
@@ -167,6 +173,12 @@ void Machine::arithmetic() {
     }
     case MAD:
       ternary([](u64 a, u64 b, u64 c) { return a * b + c; });
+      break;
+    case DIV:
+      binary([&](u64 a, u64 b) { return quotient(a & all, b & all, type); });
+      break;
+    case REMAINDER:
+      binary([&](u64 a, u64 b) { return a - quotient(a & all, b & all, type) * b; });
       break;
     case FMA:
       ternary([](u64 a, u64 b, u64 c) { return as_bits(std::fma(as_float(a), as_float(b), as_float(c))); });

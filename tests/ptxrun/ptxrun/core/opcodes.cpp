@@ -46,6 +46,8 @@ void Table::add_integers() {
   add("mul.hi", MUL_HIGH, {"s32", "u32"});
   add("mul.wide", MUL_WIDE, {"s16", "u16", "s32", "u32"});
   add("mad.wide", MAD_WIDE, {"s16", "u16", "s32", "u32"});
+  add("div", DIV, INTEGERS);
+  add("rem", REMAINDER, INTEGERS);
   add("neg", NEG, {"s32", "s64"});
   add("min", MIN, INTEGERS);
   add("max", MAX, INTEGERS);
