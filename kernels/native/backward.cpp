@@ -407,9 +407,8 @@ struct Backward {
       product[i][p][v] = j > 0 || call.dx_adds ? load_first(dx[i] + at, call.I - at) : Vector<T>{};
     });
     add_gates(row, 1, R_SLOT, 3, j, j_end, w_ih_t + first * W * cell.panels * cell.PANEL, product);
-    over_sums<ROWS, PANELS, VECTORS>([&](int i, int p, int v) {
-      store_first(dx[i] + column(p, v), product[i][p][v], call.I - column(p, v));
-    });
+    over_sums<ROWS, PANELS, VECTORS>(
+        [&](int i, int p, int v) { store_first(dx[i] + column(p, v), product[i][p][v], call.I - column(p, v)); });
   }
 
   // Adds the chunk's part of both weights' gradients: this thread's rows of them, OUTER at a time. The chunk's rows of

@@ -16,8 +16,8 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
         return None, "GRUCORE_NATIVE=0 turns the native kernels off"
     if not PATH.exists():
         return None, (
-            "the native kernels are not built: they need x86-64 and a C++ compiler when grucore is installed, and then "
-            "`pip install --force-reinstall --no-deps grucore` builds them"
+            "the native kernels are not built: they need x86-64 or 64-bit ARM and a C++ compiler when grucore is "
+            "installed, and then `pip install --force-reinstall --no-deps grucore` builds them"
         )
     try:
         library = ctypes.CDLL(os.fspath(PATH))

@@ -31,8 +31,8 @@ ALWAYS_INLINE int64_t unknown(int64_t n) {
 
 constexpr int rows_at_most(int vectors) { return ACCUMULATORS / vectors < 8 ? ACCUMULATORS / vectors : 8; }
 
-// Calls body(row, panel, vector) for all sums of a tile, without loops: an element that a loop's index names would be in
-// memory, and with it all.
+// Calls body(row, panel, vector) for all sums of a tile, without loops: an element that a loop's index names would be
+// in memory, and with it all.
 template <int ROWS, int PANELS, int VECTORS, typename Body>
 ALWAYS_INLINE void over_sums(const Body& body) {
 #pragma GCC unroll 8

@@ -1,8 +1,11 @@
 """Runs the native kernels under the compiler's sanitizers and valgrind: `python sanitize.py [CHECK ...]`.
 
-Without arguments it runs all except `few`, which is for the test suite. Everything is built in a temporary folder.
-`fuzz` takes MINUTES of random calls.
-SET=avx512 uses the AVX-512 kernels, if the processor has them; valgrind does not support them.
+Without arguments it runs all except `few`, which is for the test suite, and `plain`, which has no sanitizer and is for
+emulators. Everything is built in a temporary folder. `fuzz` takes MINUTES of random calls.
+SET=avx512 uses the AVX-512 kernels, if the processor has them; valgrind does not support them. Another processor's run
+in an emulator, such as those of 64-bit ARM:
+
+    SET=neon CXX="aarch64-linux-gnu-g++ -static" UNDER=qemu-aarch64-static python sanitize.py plain
 """
 
 import functools
@@ -16,12 +19,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 NATIVE, PROGRAM = ROOT / "kernels/native", Path(__file__).with_suffix(".cpp")
-SETS = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"]}
+SETS = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"], "neon": []}
 SET = os.environ.get("SET", "avx2")
 FLAGS = ["-std=gnu++17", "-g", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-exceptions"]
 FUNCTIONS = ("packed_bytes", "pack", "forward", "backward", "step")
 FUNCTIONS += ("quantised_bytes", "quantised_pack", "forward_int8", "forward_bf16")
 CXX = os.environ.get("CXX", "c++").split()
+UNDER = tuple(os.environ.get("UNDER", "").split())
 
 # AddressSanitizer does not see a masked move: without the compiler's __AVX2__, the ends of rows are copied by bytes.
 STRICT = ["-fno-sanitize-recover=all", "-U__AVX2__"]
@@ -33,10 +37,10 @@ OPTIONS = {"ASAN_OPTIONS": "detect_leaks=0:max_malloc_fill_size=1000000000:mallo
 
 @functools.cache
 def objects(folder: Path, flags: tuple[str, ...], cxx: tuple[str, ...] = tuple(CXX)) -> list[str]:
-    """The library's sources, compiled for one instruction set, which also replaces the other."""
+    """The library's sources, compiled for one instruction set, which also replaces the processor's other."""
     folder.mkdir(exist_ok=True)
-    (other,) = SETS.keys() - {SET}
-    names = [f"-Dgru_{name}_{other}=gru_{name}_{SET}" for name in FUNCTIONS]
+    other = {"avx2": "avx512", "avx512": "avx2"}.get(SET)
+    names = [f"-Dgru_{name}_{other}=gru_{name}_{SET}" for name in FUNCTIONS] if other else []
     command = [*cxx, *FLAGS, *SETS[SET], *flags]
 
     def compiled(job: tuple[str, list[str]]) -> str:
@@ -93,13 +97,14 @@ def main(checks: list[str]) -> None:
         "memory": lambda folder: run_program(folder / "memory", MEMORY, "all"),
         "python": lambda folder: run_python(folder / "memory", MEMORY, PYTEST),
         "fuzz": lambda folder: run_python(folder / "memory", MEMORY, FUZZING, ("tests/support", "tests/fuzzing")),
+        "plain": lambda folder: run_program(folder / "plain", ["-O2"], "all", UNDER),
         "threads": lambda folder: run_program(folder / "threads", ["-fsanitize=thread", "-O1"], "all"),
         "valgrind": lambda folder: run_program(
             folder / "valgrind", ["-O1"], "few", ("valgrind", "-q", "--error-exitcode=1", "--fair-sched=yes")
         ),
     }
     with tempfile.TemporaryDirectory() as folder:
-        for check in checks or [name for name in known if name != "few"]:
+        for check in checks or [name for name in known if name not in ("few", "plain")]:
             if check == "valgrind" and not shutil.which("valgrind"):
                 print("valgrind: not installed")
                 continue

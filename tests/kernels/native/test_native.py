@@ -14,12 +14,12 @@ from grucore import GRU, GRUCell, direct, dispatch, gru_cell
 from grucore.kernels.native import library
 
 # Skipped only if the kernels cannot be built here or are turned off; otherwise a missing library is a failure.
-EXPECTED = shutil.which("c++") and platform.machine() == "x86_64" and os.environ.get("GRUCORE_NATIVE") != "0"
+EXPECTED = shutil.which("c++") and platform.machine() in ("x86_64", "aarch64") and os.environ.get("GRUCORE_NATIVE") != "0"
 pytestmark = pytest.mark.skipif(not EXPECTED, reason="no native kernels here: no C++ compiler, or turned off")
 
 
 def test_the_library_is_built_and_loaded():
-    assert library.UNAVAILABLE is None and library.INSTRUCTION_SET in ("avx2", "avx512")
+    assert library.UNAVAILABLE is None and library.INSTRUCTION_SET in ("avx2", "avx512", "neon")
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, 77, 20), (7, 5, 33), (4, 8, 1)], ids=str)
