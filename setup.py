@@ -46,8 +46,8 @@ class BuildNative(build_ext):
     def build_extension(self, ext):
         """Builds next to the target and renames, so that a process that has mapped the old file keeps it."""
         if (sets := SETS.get(platform.machine())) is None:
-            expected = "x86-64 or 64-bit ARM"
-            raise CompileError(f"grucore is built without native kernels: they need {expected}, not {platform.machine()}")
+            expected = f"they need x86-64 or 64-bit ARM, not {platform.machine()}"
+            raise CompileError(f"grucore is built without native kernels: {expected}")
         folder, target = Path(self.build_temp), Path(self.get_ext_fullpath(ext.name))
         folder.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,9 @@ def test_wheel_claims_grucore_alone(wheel):
     assert {"grucore/py.typed", "grucore/kernels/triton/plans.json"} <= set(names)
 
 
-@pytest.mark.skipif(not shutil.which("c++") or platform.machine() not in ("x86_64", "aarch64"), reason="nothing to build with or for")
+@pytest.mark.skipif(
+    not shutil.which("c++") or platform.machine() not in ("x86_64", "aarch64"), reason="nothing to build with or for"
+)
 def test_the_native_kernels_are_built_where_there_is_a_compiler(wheel):
     assert wheel.name.endswith(f"-py3-none-linux_{platform.machine()}.whl")
     assert "grucore/kernels/native/libgrucore.so" in zipfile.ZipFile(wheel).namelist()

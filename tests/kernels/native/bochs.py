@@ -19,7 +19,7 @@ from pathlib import Path
 
 os.environ["SET"] = "avx512"  # before sanitize is imported, which reads it
 
-from sanitize import CXX, FLAGS, NATIVE, PROGRAM, objects  # noqa: E402
+from sanitize import CXX, FLAGS, NATIVE, PROGRAM, objects
 
 BIOS = Path(os.environ.get("BIOS", "/usr/share/bochs"))
 LOADER = Path("/usr/lib/ISOLINUX/isolinux.bin"), Path("/usr/lib/syslinux/modules/bios/ldlinux.c32")

@@ -19,7 +19,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 NATIVE, PROGRAM = ROOT / "kernels/native", Path(__file__).with_suffix(".cpp")
-SETS = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"], "neon": []}
+SETS = {
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"],
+    "neon": [],
+}
 SET = os.environ.get("SET", "avx2")
 FLAGS = ["-std=gnu++17", "-g", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-exceptions"]
 FUNCTIONS = ("packed_bytes", "pack", "forward", "backward", "step")

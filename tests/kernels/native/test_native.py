@@ -14,7 +14,8 @@ from grucore import GRU, GRUCell, direct, dispatch, gru_cell
 from grucore.kernels.native import library
 
 # Skipped only if the kernels cannot be built here or are turned off; otherwise a missing library is a failure.
-EXPECTED = shutil.which("c++") and platform.machine() in ("x86_64", "aarch64") and os.environ.get("GRUCORE_NATIVE") != "0"
+IS_KNOWN = platform.machine() in ("x86_64", "aarch64")
+EXPECTED = shutil.which("c++") and IS_KNOWN and os.environ.get("GRUCORE_NATIVE") != "0"
 pytestmark = pytest.mark.skipif(not EXPECTED, reason="no native kernels here: no C++ compiler, or turned off")
 
 
