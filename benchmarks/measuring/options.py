@@ -1,14 +1,15 @@
-"""Times the options that torch.nn.GRU has not: natively, and step by step in PyTorch, as without a compiler.
+"""Times the options that torch.nn.GRU has not: natively, step by step in PyTorch, as without a compiler, and in Keras.
 
     OMP_NUM_THREADS=1 python -m benchmarks.measuring.options --out FOLDER
 
-writes FOLDER/options-cpu.csv and prints how the medians of the thread's time compare. Runs of a shape take turns.
+writes FOLDER/options-cpu.csv and prints how the medians of the process's time compare. All run on one core, also the
+threads that JAX has. Runs of a shape take turns.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ SHAPES = [(250, 16, 64, 128), (250, 64, 128, 256)]  # T, B, I, H
 PLAIN = "none"
 OPTIONS: dict[str, dict[str, Any]] = {
     PLAIN: {},
+    "recurrent dropout": {"recurrent_dropout": 0.2},
     "recurrent dropout, zoneout": {"recurrent_dropout": 0.2, "zoneout": 0.1},
     "layer normalisation": {"layer_norm": True},
     "relu": {"activation": "relu"},
@@ -32,7 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "softsign": {"activation": "softsign", "recurrent_activation": "softsign"},
     "layer normalisation, recurrent dropout, zoneout": {"layer_norm": True, "recurrent_dropout": 0.2, "zoneout": 0.1},
 }
-NATIVE, STEPWISE = "grucore-auto", "grucore-step-by-step"
+NATIVE, STEPWISE, KERAS = "grucore-auto", "grucore-step-by-step", "keras"
 Name = tuple[str, str, str]  # the mode, the provider and the options
 
 
@@ -58,6 +60,25 @@ def runs_of(shape: tuple[int, int, int, int]) -> dict[Name, Callable[[], object]
     return runs
 
 
+def in_keras(shape: tuple[int, int, int, int]) -> Callable[[], object]:
+    """A step of training of keras.layers.GRU on JAX, compiled, with recurrent dropout, of the options its only one."""
+    os.environ["KERAS_BACKEND"] = "jax"
+    import jax
+    import keras
+
+    T, B, I, H = shape  # noqa: E741
+    layer = keras.layers.GRU(H, recurrent_dropout=0.2, return_sequences=True)
+    x, dy = jax.random.normal(jax.random.key(0), (B, T, I)), jax.random.normal(jax.random.key(1), (B, T, H)) / T
+    layer.build(x.shape)
+    seeds = [variable.value for variable in layer.non_trainable_variables]
+
+    def loss(weights: Any, x: Any) -> Any:
+        return (layer.stateless_call(weights, seeds, x, training=True)[0] * dy).sum()
+
+    weights, gradients = [variable.value for variable in layer.trainable_variables], jax.jit(jax.grad(loss, (0, 1)))
+    return lambda: jax.block_until_ready(gradients(weights, x))
+
+
 def stepwise(run: Callable[[], object]) -> None:
     """A call without the native kernels."""
     with patch.object(dispatch, "NO_NATIVE", "measured without them"):
@@ -71,9 +92,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=240, help="of a shape, at most")
     options = parser.parse_args()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with new_file(options.out / "options-cpu.csv") as write:
         for shape in SHAPES:
-            samples = sampled(runs_of(shape), options.rounds, seconds=options.seconds, clock=time.thread_time)
+            runs = runs_of(shape) | {("training", KERAS, "recurrent dropout"): in_keras(shape)}
+            samples = sampled(runs, options.rounds, seconds=options.seconds)
             medians = {}
             for (mode, provider, name), found in samples.items():
                 row = Row(provider, mode, *shape, dtype="float32", **environment("cpu"), **on_cpu("cpu"))
@@ -87,6 +110,8 @@ def main() -> None:
                 if provider == NATIVE:
                     plain, steps = medians[mode, NATIVE, PLAIN], medians.get((mode, STEPWISE, name))
                     beyond = "" if steps is None else f", {steps / ms:5.2f} times as fast as step by step"
+                    keras = medians.get((mode, KERAS, name))
+                    beyond += "" if keras is None else f", {keras / ms:5.2f} times as fast as Keras"
                     print(f"{shape} {mode:9} {name:48} {ms:8.2f} ms, {ms / plain:4.2f} of plain{beyond}", flush=True)
 
 
