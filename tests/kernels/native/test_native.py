@@ -166,6 +166,7 @@ def test_a_child_computes_after_a_fork():
     assert result.stdout.strip() == "0", result.stderr
 
 
+@pytest.mark.skipif(library.INSTRUCTION_SET == "neon", reason="the processor has one instruction set")
 def test_the_narrower_instruction_set_can_be_forced():
     code = "from grucore.kernels.native import library; print(library.INSTRUCTION_SET)"
     environment = {**os.environ, "GRUCORE_NATIVE_SET": "avx2"}
