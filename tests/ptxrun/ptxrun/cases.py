@@ -113,5 +113,5 @@ FEW = [
     Run("bf16", Case(3, 5, 3, 32, two_way=True, flags="gaps resets state", dropout=0.3, zoneout=0.4), chunk=2),
     DROPOUT,
     Run("fp16", Case(2, 5, 3, 160, dropout=0.3, zoneout=0.4), exchange="counter"),
-    Run("bf16", Case(5, 5, 3, 32, zoneout=0.4, training=False)),
+    Run("bf16", Case(6, 5, 3, 32, zoneout=0.4, training=False)),
 ]
