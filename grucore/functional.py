@@ -129,6 +129,7 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
     D, variant, heads = request.sizes[2], variant_of(options, training), options.heads
     keep = request.wants_gradient and not torch.jit.is_tracing()  # a trace holds for calls of both kinds
     acts = variant if request.regularised else None
+    is_bare = request.is_plain and not request.wants_gradient and not torch.is_autocast_enabled(x.device.type)
     h_n, gates = [], []
     layers: list[Tensor] = []
     for first in range(0, len(weights), D):
@@ -148,7 +149,7 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
             gains = None if layer_norms is None else Gains(*autograd.stacked(layer_norms[these]))
             x, h, layer_gates = regularised.gru_layer(x, state, _weights(groups), gains, steps, request.form, variant)
         else:
-            x, h = ops.layer(x, state, _weights(groups), steps, request.form, choice.name, keep, acts)
+            x, h = ops.layer(x, state, _weights(groups), steps, request.form, choice.name, keep, acts, is_bare)
         h_n.append(h)
         gates.append(layer_gates)
         layers.append(x)
@@ -324,6 +325,8 @@ def step(
     if choice.name == "native" and request.is_plain and is_bare:
         acts = variant if request.regularised else None
         return autograd.native_step(input, hx, weights, request.wants_gradient, acts, layer_norms)
+    if choice.name == "triton" and request.is_plain and is_bare and not request.wants_gradient:
+        return ops.kernels("triton", "step").gru_step(input, hx, Weights(*weights), form.precision)
     if choice.name == "eager" and in_place:
         return gru_step(input, hx, Weights(*weights))
     if choice.name == "reference":
@@ -345,12 +348,12 @@ def _wants_gradient(tensors: Iterable[Tensor | None]) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def are_plain(tensors: Iterable[Tensor | None]) -> bool:
+def are_plain(tensors: Iterable[Tensor | None], devices: tuple[str, ...] = ("cpu", "cuda")) -> bool:
     """Whether a call may go to a kernel past PyTorch's dispatcher: nobody would see that it did."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or compat.in_dispatch_mode():
         return False
     return all(
-        t is None or (type(t) in _PLAIN and t.device.type == "cpu" and t.layout is torch.strided) for t in tensors
+        t is None or (type(t) in _PLAIN and t.device.type in devices and t.layout is torch.strided) for t in tensors
     )
 
 

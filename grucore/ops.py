@@ -34,12 +34,20 @@ def layer(
     backend: str,
     keep: bool = False,
     variant: Variant | None = None,
+    is_bare: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Runs one layer: y (T, B, D*H) and h_n (D, B, H). `keep` saves what the backend can save for backward."""
+    """Runs one layer: y (T, B, D*H) and h_n (D, B, H).
+
+    `keep` saves what the backend can save for backward. Without the operator, which takes longer than a small layer on
+    a GPU, if the call is bare: without a gradient, and observed by nothing.
+    """
     if not torch.compiler.is_compiling():
         flops.register()
     variant = variant or Variant()
     seed, noise = new_seed(x.device) if is_noisy(variant) else None, (variant.recurrent_dropout, variant.zoneout)
+    if is_bare:
+        acts = (variant, seed) if any(noise) else ()
+        return kernels(backend).gru_forward(x, state, weights, steps, form, *acts)
     y, h_n, _ = gru_layer(x, *state, *weights, *steps, seed, *form, *noise, backend, keep)
     return y, h_n
 
@@ -83,8 +91,10 @@ def _operator(function: Callable) -> Any:
     return getattr(torch.ops.grucore, function.__name__).default
 
 
-def _kernels(backend: str) -> Any:
-    return import_module(f"grucore.kernels.{backend}.layer")
+@functools.cache
+def kernels(backend: str, module: str = "layer") -> Any:
+    """A module of an implementation, which is imported on its first use."""
+    return import_module(f"grucore.kernels.{backend}.{module}")
 
 
 @_operator
@@ -111,7 +121,7 @@ def gru_layer(
     fields = (h0, h_reset, w_ih, w_hh, b_ih, b_hh, real, start, seed)
     values, noise = _values((*fields, reset_after, precision, heads, recurrent_dropout, zoneout))
     kept = _new_kept(x, h0, backend, keep)
-    y, h_n = _kernels(backend).gru_forward(x, *values, *([kept] if len(kept) else noise))
+    y, h_n = kernels(backend).gru_forward(x, *values, *([kept] if len(kept) else noise))
     return _owner(y), _owner(h_n), kept
 
 
@@ -157,7 +167,7 @@ def gru_layer_backward(
     """The fields of `Gradients`; those that are None are empty."""
     fields = (h0, h_reset, w_ih, w_hh, b_ih, b_hh, real, start, seed)
     values, noise = _values((*fields, reset_after, precision, heads, recurrent_dropout, zoneout))
-    gradients = _kernels(backend).gru_backward(dy, dh_n, y, x, *values, need_dx, *([kept] if len(kept) else noise))
+    gradients = kernels(backend).gru_backward(dy, dh_n, y, x, *values, need_dx, *([kept] if len(kept) else noise))
     return tuple(x.new_empty(0) if gradient is None else gradient for gradient in gradients)  # type: ignore[return-value]
 
 

@@ -250,7 +250,7 @@ class QuantizedGRU(LayerWithOptions):
         if self.backend not in ("auto", "native"):
             return dispatch.Choice(self.backend, "asked for")
         obstacle = UNAVAILABLE
-        if not functional.are_plain(tensors) or compat.transformed():
+        if not functional.are_plain(tensors, ("cpu",)) or compat.transformed():
             obstacle = "a call that is compiled, traced or watched is left to PyTorch's operators"
         if obstacle is None:
             return dispatch.Choice("native", "asked for" if self.backend == "native" else "the kernels for cpu tensors")

@@ -13,6 +13,10 @@ from grucore.kernels import reference
 class Torch(Provider):
     """torch.nn.GRU, on a PackedSequence if rows have lengths."""
 
+    def __init__(self, layer: nn.GRU):
+        super().__init__(layer)
+        layer.flatten_parameters()  # else cuDNN copies the weights of a copied layer in every call
+
     def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """Packs and pads if there are lengths."""
         if lengths is None:

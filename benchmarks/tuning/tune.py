@@ -1,6 +1,8 @@
 """Times candidate plans of the fused kernels on this GPU and writes a launch table of the fastest.
 
     python -m benchmarks.tuning.tune --out FOLDER [--seconds 120]
+    python -m benchmarks.tuning.tune --compile I/N            only compiles, the I-th of N parts: all at once, before
+    python -m benchmarks.tuning.tune --choose CSV --out FOLDER       only chooses, without a GPU
 
 FOLDER/tune.csv has a line per candidate, including wrong and refused ones; FOLDER/plans.json is
 kernels/triton/plans.json with the rows of this device's generation replaced where they were measured. The times include
@@ -10,18 +12,23 @@ the products around the recurrence, which all candidates share. Cells not reache
 from __future__ import annotations
 
 import argparse
+import ast
+import csv
 import itertools
 import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from benchmarks.measuring.run import part
+from benchmarks.measuring.timing import replayed
 from benchmarks.results import new_file
 from benchmarks.tuning import compile_report
 from grucore.kernels import Form, State, Steps, Weights
@@ -29,11 +36,12 @@ from grucore.kernels.eager import layer as eager_layer
 from grucore.kernels.triton import layer as triton_layer
 from grucore.kernels.triton import plan
 from grucore.kernels.triton.exchange import INTERPRETED
-from grucore.kernels.triton.plan import Plan
+from grucore.kernels.triton.plan import H100, Plan
 
 KINDS = {"half": (torch.bfloat16, "ieee"), "tf32": (torch.float32, "tf32"), "ieee": (torch.float32, "ieee")}
 LARGE = 2048  # the hidden size that represents all above 1024
 LIMITS = {"half": 1e-2, "tf32": 4e-3, "ieee": 1e-5}  # RMS error, above which a candidate is wrong and not timed
+NUMBERS = ("max_hidden", "max_batch", "T", *(set(Plan._fields) - {"exchange"}), "ms", "error_rms")  # of tune.csv
 SERVES_ALL = {"capability": 0, "max_hidden": None, "max_batch": None}
 TABLE_ORDER = ("forward", "backward", "step"), ("half", "tf32", "ieee")
 
@@ -54,7 +62,7 @@ class Cell(NamedTuple):
 
 def cells() -> list[Cell]:
     """Lists all cells that the table may distinguish, the most used first."""
-    hidden = (256, 512, 128, 64, 1024, None, 32, 16)
+    hidden = (128, 64, 512, 256, 1024, None, 32, 16)
     return [
         Cell(recurrence, kind, max_hidden, max_batch)
         for kind, max_hidden, recurrence, max_batch in itertools.product(
@@ -98,30 +106,24 @@ def runs(cell: Cell, steps: int, device: torch.device) -> tuple[Callable[[], Any
             return kernels.gru_forward(to(x), *values)[0]
         return kernels.gru_backward(to(y), None, to(y), to(x), *values, True).x
 
-    want = run(eager_layer, lambda t: t.double().cpu())
+    want = run(eager_layer, lambda t: t.double())
 
     def error() -> float:
-        got = run().double().cpu()
+        got = run().double()
         return float((got - want).square().mean().sqrt() / want.square().mean().sqrt())
 
     return run, error
 
 
 def milliseconds(run: Callable[[], Any], device: torch.device, repeats: int) -> float:
-    """Returns the median time of a run."""
+    """Returns the median time of a run, on a GPU as a CUDA graph, which excludes the host's overhead."""
+    if device.type == "cuda":
+        return replayed(run, repeats)
     times = []
     for i in range(repeats + 2):
-        if device.type == "cuda":
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            run()
-            end.record()
-            torch.cuda.synchronize()
-            elapsed = begin.elapsed_time(end)
-        else:
-            start = time.perf_counter()
-            run()
-            elapsed = (time.perf_counter() - start) * 1e3
+        start = time.perf_counter()
+        run()
+        elapsed = (time.perf_counter() - start) * 1e3
         if i >= 2:
             times.append(elapsed)
     return statistics.median(times)
@@ -157,6 +159,7 @@ def merged(table: list[dict], winners: dict[Cell, Plan], capability: int) -> lis
 
 def write_table(path: Path, table: list[dict]) -> None:
     """Writes the table as JSON, a row per line, never half-written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text("[\n " + ",\n ".join(json.dumps(row) for row in table) + "\n]\n")
     partial.replace(path)
@@ -165,31 +168,102 @@ def write_table(path: Path, table: list[dict]) -> None:
 def main() -> None:
     """Tunes all cells, or as many as time allows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="a folder; tune.csv and plans.json are written there")
+    parser.add_argument("--out", type=Path, help="a folder; tune.csv and plans.json are written there")
     parser.add_argument("--seconds", type=float, default=120, help="no candidate is started after this time")
     parser.add_argument("--steps", type=int, default=256, help="T of the timed layer")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--compile", type=part, metavar="I/N", help="fill Triton's cache, and time nothing")
+    parser.add_argument("--only-time", action="store_true", help="write tune.csv only")
+    parser.add_argument(
+        "--choose", type=Path, metavar="CSV", help="write plans.json only, from a tune.csv of --capability"
+    )
+    parser.add_argument("--capability", type=int, default=H100.capability)
     parser.add_argument("--dry-run", action="store_true", help="two candidates of the smallest cell, without a GPU")
     options = parser.parse_args()
-    if not options.dry_run and not torch.cuda.is_available():
+    wanted = [cell for cell in cells() if cell.kind in options.kinds]
+    if options.choose is None and not options.dry_run and not torch.cuda.is_available():
         sys.exit("no GPU that PyTorch can use: nothing to tune (--dry-run tests the script itself)")
-    if (options.out / "plans.json").exists():
-        sys.exit(f"{options.out / 'plans.json'} exists: give another --out, or move it away")
+    if options.compile is not None:
+        return compile_part(*options.compile, wanted, options.seconds)
+    if options.out is None:
+        parser.error("--out is needed, but for --compile")
+    target = options.out / "plans.json"
+    if target.exists():
+        sys.exit(f"{target} exists: give another --out, or move it away")
+    if options.choose is not None:
+        return choose(read(options.choose), options.capability, target)
     device = torch.device("cpu" if options.dry_run else "cuda")
-    limits = plan.device(device)
-    deadline, winners = time.monotonic() + options.seconds, dict[Cell, Plan]()
+    limits, deadline, found = plan.device(device), time.monotonic() + options.seconds, dict[Cell, list[dict]]()
     columns = ["device", *Cell._fields, "B", "H", "T", *Plan._fields, "ms", "error_rms", "note"]
     with new_file(options.out / "tune.csv", columns) as write:
-        for cell in cells()[-1:] if options.dry_run else cells():
-            if time.monotonic() < deadline:
-                rows = []
-                for row in measured(cell, device, limits, options, deadline):
-                    write(row)
-                    rows.append(row)
-                if best := fastest(rows, limits.capability):
-                    winners[cell] = Plan(*(best[name] for name in Plan._fields))
-                    print(*cell, *winners[cell], f"{best['ms'] * 1e3 / best['T']:.2f} us per step", flush=True)
-                write_table(options.out / "plans.json", merged(plan.TABLE, winners, limits.capability))
-    print(f"{len(winners)} of {len(cells())} cells measured: {options.out / 'plans.json'}")
+        for cell in wanted[-1:] if options.dry_run else wanted:
+            for row in measured(cell, device, limits, options, deadline) if time.monotonic() < deadline else ():
+                write(row)
+                found.setdefault(cell, []).append(row)
+    print(f"{len(found)} of {len(cells())} cells measured: {options.out / 'tune.csv'}", flush=True)
+    if not options.only_time:
+        choose(found, limits.capability, target)
+
+
+def read(path: Path) -> dict[Cell, list[dict]]:
+    """Reads the rows of a tune.csv by cell."""
+    found: dict[Cell, list[dict]] = {}
+    with path.open(newline="") as file:
+        for text in csv.DictReader(file):
+            row: dict[str, Any] = {name: text[name] and ast.literal_eval(text[name]) for name in NUMBERS}
+            row = {**text, **row, "max_hidden": row["max_hidden"] or None, "max_batch": row["max_batch"] or None}
+            found.setdefault(Cell(*(row[name] for name in Cell._fields)), []).append(row)
+    return found
+
+
+def choose(found: dict[Cell, list[dict]], capability: int, target: Path) -> None:
+    """Writes the table with the fastest plan of each cell in its place."""
+    winners: dict[Cell, Plan] = {}
+    for cell, rows in found.items():
+        if best := fastest(rows, capability):
+            winners[cell] = Plan(*(best[name] for name in Plan._fields))
+            print(*cell, *winners[cell], f"{best['ms'] * 1e3 / best['T']:.2f} us per step", flush=True)
+    write_table(target, merged(plan.TABLE, winners, capability))
+    print(f"{len(winners)} winners: {target}")
+
+
+def compile_part(index: int, parts: int, wanted: list[Cell], seconds: float) -> None:
+    """Runs every N-th candidate once, so that a later run finds it compiled."""
+    device = torch.device("cuda")
+    limits, deadline, count = plan.device(device), time.monotonic() + seconds, 0
+    for cell in wanted:
+        if time.monotonic() > deadline:
+            return
+        run, _ = runs(cell, 8, device)
+        for candidate in tried(cell, limits):
+            count += 1
+            if count % parts == index - 1 and time.monotonic() < deadline:
+                with suppress(Exception), only(cell, candidate):  # it will fail again where it is timed
+                    run()
+
+
+def tried(cell: Cell, limits: plan.Device) -> list[Plan]:
+    """Lists a cell's candidates, the current plan first."""
+    batch, hidden_size = cell.sizes
+    present = plan.plan(cell.recurrence, batch, hidden_size, 1, cell.kind, limits)
+    dtype, _ = KINDS[cell.kind]
+    return list(dict.fromkeys([present, *candidates(cell, dtype.itemsize, limits.shared_memory)]))
+
+
+@contextmanager
+def only(cell: Cell, candidate: Plan) -> Iterator[None]:
+    """Makes a candidate the plan of all sizes of a cell's recurrence and kind."""
+    table = plan.TABLE[:]
+    try:
+        plan.TABLE[:] = [
+            {"recurrence": cell.recurrence, "kind": cell.kind, **SERVES_ALL, **candidate._asdict()},
+            *(row for row in table if row["recurrence"] != cell.recurrence),
+        ]
+        plan.found.cache_clear()
+        yield
+    finally:
+        plan.TABLE[:] = table
+        plan.found.cache_clear()
 
 
 def fastest(rows: list[dict[str, Any]], capability: int) -> dict[str, Any] | None:
@@ -213,29 +287,24 @@ def measured(
 ) -> Iterator[dict[str, Any]]:
     """Yields a row per candidate of a cell, the current plan first."""
     batch, hidden_size = cell.sizes
-    dtype, _ = KINDS[cell.kind]
     steps = 2 if options.dry_run else options.steps
     run, error = runs(cell, steps, device)
-    present = plan.plan(cell.recurrence, batch, hidden_size, 1, cell.kind, limits)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    tried = [present, *candidates(cell, dtype.itemsize, limits.shared_memory)]
-    for candidate in dict.fromkeys(tried[:2] if options.dry_run else tried):
+    all_tried = tried(cell, limits)
+    for candidate in all_tried[:2] if options.dry_run else all_tried:
         if time.monotonic() > deadline:
             return
         row = {"device": name, **cell._asdict(), "B": batch, "H": hidden_size, "T": steps}
         row |= candidate._asdict() | {"ms": "", "error_rms": "", "note": ""}
-        table = plan.TABLE[:]
         try:
-            plan.TABLE[:] = [{"recurrence": cell.recurrence, "kind": cell.kind, **SERVES_ALL, **candidate._asdict()}]
-            row["error_rms"] = error()
-            if row["error_rms"] <= LIMITS[cell.kind]:
-                row["ms"] = milliseconds(run, device, 1 if options.dry_run else 5)
-            else:
-                row["note"] = "wrong"
+            with only(cell, candidate):
+                row["error_rms"] = error()
+                if row["error_rms"] <= LIMITS[cell.kind]:
+                    row["ms"] = milliseconds(run, device, 1 if options.dry_run else 5)
+                else:
+                    row["note"] = "wrong"
         except Exception as fault:  # a candidate may fail in many ways: record it and try the next one
             row["note"] = f"{type(fault).__name__}: {(str(fault).splitlines() or [''])[0][:100]}"
-        finally:
-            plan.TABLE[:] = table
         yield row
 
 

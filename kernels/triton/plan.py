@@ -7,6 +7,7 @@ a GPU and writes the table. The table has not been tuned on hardware.
 
 from __future__ import annotations
 
+import functools
 import json
 from importlib.resources import files
 from typing import NamedTuple
@@ -63,6 +64,11 @@ def plan(recurrence: str, batch: int, hidden_size: int, directions: int, kind: s
     Raises:
         ValueError: the device is older than any row, or has too little shared memory.
     """
+    find = _found if torch.compiler.is_compiling() else found
+    return find(recurrence, batch, hidden_size, directions, kind, device)
+
+
+def _found(recurrence: str, batch: int, hidden_size: int, directions: int, kind: str, device: Device) -> Plan:
     for row in TABLE:
         if (row["recurrence"], row["kind"]) != (recurrence, kind) or row["capability"] > device.capability:
             continue
@@ -82,6 +88,9 @@ def plan(recurrence: str, batch: int, hidden_size: int, directions: int, kind: s
         f"no plan for {hidden_size} hidden units in {kind} arithmetic on a device of compute capability "
         f"{device.capability / 10} with {device.shared_memory} bytes of shared memory per block"
     )
+
+
+found = functools.cache(_found)  # torch.compile ignores a cache, with a warning
 
 
 def device(of: torch.device) -> Device:

@@ -29,7 +29,10 @@ def activations_kernel(x_ptr, out_ptr, N, BLOCK: tl.constexpr):
 
 
 def test_exact_activations():
-    """Within 8 units of 2^-24 of the value if it is a normal number (5.3 measured in the interpreter)."""
+    """Within 8 units of 2^-24 of the value if it is a normal number (5.3 measured in the interpreter).
+
+    A GPU takes denormal numbers for 0 (seen on an H200).
+    """
     x = torch.cat([torch.logspace(-44, 38, 2**15, dtype=torch.float64), torch.linspace(0, 100, 2**15)])
     x = torch.cat([x, torch.tensor([0, torch.inf, torch.nan]), torch.zeros(2**12 - 3)]).to(DEVICE, torch.float32)
     x = torch.cat([x, -x])
@@ -42,4 +45,5 @@ def test_exact_activations():
         assert torch.equal(got.isnan(), d.isnan())
         tiny = torch.finfo(torch.float32).tiny
         off = (got - want).abs().nan_to_num(0)
-        assert (off <= units * (2**-24 * want.abs() + 2**-23 * tiny).nan_to_num(0)).all()
+        smallest = 2**-23 * tiny if DEVICE == "cpu" else tiny
+        assert (off <= units * (2**-24 * want.abs() + smallest).nan_to_num(0)).all()
