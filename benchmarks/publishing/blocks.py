@@ -32,6 +32,7 @@ def pages(root: Path, rows: list[Row], errors: Sequence[accuracy.Row]) -> dict[P
 
 def reasons(rows: list[Row], root: Path) -> str:
     """Makes the README's reasons to use the library, a figure in each."""
+    rows = [row for row in rows if row.threads is not None]  # of CPUs
     groups = grid.groups(rows)
     view = grid.views(rows)[0]
     inference, training, lengths = (
