@@ -2,7 +2,8 @@
 
 The first row of the table `plans.json` that matches and fits is used. `benchmarks/tuning/compile_report.py` checks
 every row against a budget of registers, shared memory and instructions; `benchmarks/tuning/tune.py` times candidates on
-a GPU and writes the table. The table has not been tuned on hardware.
+a GPU and writes the table. The rows of 16 bits for capability 90 were timed on an H200 (benchmarks/notes-h200.md), the
+others on no GPU.
 """
 
 from __future__ import annotations
