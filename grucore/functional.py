@@ -129,7 +129,7 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
     D, variant, heads = request.sizes[2], variant_of(options, training), options.heads
     keep = request.wants_gradient and not torch.jit.is_tracing()  # a trace holds for calls of both kinds
     acts = variant if request.regularised else None
-    is_bare = request.is_plain and not request.wants_gradient and not torch.is_autocast_enabled(x.device.type)
+    directly = request.is_plain and not request.wants_gradient and not torch.is_autocast_enabled(x.device.type)
     h_n, gates = [], []
     layers: list[Tensor] = []
     for first in range(0, len(weights), D):
@@ -149,7 +149,7 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
             gains = None if layer_norms is None else Gains(*autograd.stacked(layer_norms[these]))
             x, h, layer_gates = regularised.gru_layer(x, state, _weights(groups), gains, steps, request.form, variant)
         else:
-            x, h = ops.layer(x, state, _weights(groups), steps, request.form, choice.name, keep, acts, is_bare)
+            x, h = ops.layer(x, state, _weights(groups), steps, request.form, choice.name, keep, acts, directly)
         h_n.append(h)
         gates.append(layer_gates)
         layers.append(x)

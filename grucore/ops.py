@@ -34,18 +34,18 @@ def layer(
     backend: str,
     keep: bool = False,
     variant: Variant | None = None,
-    is_bare: bool = False,
+    directly: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Runs one layer: y (T, B, D*H) and h_n (D, B, H).
 
-    `keep` saves what the backend can save for backward. Without the operator, which takes longer than a small layer on
-    a GPU, if the call is bare: without a gradient, and observed by nothing.
+    `keep` saves what the backend can save for backward. `directly` leaves out the operator, which takes longer than a
+    small layer on a GPU: for calls without a gradient that nothing observes.
     """
     if not torch.compiler.is_compiling():
         flops.register()
     variant = variant or Variant()
     seed, noise = new_seed(x.device) if is_noisy(variant) else None, (variant.recurrent_dropout, variant.zoneout)
-    if is_bare:
+    if directly:
         acts = (variant, seed) if any(noise) else ()
         return kernels(backend).gru_forward(x, state, weights, steps, form, *acts)
     y, h_n, _ = gru_layer(x, *state, *weights, *steps, seed, *form, *noise, backend, keep)

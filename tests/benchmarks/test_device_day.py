@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.results import new_file
 from benchmarks.tuning import compile_report, tune
 from grucore.kernels.triton import plan
 from grucore.kernels.triton.plan import H100, Plan
@@ -53,6 +54,19 @@ def test_winners_take_the_place_of_the_rows_they_were_measured_for():
     assert found == [(90, 32, 4), (90, None, 8), (80, None, 8)]
     kept = [row for row in table if row not in rows]
     assert all(row in plan.TABLE for row in kept) and len(kept) == len(plan.TABLE) - 2
+
+
+def test_the_times_of_candidates_are_read_as_they_were_written(tmp_path):
+    row = {"device": "a GPU", "recurrence": "forward", "kind": "half", "max_hidden": 512, "max_batch": None}
+    row |= {"B": 16, "H": 512, "T": 256, **FASTER._asdict(), "ms": 0.5, "error_rms": 2e-3, "note": ""}
+    failed = row | {"max_hidden": None, "max_batch": 32, "ms": "", "error_rms": "", "note": "OutOfResources"}
+    with new_file(tmp_path / "tune.csv", list(row)) as write:
+        write(row), write(failed)
+    found = tune.read(tmp_path / "tune.csv")
+    assert list(found) == [tune.Cell("forward", "half", 512, None), tune.Cell("forward", "half", None, 32)]
+    ((first,), (second,)) = found.values()
+    assert first["ms"] == 0.5 and plan.Plan(*(first[name] for name in plan.Plan._fields)) == FASTER
+    assert second["ms"] == "" and second["note"] == "OutOfResources"
 
 
 def test_a_winner_for_few_rows_and_many_is_one_row():

@@ -12,12 +12,12 @@ PLANS = [  # recurrence, batch, H, directions, kind, device; block_b, block_j, b
     (("forward", 1, 1, 1, "half", H100), (16, 0, 16, False)),
     (("forward", 64, 65, 2, "half", H100), (16, 0, 128, False)),
     (("forward", 64, 33, 1, "ieee", H100), (16, 0, 64, False)),
-    (("forward", 64, 129, 1, "half", H100), (16, 64, 256, False)),
-    (("backward", 64, 1024, 2, "half", H100), (16, 32, 256, False)),
+    (("forward", 64, 129, 1, "half", H100), (16, 32, 256, False)),
+    (("backward", 64, 1024, 2, "half", H100), (32, 32, 128, True)),
     (("backward", 64, 1024, 1, "half", A100), (16, 16, 256, False)),
     (("forward", 32, 65, 1, "ieee", H100), (16, 32, 32, True)),  # more float32 weights than shared memory
     (("forward", 33, 1025, 1, "half", H100), (32, 64, 64, True)),
-    (("backward", 33, 1025, 1, "half", H100), (32, 64, 64, True)),
+    (("backward", 33, 1025, 1, "half", H100), (32, 64, 128, True)),
     (("backward", 33, 100_000, 2, "tf32", A100), (32, 64, 32, True)),
     (("backward", 1, 1024, 2, "half", A100), (16, 32, 128, True)),  # 128 programs on 108 processors
     (("forward", 1, 1024, 1, "half", H100._replace(processors=31)), (16, 32, 128, True)),
