@@ -12,6 +12,7 @@
 namespace {
 
 constexpr int PLAIN_SUMS = 4, NORMALISED_SUMS = 6;
+constexpr int AT_ONCE = ACCUMULATORS / 3;  // rows times units of a tile: a product has three sums of each at work
 constexpr int64_t BLOCK_ROWS = 24;
 
 // sums[i][u] += a_i . w_u, gate by gate: r and z to the sums from FIRST on, n to the one named by N.
@@ -95,7 +96,6 @@ ALWAYS_INLINE void gates(const GruCall& c, int64_t row, int64_t unit, Vector<T> 
 template <int SUMS, typename T>
 ALWAYS_INLINE void multiply(const GruCall& c, int64_t first, int64_t end, int64_t panel, T* sums, int64_t row_size,
                             int64_t side_size) {
-  constexpr int AT_ONCE = ACCUMULATORS / SUMS;  // rows times units of a tile
   const int64_t unit = panel * LANES<T>, units = std::min<int64_t>(LANES<T>, c.H - unit);
   const int64_t bytes = 3 * (c.I + c.H) * int64_t{sizeof(T)};  // of a unit's weights
   const int64_t group = std::max<int64_t>(1, std::min<int64_t>(LANES<T>, (16 << 10) / std::max<int64_t>(1, bytes)));
