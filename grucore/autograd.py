@@ -1,7 +1,8 @@
-"""The native kernels as torch.autograd functions, for plain tensors.
+"""The kernels as torch.autograd functions, for plain tensors.
 
 An operator of `torch.library` (`ops.py`) costs about 100 us per call, more than a small layer takes. These functions
-avoid that cost where nothing observes operators: no torch.compile, trace, mode or tensor subclass.
+avoid that cost where nothing observes operators: no torch.compile, trace, mode or tensor subclass. Those of the native
+kernels take each direction's parameters by themselves, that of the others takes them stacked.
 """
 
 from __future__ import annotations
@@ -51,6 +52,54 @@ def native_step(
     if wants_gradient:
         return _Step.apply(x, h, variant, *weights, *(gains or ()))
     return native.gru_step(x, h, Weights(*weights), variant, None if gains is None else Gains(*gains))
+
+
+def layer(
+    x: Tensor,
+    state: State,
+    weights: Weights,
+    steps: Steps,
+    form: Form,
+    backend: str,
+    wants_gradient: bool,
+    variant: Variant | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Runs one layer as `ops.layer` does, with "eager" or "triton"."""
+    noise: tuple[Any, ...] = ()
+    if variant is not None and (variant.recurrent_dropout or variant.zoneout):
+        noise = variant, new_seed(x.device) if is_noisy(variant) else None
+    if wants_gradient:
+        return _StackedLayer.apply(x, *state, *weights, *steps, form, backend, noise)
+    return ops.kernels(backend).gru_forward(x, state, weights, steps, form, *noise)
+
+
+class _StackedLayer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+        *tensors, form, backend, noise = others
+        values = State(*tensors[:2]), Weights(*tensors[2:6]), Steps(*tensors[6:]), form
+        y, h_n = map(ops.owner, ops.kernels(backend).gru_forward(x, *values, *noise))
+        ctx.set_materialize_grads(False)
+        ctx.form, ctx.backend, ctx.noise = form, backend, noise
+        ctx.save_for_backward(y, x, *tensors)
+        return y, h_n
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None) -> tuple[Tensor | None, ...]:
+        y, x, *tensors = ctx.saved_tensors
+        if dy is None and dh_n is None:
+            return (None,) * 12
+        need_dx = ctx.needs_input_grad[0]
+        if torch.is_grad_enabled():  # the operator's gradient has a gradient
+            variant, seed = ctx.noise or (Variant(), None)
+            options = (seed, *ctx.form, variant.recurrent_dropout, variant.zoneout, ctx.backend, need_dx)
+            gradients = ops.gru_layer_backward(dy, dh_n, y, x.new_empty(0), x, *tensors, *options)
+        else:
+            values = State(*tensors[:2]), Weights(*tensors[2:6]), Steps(*tensors[6:]), ctx.form
+            with torch.autocast(x.device.type, enabled=False):
+                gradients = ops.kernels(ctx.backend).gru_backward(dy, dh_n, y, x, *values, need_dx, *ctx.noise)
+        wanted = (need_dx, *(t is not None for t in tensors[:6]))
+        return *(g if is_wanted else None for g, is_wanted in zip(gradients, wanted, strict=True)), *(None,) * 5
 
 
 class _Layer(torch.autograd.Function):

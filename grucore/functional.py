@@ -129,7 +129,7 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
     D, variant, heads = request.sizes[2], variant_of(options, training), options.heads
     keep = request.wants_gradient and not torch.jit.is_tracing()  # a trace holds for calls of both kinds
     acts = variant if request.regularised else None
-    directly = request.is_plain and not request.wants_gradient and not torch.is_autocast_enabled(x.device.type)
+    is_direct = request.is_plain and not (request.is_transformed or torch.is_autocast_enabled(x.device.type))
     h_n, gates = [], []
     layers: list[Tensor] = []
     for first in range(0, len(weights), D):
@@ -148,8 +148,11 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
         elif choice.name == "regularised":
             gains = None if layer_norms is None else Gains(*autograd.stacked(layer_norms[these]))
             x, h, layer_gates = regularised.gru_layer(x, state, _weights(groups), gains, steps, request.form, variant)
+        elif is_direct:
+            wants_gradient = request.wants_gradient
+            x, h = autograd.layer(x, state, _weights(groups), steps, request.form, choice.name, wants_gradient, acts)
         else:
-            x, h = ops.layer(x, state, _weights(groups), steps, request.form, choice.name, keep, acts, directly)
+            x, h = ops.layer(x, state, _weights(groups), steps, request.form, choice.name, keep, acts)
         h_n.append(h)
         gates.append(layer_gates)
         layers.append(x)

@@ -34,20 +34,12 @@ def layer(
     backend: str,
     keep: bool = False,
     variant: Variant | None = None,
-    directly: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Runs one layer: y (T, B, D*H) and h_n (D, B, H).
-
-    `keep` saves what the backend can save for backward. `directly` leaves out the operator, which takes longer than a
-    small layer on a GPU: for calls without a gradient that nothing observes.
-    """
+    """Runs one layer: y (T, B, D*H) and h_n (D, B, H). `keep` saves what the backend can save for backward."""
     if not torch.compiler.is_compiling():
         flops.register()
     variant = variant or Variant()
     seed, noise = new_seed(x.device) if is_noisy(variant) else None, (variant.recurrent_dropout, variant.zoneout)
-    if directly:
-        acts = (variant, seed) if any(noise) else ()
-        return kernels(backend).gru_forward(x, state, weights, steps, form, *acts)
     y, h_n, _ = gru_layer(x, *state, *weights, *steps, seed, *form, *noise, backend, keep)
     return y, h_n
 
@@ -122,14 +114,14 @@ def gru_layer(
     values, noise = _values((*fields, reset_after, precision, heads, recurrent_dropout, zoneout))
     kept = _new_kept(x, h0, backend, keep)
     y, h_n = kernels(backend).gru_forward(x, *values, *([kept] if len(kept) else noise))
-    return _owner(y), _owner(h_n), kept
+    return owner(y), owner(h_n), kept
 
 
 def _new_kept(x: Tensor, h0: Tensor, backend: str, keep: bool) -> Tensor:
     return native.new_kept(x, h0) if backend == "native" and keep else x.new_empty(0)
 
 
-def _owner(t: Tensor) -> Tensor:
+def owner(t: Tensor) -> Tensor:
     """The same storage as a non-view: FSDP2 warns about views, and autograd forbids changing them in place."""
     return t.new_empty(0).set_(t.untyped_storage(), t.storage_offset(), t.shape, t.stride())
 

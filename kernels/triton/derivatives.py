@@ -5,14 +5,15 @@ and gh = h W_hh^T, where h is the state before each step):
 
     a_z = (h - n) z (1 - z)        a_n = (1 - z) (1 - n^2)        a_r = a_n gh_n r (1 - r)
 
-kept as a = (a_r, a_z, a_n r, z), with a_n instead of gx_n. A padding step gets a_r = a_z = a_n = 0 and z
-= 1, and so does a unit that keeps its state, whose gx_z is infinite (`noise.py`). In expectation zoneout multiplies
-the first three by 1 - p, and z becomes p + (1 - p) z.
+(a_r, a_z, a_n r) replaces gh, and (z, nothing, a_n) replaces gx. A padding step gets a_r = a_z = a_n = 0 and z = 1, and
+so does a unit that keeps its state, whose gx_z is infinite (`noise.py`). In expectation zoneout multiplies the a by
+1 - p, and z becomes p + (1 - p) z.
 
 The a can be as small as the states, so they have the layer's dtype for its range. z is multiplied at every step, so for
 a layer in bfloat16 it is stored in the 16 bits as float16, which is eight times as precise.
 
-After, with dh the gradient of each new state:  dg_hidden = (a_r, a_z, a_n r) dh  and  dg_input = (a_r, a_z, a_n) dh.
+After, with dh the gradient of each new state:  dg_hidden = (a_r, a_z, a_n r) dh  and  dg_input = (a_r, a_z, a_n) dh,
+in the places of gh and gx again.
 M rows, one for each (t, b); any H.
 """
 
@@ -25,7 +26,7 @@ from .flags import is_real
 
 @triton.jit
 def update_gate(z):
-    """z in float32, as stored in a."""
+    """z in float32, as stored."""
     return (z.to(tl.float16, bitcast=True) if z.dtype == tl.bfloat16 else z).to(tl.float32)
 
 
@@ -38,12 +39,11 @@ def _tile(rows, H: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_H: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows"])
 def _gru_derivatives_kernel(
-    gx_ptr,  # (M, 3, H); a_n replaces gx_n
-    gh_ptr,  # (M, 3, H)
+    gx_ptr,  # (M, 3, H); out: z in the first place, a_n in the last
+    gh_ptr,  # (M, 3, H); out: a_r, a_z, a_n r
     b_hn_ptr,  # (H,)
     h_ptr,  # (M, H)
     flags_ptr,  # (M,) uint8, read if HAS_FLAGS: bit 0 set at non-padding steps
-    a_ptr,  # (M, 4, H) out
     zoneout,  # p, used if HAS_ZONEOUT
     rows,  # M
     H: tl.constexpr,
@@ -56,7 +56,6 @@ def _gru_derivatives_kernel(
     offs_m, offs_h, mask = _tile(rows, H, BLOCK_M, BLOCK_H)
     gx_ptrs = gx_ptr + offs_m[:, None] * (3 * H) + offs_h[None, :]
     gh_ptrs = gh_ptr + offs_m[:, None] * (3 * H) + offs_h[None, :]
-    a_ptrs = a_ptr + offs_m[:, None] * (4 * H) + offs_h[None, :]
 
     h = tl.load(h_ptr + offs_m[:, None] * H + offs_h[None, :], mask=mask, other=0.0).to(tl.float32)
     b_hn = tl.load(b_hn_ptr + offs_h, mask=offs_h < H, other=0.0).to(tl.float32)
@@ -83,21 +82,20 @@ def _gru_derivatives_kernel(
         a_hn = tl.where(real, a_hn, 0.0)
         z = tl.where(real, z, 1.0)
 
-    dtype = a_ptr.dtype.element_ty
+    dtype = gx_ptr.dtype.element_ty
     z = z.to(tl.float16).to(dtype, bitcast=True) if dtype == tl.bfloat16 else z.to(dtype)
-    tl.store(a_ptrs, rounded(a_r, dtype, UPCAST), mask=mask)
-    tl.store(a_ptrs + H, rounded(a_z, dtype, UPCAST), mask=mask)
-    tl.store(a_ptrs + 2 * H, rounded(a_hn, dtype, UPCAST), mask=mask)
-    tl.store(a_ptrs + 3 * H, z, mask=mask)
-    tl.store(gx_ptrs + 2 * H, rounded(a_n, gx_ptr.dtype.element_ty, UPCAST), mask=mask)
+    tl.store(gh_ptrs, rounded(a_r, dtype, UPCAST), mask=mask)
+    tl.store(gh_ptrs + H, rounded(a_z, dtype, UPCAST), mask=mask)
+    tl.store(gh_ptrs + 2 * H, rounded(a_hn, dtype, UPCAST), mask=mask)
+    tl.store(gx_ptrs, z, mask=mask)
+    tl.store(gx_ptrs + 2 * H, rounded(a_n, dtype, UPCAST), mask=mask)
 
 
 @triton.jit(do_not_specialize=["rows"])
 def _gru_gate_gradients_kernel(
     dh_ptr,  # (M, H)
-    a_ptr,  # (M, 4, H): a_r, a_z, a_n r, z
-    gx_ptr,  # (M, 3, H): a_n in the last place; dg_input out
-    gh_ptr,  # (M, 3, H): dg_hidden out
+    gx_ptr,  # (M, 3, H): a_n in the last place; out: dg_input
+    gh_ptr,  # (M, 3, H): a_r, a_z, a_n r; out: dg_hidden
     rows,  # M
     H: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -107,13 +105,12 @@ def _gru_gate_gradients_kernel(
     offs_m, offs_h, mask = _tile(rows, H, BLOCK_M, BLOCK_H)
     gx_ptrs = gx_ptr + offs_m[:, None] * (3 * H) + offs_h[None, :]
     gh_ptrs = gh_ptr + offs_m[:, None] * (3 * H) + offs_h[None, :]
-    a_ptrs = a_ptr + offs_m[:, None] * (4 * H) + offs_h[None, :]
     dtype = gx_ptr.dtype.element_ty
 
     dh = tl.load(dh_ptr + offs_m[:, None] * H + offs_h[None, :], mask=mask, other=0.0).to(tl.float32)
-    dg_r = rounded(dh * tl.load(a_ptrs, mask=mask, other=0.0).to(tl.float32), dtype, UPCAST)
-    dg_z = rounded(dh * tl.load(a_ptrs + H, mask=mask, other=0.0).to(tl.float32), dtype, UPCAST)
-    dg_hn = rounded(dh * tl.load(a_ptrs + 2 * H, mask=mask, other=0.0).to(tl.float32), dtype, UPCAST)
+    dg_r = rounded(dh * tl.load(gh_ptrs, mask=mask, other=0.0).to(tl.float32), dtype, UPCAST)
+    dg_z = rounded(dh * tl.load(gh_ptrs + H, mask=mask, other=0.0).to(tl.float32), dtype, UPCAST)
+    dg_hn = rounded(dh * tl.load(gh_ptrs + 2 * H, mask=mask, other=0.0).to(tl.float32), dtype, UPCAST)
     dg_n = rounded(dh * tl.load(gx_ptrs + 2 * H, mask=mask, other=0.0).to(tl.float32), dtype, UPCAST)
     tl.store(gx_ptrs, dg_r, mask=mask)
     tl.store(gx_ptrs + H, dg_z, mask=mask)

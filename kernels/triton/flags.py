@@ -77,15 +77,28 @@ def first_states(h0: Tensor, h_reset: Tensor, flags: Tensor | None, heads: int =
     return torch.stack(states)
 
 
-def states_before(y: Tensor, h0: Tensor, h_reset: Tensor, flags: Tensor, direction: int) -> Tensor:
-    """The state before each step, (T, B, H), from y (T, B, H), 0 at padding, h0 and h_reset (B, H)."""
-    steps, batch, _ = y.shape
+def real_before(flags: Tensor, direction: int) -> Tensor:
+    """The last step that is not padding before each step, in the direction of travel: (T, B) int64, -1 where none."""
+    steps, batch = flags.shape
     if direction == 1:
-        y, flags = y.flip(0), flags.flip(0)
-    step = torch.arange(steps, device=y.device).unsqueeze(1)
+        flags = flags.flip(0)
+    step = torch.arange(steps, device=flags.device).unsqueeze(1)
     last = torch.where((flags & 1) != 0, step, -1).cummax(0).values
-    last = torch.cat([last.new_full((1, batch), -1), last[:-1]])  # before each step
-    states = y[last.clamp(min=0), torch.arange(batch, device=y.device)]
-    states = torch.where((last >= 0).unsqueeze(-1), states, h0)
-    states = torch.where(began_at(flags, direction).unsqueeze(-1), h_reset, states)
-    return states.flip(0) if direction == 1 else states
+    last = torch.cat([last.new_full((1, batch), -1), last[:-1]])
+    return torch.where(last < 0, last, steps - 1 - last).flip(0) if direction == 1 else last
+
+
+def states_before(before: Tensor, y: Tensor, h0: Tensor, h_reset: Tensor, flags: Tensor, direction: int) -> Tensor:
+    """The state before each of C steps, (C, B, H).
+
+    Args:
+        before: `real_before` at these steps, (C, B).
+        y: all outputs, (T, B, H), 0 at padding.
+        h0: (B, H).
+        h_reset: (B, H).
+        flags: at these steps, (C, B).
+        direction: 0 or 1.
+    """
+    states = y[before.clamp(min=0), torch.arange(y.shape[1], device=y.device)]
+    states = torch.where((before >= 0).unsqueeze(-1), states, h0)
+    return torch.where(began_at(flags, direction).unsqueeze(-1), h_reset, states)

@@ -19,8 +19,10 @@ from .noise import dropout_factors, zone_out
 from .plan import device, kind, plan
 
 PATIENCE = 2**23  # polls per program and launch, plus 256 per step: seconds, since each goes through the L2 cache
-CHUNK_BYTES = 2**25  # for one value per unit and step: T = 512 steps at B = 64, H = 512 in bfloat16
 
+# The least steps of a chunk, and the bytes of one value per unit and step up to which it is longer. The forward pass
+# has four such values at a time, the backward pass a dozen.
+CHUNKS = {"forward": (512, 2**22), "backward": (128, 2**20)}
 
 _FAILED: dict[torch.device, Tensor] = {}
 
@@ -40,6 +42,12 @@ def raise_if_failed(device: torch.device) -> None:
             f"an earlier call of the fused kernels on {device} gave up waiting for one of its programs, and its "
             "results contain NaN. backend='eager' avoids these kernels. Please report the GPU, the sizes and other load"
         )
+
+
+def chunk_steps(recurrence: str, step_bytes: int) -> int:
+    """The most steps of a chunk, from the bytes of one value per unit in a step."""
+    steps, size = CHUNKS[recurrence]
+    return max(steps, size // max(1, step_bytes))
 
 
 class Chunk(NamedTuple):
@@ -64,6 +72,7 @@ class Launch:
         seed: Tensor | None = None,  # () int64, of a variant's masks; without one zoneout is its expectation
     ):
         raise_if_failed(x.device)
+        self.recurrence = recurrence
         self.steps, self.batch, self.input_size = x.shape
         self.directions, _, self.hidden_size = state.h0.shape
         self.heads = form.heads
@@ -79,17 +88,16 @@ class Launch:
 
         self.x, self.h0 = without_padding(x, steps), self.widened(state.h0)
         self.h_reset = self.h0 if state.h_reset is None else self.widened(state.h_reset)
-        self.w_ih = self.widened(weights.w_ih.unflatten(1, (3, -1)), dim=2).flatten(1, 2)  # (D, 3H, I)
-        w_hh = self.widened(weights.w_hh.unflatten(1, (3, -1)))
-        self.w_hh = self.widened(w_hh, dim=2).flatten(1, 2)  # (D, 3H, H)
-        bias = x.new_zeros(self.directions, 3, self.H)
-        self.b_hn = x.new_zeros(self.directions, self.H)
-        if weights.b_ih is not None and weights.b_hh is not None:
-            b_ih, b_hh = (self.widened(b.unflatten(1, (3, -1))) for b in (weights.b_ih, weights.b_hh))
-            bias = b_ih.clone()
-            bias[:, :2] += b_hh[:, :2]
-            self.b_hn = b_hh[:, 2].contiguous()
-        self.bias = bias.flatten(1, 2)  # (D, 3H): all of b_ih, and the part of b_hh that no reset gate multiplies
+        self.w_ih = self.of_gates(weights.w_ih)  # (D, 3H, I)
+        self.w_hh = self.widened(self.of_gates(weights.w_hh))  # (D, 3H, H)
+        # bias (D, 3H): all of b_ih, and the part of b_hh that no reset gate multiplies
+        if weights.b_ih is None or weights.b_hh is None:
+            self.bias, self.b_hn = (x.new_zeros(self.directions, gates * self.H) for gates in (3, 1))
+        else:
+            b_hh, inner = self.of_gates(weights.b_hh), 2 * self.H
+            self.bias = self.of_gates(weights.b_ih).clone()
+            self.bias[:, :inner] += b_hh[:, :inner]
+            self.b_hn = b_hh[:, inner:].contiguous()
         self.flags = step_flags(steps, self.directions // self.heads)
 
         variant = variant or Variant()
@@ -106,10 +114,16 @@ class Launch:
         after = len(tensor.shape) - 1 - dim % tensor.dim()
         return pad(tensor, [0, 0] * after + [0, missing])
 
+    def of_gates(self, tensor: Tensor) -> Tensor:
+        """Pads each gate of weights or biases (D, 3*hidden_size, ...) with zeros to H units."""
+        if self.hidden_size == self.H:
+            return tensor.contiguous()
+        return self.widened(tensor.unflatten(1, (3, -1)), dim=2).flatten(1, 2)
+
     def chunks(self) -> Iterator[Chunk]:
         """Chunks of time in the direction of travel."""
         size = self.directions * self.batch * self.H * self.x.element_size()
-        longest = max(1, CHUNK_BYTES // max(1, size))
+        longest = chunk_steps(self.recurrence, size)
         for begin in range(0, self.steps, longest):
             steps = min(longest, self.steps - begin)
             yield Chunk(steps, (begin, self.steps - begin - steps))
@@ -187,18 +201,20 @@ class Launch:
                     **options,
                 )
 
-    def slots(self, chunk: Chunk, first: Tensor) -> Tensor | None:
-        """The exchange buffer of a chunk, with the first slot given and the others filled; None without exchange."""
+    def slots(self, chunk: Chunk, first: Tensor | None, sizes: tuple[int, ...]) -> Tensor | None:
+        """The exchange buffer of a chunk: the first slot given, or 0, the others filled; None without exchange."""
         if not self.plan.block_j:
             return None
         signed, unsigned = {2: (torch.int16, torch.uint16), 4: (torch.int32, torch.uint32)}[self.x.element_size()]
-        shape = (chunk.steps + 1, *first.shape)
+        shape = (chunk.steps + 1, *sizes)
+        slots = torch.empty(shape, dtype=signed, device=self.x.device)
         if self.plan.exchange == "data":
-            slots = torch.full(shape, -1, dtype=signed, device=self.x.device)
+            slots[1:] = -1
+        if first is None:
+            slots[0] = 0
         else:
-            slots = torch.empty(shape, dtype=signed, device=self.x.device)
-        bits = first.to(self.x.dtype).view(signed)
-        # A NaN may have the bits of the filling (PyTorch's own conversion to bfloat16 on CPU makes it so): 0x7FFF...
-        # is one too.
-        slots[0] = bits.masked_fill(bits == -1, torch.iinfo(signed).max)
+            bits = first.to(self.x.dtype).view(signed)
+            # A NaN may have the bits of the filling (PyTorch's own conversion to bfloat16 on CPU makes it so):
+            # 0x7FFF... is one too.
+            slots[0] = bits.masked_fill(bits == -1, torch.iinfo(signed).max)
         return slots.view(unsigned)

@@ -31,7 +31,9 @@ def test_states_by_hand():
     start = torch.tensor([[0], [0], [1], [0], [0]], dtype=torch.bool)
     bits, y = flags.step_flags(Steps(real, start), 2), torch.tensor([0.0, 1, 0, 3, 4]).view(5, 1, 1)
     h0, h_reset = torch.full((1, 1), 9.0), torch.full((1, 1), 7.0)
-    before = [flags.states_before(y, h0, h_reset, bits, d).flatten().tolist() for d in (0, 1)]
+    before = [
+        flags.states_before(flags.real_before(bits, d), y, h0, h_reset, bits, d).flatten().tolist() for d in (0, 1)
+    ]
     assert [[state for state, is_real in zip(states, real, strict=True) if is_real] for states in before] == [
         [9, 0, 7, 3],
         [1, 7, 4, 9],

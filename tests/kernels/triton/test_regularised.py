@@ -53,7 +53,7 @@ def test_exchanged_and_in_chunks(streamed, exchange, others, monkeypatch):
     """Chunks of two steps; two programs share 32 units."""
     case = Case(3, 2, 3, 30, flags="gaps resets", **BOTH)._replace(**others)
     monkeypatch.setattr(launch, "plan", lambda *_: plan.Plan(16, 16, 16, streamed, exchange, 4, 1, 0))
-    monkeypatch.setattr(launch, "CHUNK_BYTES", 2 * case.D * case.B * 32 * 4)
+    monkeypatch.setattr(launch, "chunk_steps", lambda *_: 2)
     check(IMPLEMENTATIONS["triton"], case, f32)
 
 

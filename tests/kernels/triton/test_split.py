@@ -50,7 +50,7 @@ def test_both_exchanges_with_flags_and_chunks(exchange, streamed, monkeypatch):
     case = Case(5, 18, 3, 40, two_way=True, flags="gaps resets")
     chosen = plan.Plan(16, 16, 16, streamed, exchange, 4, 1, 0)
     monkeypatch.setattr(launch, "plan", lambda *_: chosen)
-    monkeypatch.setattr(launch, "CHUNK_BYTES", 2 * case.D * case.B * 48 * 4)
+    monkeypatch.setattr(launch, "chunk_steps", lambda *_: 2)
     check(IMPLEMENTATIONS["triton"], case, f32)
 
 
@@ -58,7 +58,7 @@ def test_both_exchanges_with_flags_and_chunks(exchange, streamed, monkeypatch):
 def test_flags_and_chunks(flags, monkeypatch):
     """Plans from the table, in 16 bits."""
     case = Case(4, 3, 3, 130, two_way=True, flags=flags)
-    monkeypatch.setattr(launch, "CHUNK_BYTES", 2 * case.D * case.B * 192 * 2)
+    monkeypatch.setattr(launch, "chunk_steps", lambda *_: 2)
     check(IMPLEMENTATIONS["triton"], case, f16)
 
 

@@ -18,7 +18,7 @@ class Run(NamedTuple):
     case: Case
     arch: int = 90
     exchange: str = ""  # instead of what the plan says
-    chunk: int = 0  # steps, instead of what fits CHUNK_BYTES
+    chunk: int = 0  # steps, instead of those of `launch.CHUNKS`
     processors: int = 0  # instead of the device's
     stages: int = 0  # instead of what the plan says
     block_b: int = 0  # same, for backward

@@ -71,13 +71,6 @@ class Layer:
             chosen = chosen._replace(block_b=self.run.block_b)
         return chosen._replace(stages=self.run.stages) if self.run.stages else chosen
 
-    def chunk_bytes(self) -> int:
-        """The bytes of so many steps of a chunk."""
-        case, dtype = self.run.case, DTYPES[self.run.dtype]
-        kind = plan.kind(dtype, "tf32" if self.run.dtype == "tf32" else "ieee")
-        width = self.plan("forward", case.B, case.H, case.D, kind, self.hardware).block_j or 16
-        return self.run.chunk * case.D * case.B * -(-case.H // width) * width * dtype.itemsize
-
     def __call__(self, call: Call) -> tuple[Tensor, Tensor, Gradients]:
         """y, h_n and the gradients."""
         form = call.form._replace(precision="tf32" if self.run.dtype == "tf32" else "ieee")
@@ -85,7 +78,7 @@ class Layer:
         inputs = [t for t in (call.x, call.dy, call.dh_n, *call.state, *call.weights) if t is not None]
         before = [t.clone() for t in inputs]
         changes: dict[str, Any] = {"plan": self.plan, "device": lambda of: self.hardware}
-        chunk = {"CHUNK_BYTES": self.chunk_bytes()} if self.run.chunk else {}
+        chunk = {"chunk_steps": lambda *_: self.run.chunk} if self.run.chunk else {}
         with patch.multiple(launch, **changes, **chunk), patch.multiple(step, **changes), self.device:
             y, h_n = layer.gru_forward(call.x, *values, *call.noise)
             gradients = layer.gru_backward(call.dy, call.dh_n, y, call.x, *values, call.need_dx, *call.noise)
