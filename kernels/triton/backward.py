@@ -35,8 +35,7 @@ def _begin_again(dh, dh_reset, flag, direction):
 @triton.jit(do_not_specialize=["C", "B", "first_tile", "first_step_0", "first_step_1", "first", "last", "patience"])
 def _gru_backward_kernel(
     dy_ptr,  # (D, C, B, H), read if HAS_DY; overwritten by dh
-    a_ptr,  # (D, C, B, 3, H): a_r, a_z, a_n r
-    z_ptr,  # (D, C, B, 3, H): z in the first place
+    a_ptr,  # (D, C, B, 4, H): a_r, a_z, a_n r, z
     w_hh_ptr,  # (D, 3, H, H)
     flags_ptr,  # (T, B) uint8, read if HAS_FLAGS
     keep_ptr,  # (D, B, H) float32, the factor of h in the products; read if HAS_DROPOUT
@@ -104,8 +103,7 @@ def _gru_backward_kernel(
     sign = 2 * direction - 1  # against the direction of travel
     c0 = (1 - direction) * (C - 1) + sign * first
     rows = (d * C + c0).to(tl.int64) * B + offs_b
-    offs_gates = rows[:, None] * (3 * H) + offs_j[None, :]
-    a_ptrs, z_ptrs = a_ptr + offs_gates, z_ptr + offs_gates
+    a_ptrs = a_ptr + rows[:, None] * (4 * H) + offs_j[None, :]
     dy_ptrs = dy_ptr + rows[:, None] * H + offs_j[None, :]
     first_step = first_step_0 + direction * (first_step_1 - first_step_0)
     if HAS_FLAGS:
@@ -118,16 +116,15 @@ def _gru_backward_kernel(
         out_ptrs = slots_ptr + (slot_rows + D * batch)[:, None] * (3 * H) + offs_j[None, :]
         ahead = only_if(first < last, mask)
         next_r, next_z, next_n = load_three(a_ptrs, ahead, H)
-        next_keep = tl.load(z_ptrs, mask=ahead, other=0.0)
+        next_keep = tl.load(a_ptrs + 3 * H, mask=ahead, other=0.0)
     for i in tl.range(first, last, num_stages=1 if GROUP else STAGES):
         if GROUP:
             a_r, a_z, a_n = next_r.to(tl.float32), next_z.to(tl.float32), next_n.to(tl.float32)
             z = update_gate(next_keep)
-            a_ptrs += 3 * step
-            z_ptrs += 3 * step
+            a_ptrs += 4 * step
             ahead = only_if(i + 1 < last, mask)  # on its way while the group is awaited
             next_r, next_z, next_n = load_three(a_ptrs, ahead, H)
-            next_keep = tl.load(z_ptrs, mask=ahead, other=0.0)
+            next_keep = tl.load(a_ptrs + 3 * H, mask=ahead, other=0.0)
             if HAS_DY:
                 dy = tl.load(dy_ptrs, mask=mask, other=0.0)
             patience = await_group(counter_ptr, i, patience, SPLITS, EXCHANGE)
@@ -155,10 +152,9 @@ def _gru_backward_kernel(
             if HAS_DY:
                 dy = tl.load(dy_ptrs, mask=mask, other=0.0)
             a_r, a_z, a_n = load_three(a_ptrs, mask, H)
-            z = update_gate(tl.load(z_ptrs, mask=mask, other=0.0))
+            z = update_gate(tl.load(a_ptrs + 3 * H, mask=mask, other=0.0))
             a_r, a_z, a_n = a_r.to(tl.float32), a_z.to(tl.float32), a_n.to(tl.float32)
-            a_ptrs += 3 * step
-            z_ptrs += 3 * step
+            a_ptrs += 4 * step
         if HAS_DY:
             dh += dy.to(tl.float32)
         if GROUP:

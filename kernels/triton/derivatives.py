@@ -5,9 +5,9 @@ and gh = h W_hh^T, where h is the state before each step):
 
     a_z = (h - n) z (1 - z)        a_n = (1 - z) (1 - n^2)        a_r = a_n gh_n r (1 - r)
 
-(a_r, a_z, a_n r) replaces gh, and (z, nothing, a_n) replaces gx. A padding step gets a_r = a_z = a_n = 0 and z = 1, and
-so does a unit that keeps its state, whose gx_z is infinite (`noise.py`). In expectation zoneout multiplies the a by
-1 - p, and z becomes p + (1 - p) z.
+a = (a_r, a_z, a_n r, z) replaces gh, which has a fourth place for it, and a_n replaces gx_n. A padding step gets a_r =
+a_z = a_n = 0 and z = 1, and so does a unit that keeps its state, whose gx_z is infinite (`noise.py`). In expectation
+zoneout multiplies the first three by 1 - p, and z becomes p + (1 - p) z.
 
 The a can be as small as the states, so they have the layer's dtype for its range. z is multiplied at every step, so for
 a layer in bfloat16 it is stored in the 16 bits as float16, which is eight times as precise.
@@ -26,7 +26,7 @@ from .flags import is_real
 
 @triton.jit
 def update_gate(z):
-    """z in float32, as stored."""
+    """z in float32, as stored in a."""
     return (z.to(tl.float16, bitcast=True) if z.dtype == tl.bfloat16 else z).to(tl.float32)
 
 
@@ -39,8 +39,8 @@ def _tile(rows, H: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_H: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows"])
 def _gru_derivatives_kernel(
-    gx_ptr,  # (M, 3, H); out: z in the first place, a_n in the last
-    gh_ptr,  # (M, 3, H); out: a_r, a_z, a_n r
+    gx_ptr,  # (M, 3, H); out: a_n in the last place
+    gh_ptr,  # (M, 4, H), the first three of them; out: a
     b_hn_ptr,  # (H,)
     h_ptr,  # (M, H)
     flags_ptr,  # (M,) uint8, read if HAS_FLAGS: bit 0 set at non-padding steps
@@ -55,7 +55,7 @@ def _gru_derivatives_kernel(
 ):
     offs_m, offs_h, mask = _tile(rows, H, BLOCK_M, BLOCK_H)
     gx_ptrs = gx_ptr + offs_m[:, None] * (3 * H) + offs_h[None, :]
-    gh_ptrs = gh_ptr + offs_m[:, None] * (3 * H) + offs_h[None, :]
+    gh_ptrs = gh_ptr + offs_m[:, None] * (4 * H) + offs_h[None, :]
 
     h = tl.load(h_ptr + offs_m[:, None] * H + offs_h[None, :], mask=mask, other=0.0).to(tl.float32)
     b_hn = tl.load(b_hn_ptr + offs_h, mask=offs_h < H, other=0.0).to(tl.float32)
@@ -87,7 +87,7 @@ def _gru_derivatives_kernel(
     tl.store(gh_ptrs, rounded(a_r, dtype, UPCAST), mask=mask)
     tl.store(gh_ptrs + H, rounded(a_z, dtype, UPCAST), mask=mask)
     tl.store(gh_ptrs + 2 * H, rounded(a_hn, dtype, UPCAST), mask=mask)
-    tl.store(gx_ptrs, z, mask=mask)
+    tl.store(gh_ptrs + 3 * H, z, mask=mask)
     tl.store(gx_ptrs + 2 * H, rounded(a_n, dtype, UPCAST), mask=mask)
 
 
@@ -95,7 +95,7 @@ def _gru_derivatives_kernel(
 def _gru_gate_gradients_kernel(
     dh_ptr,  # (M, H)
     gx_ptr,  # (M, 3, H): a_n in the last place; out: dg_input
-    gh_ptr,  # (M, 3, H): a_r, a_z, a_n r; out: dg_hidden
+    gh_ptr,  # (M, 4, H): a; out: dg_hidden in the first three places
     rows,  # M
     H: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -104,7 +104,7 @@ def _gru_gate_gradients_kernel(
 ):
     offs_m, offs_h, mask = _tile(rows, H, BLOCK_M, BLOCK_H)
     gx_ptrs = gx_ptr + offs_m[:, None] * (3 * H) + offs_h[None, :]
-    gh_ptrs = gh_ptr + offs_m[:, None] * (3 * H) + offs_h[None, :]
+    gh_ptrs = gh_ptr + offs_m[:, None] * (4 * H) + offs_h[None, :]
     dtype = gx_ptr.dtype.element_ty
 
     dh = tl.load(dh_ptr + offs_m[:, None] * H + offs_h[None, :], mask=mask, other=0.0).to(tl.float32)

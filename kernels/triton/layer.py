@@ -118,12 +118,13 @@ class _Backward:
         layer, D, H = self.layer, self.layer.directions, self.layer.H
         states = [self.states_before(chunk, d) for d in range(D)]
         factors = [_in_products(layer, states[d], d) for d in range(D)]
-        gx, gh, d_states = layer.input_side(chunk), layer.buffer(chunk, 3), layer.buffer(chunk, 1)
+        gx, a, d_states = layer.input_side(chunk), layer.buffer(chunk, 4), layer.buffer(chunk, 1)
+        gh = a[..., : 3 * H]  # of which a's first three are made, and of these the gates' gradients
         expected = layer.zoneout > 0 and layer.seed is None
         for d in range(D):
             torch.mm(factors[d], layer.w_hh[d].t(), out=gh[d])
             flags = None if layer.flags is None else layer.rows(layer.flags, chunk, d)
-            operands = (gx[d], gh[d], layer.b_hn[d], states[d], flags, layer.zoneout)
+            operands = (gx[d], a[d], layer.b_hn[d], states[d], flags, layer.zoneout)
             options = {"HAS_FLAGS": flags is not None, "HAS_ZONEOUT": expected, "UPCAST": layer.upcast}
             _over_rows(_gru_derivatives_kernel, H, operands, **options)
             if self.dy is not None:
@@ -131,12 +132,12 @@ class _Backward:
                 if flags is not None:
                     d_states[d].masked_fill_((flags.unsqueeze(1) & 1) == 0, 0)
         slots = layer.slots(chunk, None, (D, layer.batch, 3 * H))
-        tensors = (d_states, gh, gx, layer.w_hh, layer.flags, layer.keep, self.dh, self.dh_reset)
+        tensors = (d_states, a, layer.w_hh, layer.flags, layer.keep, self.dh, self.dh_reset)
         layer.launch(_gru_backward_kernel, chunk, *tensors, slots=slots, HAS_DY=self.dy is not None)
         if slots is not None:
             self.finish(chunk, slots)
         for d in range(D):
-            _over_rows(_gru_gate_gradients_kernel, H, (d_states[d], gx[d], gh[d]), UPCAST=layer.upcast)
+            _over_rows(_gru_gate_gradients_kernel, H, (d_states[d], gx[d], a[d]), UPCAST=layer.upcast)
             x_rows = layer.rows(layer.x, chunk, d)
             self.w_ih[d] = _plus(self.w_ih[d], torch.mm(gx[d].t(), x_rows))
             self.w_hh[d] = _plus(self.w_hh[d], torch.mm(gh[d].t(), factors[d]))

@@ -42,14 +42,14 @@ class Nothing:
 @pytest.mark.parametrize(
     "hidden_size, directions, flags, forward, backward",
     [
-        (64, 1, False, 4.1, 5.1),
-        (512, 1, False, 5.2, 6.1),
-        (512, 1, True, 6.1, 6.3),
-        (256, 2, False, 5.1, 7.7),
+        (64, 1, False, 4.1, 4.4),
+        (512, 1, False, 5.1, 5.4),
+        (512, 1, True, 6.1, 6.4),
+        (256, 2, False, 5.1, 5.4),
     ],
 )
 def test_peak(hidden_size, directions, flags, forward, backward, monkeypatch):
-    """In bytes of y, beyond the inputs: 512 steps of 64 rows in bfloat16. cuDNN's nn.GRU takes 15 in training."""
+    """In bytes of y, beyond the inputs: 512 steps of 64 rows in bfloat16. nn.GRU takes 14 to 16 in training on an H200."""
     for name in dir(layer):
         if name.endswith("_kernel"):
             monkeypatch.setattr(layer, name, Nothing())
@@ -63,11 +63,9 @@ def test_peak(hidden_size, directions, flags, forward, backward, monkeypatch):
     weights = Weights(*(new(D, 3 * H, n) for n in (H, H)), *(new(D, 3 * H) for _ in range(2)))
     values = (State(new(D, B, H)), weights, steps, Form())
     with Peak() as peak:
-        y, h_n = layer.gru_forward(x, *values)
+        y, _ = layer.gru_forward(x, *values)
     size = T * B * D * H * 2
-    print("forward", peak.most / size)
     assert peak.most < forward * size
     with Peak() as peak:
         layer.gru_backward(dy, None, y, x, *values, True)
-    print("backward", peak.most / size + 1)
     assert peak.most + size < backward * size  # with y
