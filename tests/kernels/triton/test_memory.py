@@ -49,7 +49,10 @@ class Nothing:
     ],
 )
 def test_peak(hidden_size, directions, flags, forward, backward, monkeypatch):
-    """In bytes of y, beyond the inputs: 512 steps of 64 rows in bfloat16. nn.GRU takes 14 to 16 in training on an H200."""
+    """In bytes of y, beyond the inputs: 512 steps of 64 rows in bfloat16.
+
+    For training an H200 took 14 to 16 with nn.GRU (`benchmarks/results/gpu-h200-quick.csv`).
+    """
     for name in dir(layer):
         if name.endswith("_kernel"):
             monkeypatch.setattr(layer, name, Nothing())
