@@ -227,7 +227,11 @@ def folder() -> Path:
 
 def one(seed: int, paths: list[Path]) -> list[str]:
     """The failures with a seed."""
-    numbers = random.Random(seed)
+    return attempt(random.Random(seed), paths, f"files.one({seed})")
+
+
+def attempt(numbers: random.Random, paths: list[Path], again: str) -> list[str]:
+    """The failures of one changed file; `again` says how to repeat it."""
     path = numbers.choice(paths)
     if numbers.random() < 0.4:
         data = changed_bytes(path.read_bytes(), numbers)
@@ -244,11 +248,11 @@ def one(seed: int, paths: list[Path]) -> list[str]:
         except InputError:
             return []
         except TooLong:
-            return [f"{path.name}: no end after {SECONDS} s\n    files.one({seed})"]
+            return [f"{path.name}: no end after {SECONDS} s\n    {again}"]
         except TypeError as error:
             if "weights must be one of" in str(error) or re.search(r"must be torch\.\w+, as the weights", str(error)):
                 return []
-            return [f"TypeError: {str(error)[:200]}: {path.name}\n    files.one({seed})"]
+            return [f"TypeError: {str(error)[:200]}: {path.name}\n    {again}"]
         except Exception as error:
-            return [f"{type(error).__name__}: {str(error)[:200]}: {path.name}\n    files.one({seed})"]
+            return [f"{type(error).__name__}: {str(error)[:200]}: {path.name}\n    {again}"]
     return []
