@@ -6,7 +6,6 @@ function here returns None if anything is not plain; the caller then takes the g
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -21,6 +20,7 @@ from grucore.checks import check_recordable
 from grucore.kernels import Form, State, Steps
 from grucore.kernels.native import call as native
 from grucore.kernels.native.library import LIBRARY
+from grucore.names import of_weights, parameter_names
 from grucore.steps import steps_of
 
 _PLAIN = {Tensor, Parameter}
@@ -35,7 +35,7 @@ def forward(layer: Any, input: Tensor, hx: Tensor | None, lengths: Any = None) -
     K, D, H = layer.num_layers, 2 if layer.bidirectional else 1, layer.hidden_size
     x = input.transpose(0, 1) if layer.batch_first else input
     T, B, I = x.shape  # noqa: E741
-    groups = _groups(layer, parameter_names(K, D, layer.bias))
+    groups = _groups(layer, parameter_names(K, D, of_weights(layer.bias)))
     if not T or (layer.dropout and layer.training and K > 1) or not _fit(groups, D, input, I, hx, (K * D, B, H)):
         return None
     wants_gradient = _wants_gradient(input, hx, groups)
@@ -57,7 +57,7 @@ def step(layer: Any, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor] 
     if not _is_plain_layer(layer) or type(input) is not Tensor or input.dim() != 2 or layer.learn_initial_state:
         return None
     K, (B, I), H = layer.num_layers, input.shape, layer.hidden_size  # noqa: E741
-    groups = _groups(layer, parameter_names(K, 1, layer.bias))
+    groups = _groups(layer, parameter_names(K, 1, of_weights(layer.bias)))
     has_dropout = layer.dropout and layer.training and K > 1
     if layer.bidirectional or has_dropout or not layer.reset_after or not _fit(groups, 1, input, I, hx, (K, B, H)):
         return None
@@ -75,8 +75,7 @@ def cell(layer: Any, input: Tensor, hx: Tensor | None) -> Tensor | None:
     if not _is_plain_layer(layer) or type(input) is not Tensor or input.dim() != 2 or not layer.reset_after:
         return None
     (B, I), H = input.shape, layer.hidden_size  # noqa: E741
-    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    groups = _groups(layer, [names if layer.bias else names[:2]])
+    groups = _groups(layer, [of_weights(layer.bias)])
     if not _fit(groups, 1, input, I, hx, (B, H)):
         return None
     h = input.new_zeros(B, H) if hx is None else hx
@@ -89,14 +88,6 @@ def _step(x: Tensor, h: Tensor, group: Any, wants_gradient: bool) -> Tensor:
     y = x.new_empty(h.shape)
     native.step(x, h, group, y)
     return y
-
-
-@functools.cache
-def parameter_names(layers: int, directions: int, bias: bool) -> list[tuple[str, ...]]:
-    """The names of a `GRU`'s parameters, one group per layer and direction."""
-    kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if bias else ("weight_ih", "weight_hh")
-    suffixes = [f"_l{k}{'_reverse' if d else ''}" for k in range(layers) for d in range(directions)]
-    return [tuple(kind + suffix for kind in kinds) for suffix in suffixes]
 
 
 def _is_plain_layer(layer: Any) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import torch
@@ -18,6 +16,7 @@ from grucore.functional import Call, Stack
 from grucore.kernels import Gates
 from grucore.kernels.regularised import acting
 from grucore.layouts import Arranged, arranged
+from grucore.names import GAINS, of_weights, parameter_names
 from grucore.options import DEFAULTS, Activation, LayerWithOptions, Precision, variant_of
 from grucore.steps import Lengths
 
@@ -143,18 +142,16 @@ class GRU(LayerWithOptions):
         self.reset_parameters()
 
     def _make_parameters(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
-        hidden_size = self.hidden_size
-        for layer in range(self.num_layers):
-            layer_input_size = self.input_size if layer == 0 else self.num_directions * hidden_size
-            shapes: list[tuple[int, ...]] = [(3 * hidden_size, layer_input_size), self._weight_hh_shape()]
-            shapes += [(3 * hidden_size,), (3 * hidden_size,)] if self.bias else []
-            for direction in range(self.num_directions):
-                names = dict(zip(self._names(layer, direction), shapes, strict=True))
-                names |= dict.fromkeys(self._norm_names(layer, direction), (3 * hidden_size,))
-                for name, shape in names.items():
-                    setattr(self, name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+        D, size = self.num_directions, 3 * self.hidden_size
+        kinds = of_weights(self.bias) + (GAINS if self.layer_norm else ())
+        for i, names in enumerate(parameter_names(self.num_layers, D, kinds)):
+            features = self.input_size if i < D else D * self.hidden_size
+            shapes = {"weight_ih": (size, features), "weight_hh": self._weight_hh_shape()}
+            for kind, name in zip(kinds, names, strict=True):
+                shape = shapes.get(kind, (size,))
+                setattr(self, name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         if self.learn_initial_state:
-            shape = (self.num_layers * self.num_directions, hidden_size)
+            shape = (self.num_layers * D, self.hidden_size)
             self.initial_state = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
     @property
@@ -162,27 +159,18 @@ class GRU(LayerWithOptions):
         """D: 2 if bidirectional, else 1."""
         return 2 if self.bidirectional else 1
 
-    def _names(self, layer: int, direction: int) -> list[str]:
-        suffix = f"_l{layer}" + ("_reverse" if direction else "")
-        kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias else ("weight_ih", "weight_hh")
-        return [kind + suffix for kind in kinds]
-
-    def _norm_names(self, layer: int, direction: int) -> list[str]:
-        suffix = f"_l{layer}" + ("_reverse" if direction else "")
-        return ["layer_norm_ih" + suffix, "layer_norm_hh" + suffix] if self.layer_norm else []
-
-    def _groups(self, names: Callable[[int, int], list[str]]) -> list[list[Tensor]]:
-        """The parameters of those names of a layer and direction: K*D groups."""
-        indices = itertools.product(range(self.num_layers), range(self.num_directions))
-        return [[getattr(self, name) for name in names(*index)] for index in indices]
+    def _groups(self, kinds: tuple[str, ...]) -> list[list[Tensor]]:
+        """The parameters of some kinds: K*D groups."""
+        groups = parameter_names(self.num_layers, self.num_directions, kinds)
+        return [[getattr(self, name) for name in names] for names in groups]
 
     @property
     def all_weights(self) -> list[list[Tensor]]:
         """The parameters of each layer and direction: K*D groups (weight_ih, weight_hh[, bias_ih, bias_hh])."""
-        return self._groups(self._names)
+        return self._weight_groups()
 
-    def _weight_groups(self) -> list[list[Tensor]]:
-        return self.all_weights
+    def _weight_groups(self) -> list[list[Tensor]]:  # no property, which would hide the name of a missing parameter
+        return self._groups(of_weights(self.bias))
 
     def reset_parameters(self) -> None:
         """Draws weights and biases from U(-1/sqrt(H), 1/sqrt(H)), in torch.nn.GRU's order; gains 1, initial state 0.
@@ -342,8 +330,8 @@ class GRU(LayerWithOptions):
             )
         if hx is None and self.learn_initial_state:
             hx = self.initial_state.unsqueeze(1).expand(-1, x.shape[1], -1)
-        gains = self._groups(self._norm_names) if self.layer_norm else None
-        return hx, Stack(self._groups(self._names), gains, self, self.training)
+        gains = self._groups(GAINS) if self.layer_norm else None
+        return hx, Stack(self._weight_groups(), gains, self, self.training)
 
     def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Runs all layers for one step, for streaming; T such calls equal one call on the whole sequence.
@@ -389,8 +377,8 @@ class GRU(LayerWithOptions):
         if hx is None:
             hx = input.new_zeros(expected)
         y, states = input, []
-        norms = self._groups(self._norm_names) if self.layer_norm else [None] * self.num_layers
-        for layer, (weights, gains) in enumerate(zip(self._groups(self._names), norms, strict=True)):
+        norms = self._groups(GAINS) if self.layer_norm else [None] * self.num_layers
+        for layer, (weights, gains) in enumerate(zip(self._weight_groups(), norms, strict=True)):
             if layer > 0:
                 y = apply_dropout(y, self.dropout, training=self.training)
             y = functional.step(y, hx[layer], weights, gains, self, self.training)

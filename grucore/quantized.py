@@ -11,7 +11,6 @@ from torch.nn.utils.rnn import PackedSequence
 
 from grucore import compat, copies, dispatch, functional
 from grucore.checks import NAMES, check_reset_state
-from grucore.direct import parameter_names
 from grucore.errors import InputError, check_tensor, differ
 from grucore.functional import Call, Stack
 from grucore.kernels import Form, State
@@ -20,6 +19,7 @@ from grucore.kernels.native.layer import forward_by_direction
 from grucore.kernels.native.library import UNAVAILABLE
 from grucore.layouts import arranged
 from grucore.module import GRU
+from grucore.names import of_weights, parameter_names
 from grucore.options import DEFAULTS, OF_TORCH_GRU, LayerWithOptions, changed
 from grucore.steps import Lengths, steps_of
 
@@ -70,7 +70,7 @@ class QuantizedGRU(LayerWithOptions):
         _check(layer, dtype)
         self.input_size, self.hidden_size, self.weight_dtype = layer.input_size, layer.hidden_size, dtype
         self._set_options({name: getattr(layer, name) for name in DEFAULTS})
-        self._names = parameter_names(self.num_layers, self.num_directions, self.bias)
+        self._names = parameter_names(self.num_layers, self.num_directions, of_weights(self.bias))
         with torch.no_grad():
             for name, tensor in _named_tensors(layer).items():
                 if not name.startswith("weight"):
@@ -339,7 +339,8 @@ def _check(layer: Any, dtype: Any) -> None:
 
 def _named_tensors(layer: GRU) -> dict[str, Tensor]:
     """Returns the tensors of a layer's state; parametrised weights have their current values."""
-    names = [*chain.from_iterable(parameter_names(layer.num_layers, layer.num_directions, layer.bias))]
+    groups = parameter_names(layer.num_layers, layer.num_directions, of_weights(layer.bias))
+    names = [*chain.from_iterable(groups)]
     names += ["initial_state"] if layer.learn_initial_state else []
     return {name: getattr(layer, name) for name in names}
 

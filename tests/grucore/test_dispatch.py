@@ -55,7 +55,7 @@ CALLS = {  # a layer's options, a call, and the implementation of "auto"
 def test_the_explanation_is_what_the_same_call_runs(given, call, name, monkeypatch):
     layer, ran = GRU(3, 4, **given), []
     modules = (
-        ("eager", functional.ops, "layer"),
+        ("eager", functional.autograd, "layer"),
         ("native", functional.autograd, "native_layer"),
         ("native", direct, "native_layer"),
         ("reference", functional.reference, "gru_layer"),
