@@ -40,7 +40,8 @@ def from_keras(
 
     A `.keras` file and an `.h5` model store the options of each layer, which are checked. A file that stores only
     weights does not: its layers are assumed to have Keras's defaults, tanh, sigmoid and merge_mode="concat". Files are
-    read without Keras; h5py is enough.
+    read without Keras; h5py is enough. From some damaged files the HDF5 library (2.0.0) never returns: read those of
+    strangers in a process that you can end.
 
     A layer with go_backwards=True reads its input from the last step to the first, and returns its outputs in that
     order. A unidirectional grucore layer reads from the first step to the last, so the result needs a reversed input:

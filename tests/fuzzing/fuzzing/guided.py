@@ -3,7 +3,8 @@
     PYTHONPATH=.:tests/fuzzing python -m fuzzing.guided CORPUS [-max_total_time=SECONDS] [other flags of libFuzzer]
 
 Inputs that reach new branches are kept in the folder CORPUS; one that fails is written to crash-*, and given as a FILE
-instead of CORPUS it runs again.
+instead of CORPUS it runs again. The HDF5 library (2.0.0) never returns from some damaged files, which no reader can
+prevent: such a run has to be killed.
 """
 
 from __future__ import annotations
