@@ -31,6 +31,7 @@ def truncated_bptt(
     lengths: Tensor | None = None,
     mask: Tensor | None = None,
     reset: Tensor | None = None,
+    reset_state: Tensor | None = None,
 ) -> Iterator[Part]:
     """Runs a batch `steps` steps at a time; the state is carried from part to part, the gradient is not.
 
@@ -45,6 +46,8 @@ def truncated_bptt(
         lengths: shape (B,), of the whole sequences.
         mask: shape (T, B) or (B, T), as `GRU.forward` takes it.
         reset: shape as mask, as `GRU.forward` takes it; resets go to hx in every part.
+        reset_state: shape (K, B, H): the state that resets go to instead of hx, for a batch that itself continues an
+            earlier one.
 
     Yields:
         `Part`: the slice of steps, y, and h_n.
@@ -73,7 +76,7 @@ def truncated_bptt(
     for name, flag in (("mask", mask), ("reset", reset)):
         if flag is not None:
             check_step_flag(name, flag, **({"B": batch, "T": total} if model.batch_first else {"T": total, "B": batch}))
-    first = hx
+    first = hx if reset_state is None else reset_state
     if first is None and reset is not None:
         first = input.new_zeros(model.num_layers, batch, model.hidden_size)
         if model.learn_initial_state:
@@ -81,7 +84,7 @@ def truncated_bptt(
     for begin in range(0, total, steps):
         part = slice(begin, min(begin + steps, total))
         flags = {name: _part(flag, time, part) for name, flag in (("mask", mask), ("reset", reset))}
-        if reset is not None and begin > 0:
+        if reset_state is not None or (reset is not None and begin > 0):
             flags["reset_state"] = first
         if lengths is not None:
             flags["lengths"] = (as_lengths(lengths) - begin).clamp(0, part.stop - begin)

@@ -20,11 +20,12 @@ def some_flags(kind):
         "mask": {"mask": torch.rand(T, B, generator=generator) < 0.6},
         "reset": {"reset": reset},
         "reset and lengths": {"reset": reset, "lengths": torch.tensor([11, 0, 4, 7])},
+        "reset to a state": {"reset": reset, "reset_state": torch.randn(2, B, 5, generator=generator, dtype=f64)},
     }[kind]
 
 
 @pytest.mark.parametrize("initial", ["zero", "given", "learned"])
-@pytest.mark.parametrize("kind", ["none", "lengths", "mask", "reset", "reset and lengths"])
+@pytest.mark.parametrize("kind", ["none", "lengths", "mask", "reset", "reset and lengths", "reset to a state"])
 @pytest.mark.parametrize("steps", [1, 4, 20])
 def test_parts_equal_the_whole(kind, initial, steps):
     model = GRU(3, 5, num_layers=2, learn_initial_state=initial == "learned", dtype=f64)
@@ -119,6 +120,7 @@ BAD_PARTS = {
     [
         ({"input": [1.0]}, TypeError, "input must be a Tensor, got list"),
         ({"mask": [[True] * B] * T}, TypeError, "mask must be a bool tensor, got list"),
+        ({"reset_state": torch.zeros(1, B, 5)}, InputError, "reset_state"),
         (
             {"reset": torch.zeros(T + 1, B).bool()},
             InputError,

@@ -39,12 +39,18 @@ SINGLE = ("tf32", "fp32")
 
 
 def rows(arch: int) -> Iterator[Run]:
-    """Every row that a device uses, in each of its dtypes: with its most units, and with its fewest and flags."""
+    """Every row that a device uses, in each of its dtypes: with its most units, and with its fewest and flags.
+
+    Where another row serves fewer rows of a batch, with more than that one serves.
+    """
     device = DEVICES[arch]
     for row in TABLE:
         if not is_chosen(row, device):
             continue
-        limits = [r["max_hidden"] for r in TABLE if r["kind"] == row["kind"] and r["recurrence"] == row["recurrence"]]
+        like = [r for r in TABLE if (r["kind"], r["recurrence"]) == (row["kind"], row["recurrence"])]
+        limits = [r["max_hidden"] for r in like]
+        fewer = [r["max_batch"] or 0 for r in like if r["max_hidden"] == row["max_hidden"] and is_chosen(r, device)]
+        more = 0 if row["max_batch"] else 1 + max(fewer)
         below = max((most for most in limits if most and most < (row["max_hidden"] or 2**20)), default=0)
         wide = row["max_hidden"] is None and row["max_batch"] is None
         for dtype in DTYPES[row["kind"]]:
@@ -55,9 +61,9 @@ def rows(arch: int) -> Iterator[Run]:
                 yield Run(dtype, Case(2, 33, 3, below + 16), arch)
                 yield Run(dtype, Case(2, 34, 3, below + 1, two_way=True, flags="lengths resets"), arch)
             else:
-                yield Run(dtype, Case(3, 18, 3, row["max_hidden"] or below + 16), arch)
+                yield Run(dtype, Case(3, max(18, more), 3, row["max_hidden"] or below + 16), arch)
                 flags = "gaps resets state" if below < 512 else "lengths"
-                yield Run(dtype, Case(3, 5, 3, below + 1, two_way=True, flags=flags), arch)
+                yield Run(dtype, Case(3, max(5, more), 3, below + 1, two_way=True, flags=flags), arch)
 
 
 def others() -> Iterator[Run]:
