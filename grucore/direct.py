@@ -6,6 +6,7 @@ function here returns None if anything is not plain; the caller then takes the g
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -25,6 +26,7 @@ from grucore.steps import steps_of
 
 _PLAIN = {Tensor, Parameter}
 _DTYPES = {torch.float32, torch.float64}
+_names = functools.cache(parameter_names)  # never under torch.compile, which warns of caches
 _ALL_STEPS, _FORMS = Steps(), {after: Form(after) for after in (True, False)}
 
 
@@ -35,7 +37,7 @@ def forward(layer: Any, input: Tensor, hx: Tensor | None, lengths: Any = None) -
     K, D, H = layer.num_layers, 2 if layer.bidirectional else 1, layer.hidden_size
     x = input.transpose(0, 1) if layer.batch_first else input
     T, B, I = x.shape  # noqa: E741
-    groups = _groups(layer, parameter_names(K, D, of_weights(layer.bias)))
+    groups = _groups(layer, _names(K, D, of_weights(layer.bias)))
     if not T or (layer.dropout and layer.training and K > 1) or not _fit(groups, D, input, I, hx, (K * D, B, H)):
         return None
     wants_gradient = _wants_gradient(input, hx, groups)
@@ -57,7 +59,7 @@ def step(layer: Any, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor] 
     if not _is_plain_layer(layer) or type(input) is not Tensor or input.dim() != 2 or layer.learn_initial_state:
         return None
     K, (B, I), H = layer.num_layers, input.shape, layer.hidden_size  # noqa: E741
-    groups = _groups(layer, parameter_names(K, 1, of_weights(layer.bias)))
+    groups = _groups(layer, _names(K, 1, of_weights(layer.bias)))
     has_dropout = layer.dropout and layer.training and K > 1
     if layer.bidirectional or has_dropout or not layer.reset_after or not _fit(groups, 1, input, I, hx, (K, B, H)):
         return None

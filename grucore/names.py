@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 GAINS = ("layer_norm_ih", "layer_norm_hh")
 
 
@@ -12,7 +10,6 @@ def of_weights(bias: bool) -> tuple[str, ...]:
     return ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if bias else ("weight_ih", "weight_hh")
 
 
-@functools.cache
 def parameter_names(layers: int, directions: int, kinds: tuple[str, ...]) -> list[tuple[str, ...]]:
     """The names of the parameters of some kinds, a group for each layer and direction."""
     suffixes = [f"_l{k}{'_reverse' if d else ''}" for k in range(layers) for d in range(directions)]

@@ -56,7 +56,7 @@ part environment 30 "$PYTHON" -m benchmarks.measuring.environment "$OUT/environm
 case $MODE in
     quick)
         fill_cache >"$OUT/cache.log" 2>&1 &
-        # what the image's other plugins and releases warn of is no failure
+        # what other plugins and releases warn of must not fail a test
         part tests 150 "$PYTHON" -m pytest -q -m gpu -W default -p no:benchmark -n 3 tests/kernels
         wait
         part selftest 30 "$PYTHON" -m grucore.selftest
