@@ -51,7 +51,7 @@ def test_export_is_one_operator_a_layer_for_all_sizes(exported, tmp_path):
             assert torch.equal(got, want)
 
 
-@pytest.mark.parametrize("kind", ["export", "trace"])
+@pytest.mark.parametrize("kind", [pytest.param("export", marks=pytest.mark.exhaustive), "trace"])
 def test_what_was_saved_needs_an_import_where_it_is_loaded(exported, kind, tmp_path):
     """Saved programs behave as documented."""
     model, program = exported
@@ -68,6 +68,7 @@ def test_what_was_saved_needs_an_import_where_it_is_loaded(exported, kind, tmp_p
         assert ("torch.Size([7, 3, 8])" in result.stdout) is works, result.stderr
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:.*torch.jit.script_method:DeprecationWarning")
 def test_compiled_ahead_of_time(exported, tmp_path):

@@ -50,7 +50,7 @@ def test_all_rows_are_compiled_after_a_change(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "hidden_size",
-    [64, 256, pytest.param(1100, marks=pytest.mark.exhaustive)],
+    [pytest.param(64, marks=pytest.mark.exhaustive), 256, pytest.param(1100, marks=pytest.mark.exhaustive)],
     ids=["whole", "split", "streamed"],
 )
 def test_nothing_is_compiled_again_for_another_batch_or_length(hidden_size):
@@ -92,7 +92,7 @@ print(json.dumps(compile_report.faults(result, row, budget)))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", [90, 100])
+@pytest.mark.parametrize("arch", [90, pytest.param(100, marks=pytest.mark.exhaustive)])
 def test_products_that_go_on_while_the_program_does_are_refused(arch):
     """Tiles of 64 rows, which the table once had, compile to wgmma on sm_90 and to tcgen05 on sm_100."""
     result = run_without_interpreter("-c", WGMMA % arch)
@@ -102,7 +102,7 @@ def test_products_that_go_on_while_the_program_does_are_refused(arch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("dtype", ["bf16", pytest.param("fp16", marks=pytest.mark.exhaustive), "fp32"])
 def test_exchanged_data_is_stored_in_relaxed_words(dtype):
     """A weak store concurrent with another program's polling would be a data race."""
     result = run_without_interpreter(FOLDER / "exchange_ptx.py", dtype)

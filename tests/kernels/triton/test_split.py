@@ -47,7 +47,7 @@ def test_equals_nn_gru(case, dtype, streamed):
 @pytest.mark.parametrize("exchange", ["data", "counter"])
 def test_both_exchanges_with_flags_and_chunks(exchange, streamed, monkeypatch):
     """Regardless of the table; chunks of two steps, so that states and gradients cross them."""
-    case = Case(5, 18, 3, 40, two_way=True, flags="gaps resets")
+    case = Case(3, 18, 3, 24, two_way=True, flags="gaps resets")
     chosen = plan.Plan(16, 16, 16, streamed, exchange, 4, 1, 0)
     monkeypatch.setattr(launch, "plan", lambda *_: chosen)
     monkeypatch.setattr(launch, "chunk_steps", lambda *_: 2)
