@@ -52,7 +52,7 @@ fuzz: .venv/installed-test  ## random calls against torch.nn.GRU, random files, 
 sanitize: .venv/installed-test  ## the native kernels under sanitizers and valgrind: some minutes
 	$(BIN)/python tests/kernels/native/sanitize.py
 
-coverage: .venv/installed-test  ## branches that the library's tests take, in Python and C++; half an hour
+coverage: .venv/installed-test  ## branches that the library's tests take, in Python and C++ (with clang); half an hour
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --cov-report=term-missing tests/kernels tests/grucore tests/pytorch tests/support
 	$(BIN)/python tests/kernels/native/branches.py
 
