@@ -5,6 +5,7 @@ BIN := .venv/bin
 SAMPLE := --dropout 0.2 --learning-rate 2e-3 --epochs 5  # small vocabulary, so less dropout
 FAST := tests/kernels tests/grucore tests/pytorch tests/support --ignore tests/grucore/convert
 THREADS := $(shell nproc 2>/dev/null || echo 2)
+unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of programs; each would compile PyTorch's sources again
 
 .PHONY: help examples imdb demo docs docs-serve test test-fast test-gpu test-ptx fuzz sanitize coverage bench check clean
 help:  ## this list

@@ -151,10 +151,14 @@ def test_gradients(info, dtype, training):
 
 @each_trained_float64_case
 def test_second_gradients(info, dtype, training):
-    """By everything, and by only the inputs. Each parameter on its own would take a minute and has no path of its own:
-    that is seen above. Without dropout, eval mode has none either.
+    """By everything and, of a single layer in one direction, by only the inputs. Each parameter on its own would take a
+    minute and has no path of its own: that is seen above. Without dropout, eval mode has none either.
     """
-    check_derivatives(torch.autograd.gradgradcheck, info, dtype, training, lambda names: [names, []])
+
+    def all_and_none(names):
+        return [names, []] if len(names) <= 4 else [names]
+
+    check_derivatives(torch.autograd.gradgradcheck, info, dtype, training, all_and_none)
 
 
 @each_case
