@@ -25,7 +25,7 @@ def pages(root: Path, rows: list[Row], errors: Sequence[accuracy.Row]) -> dict[P
         "README.md": {"reasons": reasons(rows, root), "cpu-speed": cpu_speed(rows), "imdb": imdb(runs)},
         "docs/numerics.md": {"accuracy": accuracy.summary(errors)},
         "docs/performance.md": {"options": options.summary(read([root / OPTIONS_RESULTS]))},
-        "examples/imdb/README.md": {"imdb-results": imdb_results(runs)},
+        "examples/imdb/README.md": {"imdb-results": imdb_results(runs), "imdb-ablations": imdb_ablations(root)},
     }
     return {root / page: _with_blocks((root / page).read_text(), made) for page, made in blocks.items()}
 
@@ -95,6 +95,24 @@ def imdb_results(runs: list[dict[str, Any]]) -> str:
         lines.append([*line, summary["commit"], f"[{run['file']}](results/{run['file']})"])
     titles = ["preset", "layer", "test accuracy", "from epoch", "one GRU", "mean of GRUs", "n-grams"]
     titles += ["points that GRUs add to n-grams", "on", "commit", "file"]
+    return "\n".join(table(titles, lines))
+
+
+def imdb_ablations(root: Path) -> str:
+    """Makes the example's table of changed recipes: validation losses and accuracies, the recipe itself first."""
+    folder = root / IMDB_RESULTS / "ablations"
+    runs = {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
+    recipe = runs["recipe"]
+    lines = []
+    for name, run in sorted(runs.items(), key=lambda item: item[0] != "recipe"):
+        changed = {key: value for key, value in run["config"].items() if value != recipe["config"].get(key)}
+        changed = {key.replace("_", " "): value for key, value in changed.items() if key != "reviews"}
+        line = [", ".join(f"{key} {value}" for key, value in changed.items()) or "the recipe, one GRU"]
+        for part in ("_gru", "_ngrams", ""):
+            found = [run.get(f"validation_{quantity}{part}") for quantity in ("loss", "accuracy")]
+            line.append("-" if found[0] is None else "{:.4f}, {:.4f}".format(*found))
+        lines.append([*line, f"{run['seconds']:.0f}", f"[{name}.json](results/ablations/{name}.json)"])
+    titles = ["change", "GRU: loss, accuracy", "n-grams: loss, accuracy", "together: loss, accuracy", "seconds", "file"]
     return "\n".join(table(titles, lines))
 
 

@@ -50,22 +50,22 @@ class Config:
     word_dropout: float | None = flag(None, "of whole words", float, most=0.99)
     averaging: float | None = flag(None, "decay of the average over steps that is validated", float, most=1)
     ngrams: int | None = flag(None, "n-grams that are known; 0: only GRUs", int)
-    ngram_share: float | None = flag(None, "of the n-grams in the prediction", float, most=1)
+    ngram_share: float | None = flag(None, "of the n-grams by themselves in the prediction", float, most=1)
     plain: int | None = flag(None, "so many GRUs, the first, are not told of n-grams", int)
     soft_weight: float | None = flag(None, "of what the teacher labelled, where n-grams are fitted", float, most=0.99)
 
 
 BOOK = Config()
 BEST = Config(
-    **{"preset": "best", "masked": True, "bucketed": True, "schedule": "cosine", "epochs": 2, "learning_rate": 2e-3},
+    **{"preset": "best", "masked": True, "bucketed": True, "schedule": "cosine", "epochs": 1, "learning_rate": 2e-3},
     **{"clip": 1.0, "hidden_size": 128, "members": 3, "vocabulary_size": 30_000, "segment": 64, "crop": 256},
-    **{"embedding_dropout": 0.3, "word_dropout": 0.1, "averaging": 0.995, "ngrams": 300_000, "ngram_share": 0.5},
+    **{"embedding_dropout": 0.3, "word_dropout": 0.1, "averaging": 0.995, "ngrams": 600_000, "ngram_share": 0.0},
     **{"plain": 0},
 )
 SEMI = dataclasses.replace(
     BEST,
-    **{"preset": "semi", "batch_size": 96, "crop": 224, "learning_rate": 2.5e-3, "dropout": 0.4, "members": 2},
-    **{"embedding_dropout": 0.2, "plain": 1, "ngram_share": 1 / 3, "soft_weight": 0.5},
+    **{"preset": "semi", "epochs": 2, "batch_size": 96, "crop": 224, "learning_rate": 2.5e-3, "dropout": 0.4},
+    **{"embedding_dropout": 0.2, "members": 2, "plain": 1, "ngram_share": 1 / 3, "soft_weight": 0.5},
 )
 PRESETS = {
     "book": BOOK,
@@ -91,6 +91,7 @@ def parse(description: str | None) -> tuple[argparse.Namespace, Config]:
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     parser.add_argument("--checkpoint-every", type=int, metavar="N", help="also save every N steps")
     parser.add_argument("--teacher", type=Path, metavar="RUN", help="of semi: a run of best; default: trains one")
+    parser.add_argument("--no-test", action="store_true", help="leave the test split for later, with --resume")
     parser.add_argument("--describe", action="store_true", help="print what would be trained as JSON, and stop")
     settings = [field for field in dataclasses.fields(Config) if field.metadata]
     for field in settings:

@@ -56,7 +56,8 @@ class Encoded(NamedTuple):
 
     tokens: list[Tensor]  # each (T,) int64
     targets: Tensor  # (N,) float32: the probability that each is positive; 0 or 1 if it is known
-    evidence: list[Tensor] | None = None  # each (T, order) float32, if it cannot be computed from the tokens
+    evidence: list[Tensor] | None = None  # each (T, kinds) float32, if it cannot be computed from the tokens
+    offsets: Tensor | None = None  # (N,) float32, the n-grams' log-odds, if they cannot be either
 
 
 class Batch(NamedTuple):
@@ -66,7 +67,8 @@ class Batch(NamedTuple):
     lengths: Tensor  # (B,) int64
     targets: Tensor  # (B,) float32
     weights: Tensor  # (B,) float32
-    evidence: Tensor | None  # (B, T, order) float32
+    evidence: Tensor | None  # (B, T, kinds) float32
+    offsets: Tensor | None  # (B,) float32
 
 
 def load(source: str, part: str) -> Reviews:
@@ -239,4 +241,5 @@ def collate(encoded: Encoded, rows: list[int], rank: int = 0, processes: int = 1
         encoded.targets[share],
         weights,
         evidence,
+        None if encoded.offsets is None else encoded.offsets[share],
     )

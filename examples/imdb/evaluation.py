@@ -12,11 +12,8 @@ from matplotlib.figure import Figure
 from model import Judge
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torchmetrics.functional.classification import (
-    binary_accuracy,
-    binary_calibration_error,
-    binary_confusion_matrix,
-)
+from torchmetrics.classification import BinaryConfusionMatrix
+from torchmetrics.functional.classification import binary_accuracy, binary_calibration_error
 
 
 @torch.no_grad()
@@ -51,8 +48,8 @@ def judged(judge: Judge, margins: Tensor, targets: Tensor) -> dict[str, Any]:
     if members > 1:
         result["accuracy_of_each_gru"] = [measured(each, targets)["accuracy"] for each in margins[:members]]
     if judge.ngrams is not None:
-        result["accuracy_gru"] = measured(margins[:members].mean(0), targets)["accuracy"]
-        result["accuracy_ngrams"] = measured(margins[members], targets)["accuracy"]
+        for name, each in (("gru", margins[:members].mean(0)), ("ngrams", margins[members])):
+            result |= {f"{key}_{name}": value for key, value in measured(each, targets).items()}
         right, without = (((each > 0) == (targets > 0.5)).double() for each in (log_odds, margins[members]))
         result["gain_over_ngrams"] = (right - without).mean().item()
         result["gain_standard_error"] = (right - without).std().item() / len(targets) ** 0.5
@@ -92,16 +89,9 @@ def save_predictions(probabilities: Tensor, labels: Tensor, title: str, path: st
     """Plots the confusion matrix and the calibration of probabilities (N,) of positive, given labels (N,), as PNG."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     confusion, reliability = figure.subplots(1, 2)
-    counts = binary_confusion_matrix(probabilities, labels)
-    confusion.imshow(counts, cmap="Blues", vmin=0)
-    for row in (0, 1):
-        for column in (0, 1):
-            colour = "white" if counts[row, column] > counts.max() / 2 else "black"
-            confusion.text(column, row, f"{counts[row, column]:,}", ha="center", color=colour)
-    confusion.set_xticks((0, 1), LABELS)
-    confusion.set_yticks((0, 1), LABELS, rotation=90, va="center")
-    confusion.set(xlabel="predicted", ylabel="label")
-
+    matrix = BinaryConfusionMatrix()
+    matrix(probabilities, labels)
+    matrix.plot(ax=confusion, labels=list(LABELS), cmap="Blues")
     place = (probabilities * 10).long().clamp(max=9)
     bins = [place == k for k in range(10) if (place == k).any()]
     predicted, positive = (

@@ -58,7 +58,7 @@ def explain(predictor: Predictor, text: str) -> Explanation:
             break
     contributions, ngrams = sum(each.sum((0, 2)) for each in by_member).detach().float(), None
     if judge.ngrams is not None:
-        ngrams = judge.ngrams.contributions(tokens[0]) * judge.sharpness * judge.share
+        ngrams = judge.ngrams.contributions(tokens[0]) * judge.sharpness * judge.weight_of_ngrams
         contributions = contributions + ngrams
     reset, update = _gates(judge.members[0], read[0], lengths)
     places, running = _running(predictor, tokens[0])

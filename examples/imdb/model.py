@@ -1,4 +1,4 @@
-"""The models: the published classifier, a GRU over segments, and the ensemble that averages their log-odds."""
+"""The models: the published classifier, a GRU over segments, and the ensemble of GRUs and n-grams."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from ngrams import NGrams
+from ngrams import KINDS, NGrams
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -90,7 +90,7 @@ class Segments(nn.Module):
         self.out = nn.Linear(4 * config.hidden_size, 2)
 
     def embed(self, tokens: Tensor, evidence: Tensor | None = None) -> Tensor:
-        """The GRU's input (B, T, E + order) from tokens (B, T) and evidence (B, T, order)."""
+        """The GRU's input (B, T, E + kinds) from tokens (B, T) and evidence (B, T, kinds)."""
         x = self.embedding(tokens)
         if evidence is not None:
             x = torch.cat([x, evidence.to(x.dtype)], 2)
@@ -101,7 +101,7 @@ class Segments(nn.Module):
         return x
 
     def cut(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The segments that the GRU reads (B * segments, segment, E + order), and their lengths, which may be 0."""
+        """The segments that the GRU reads (B * segments, segment, E + kinds), and their lengths, which may be 0."""
         segments = -(-x.shape[1] // self.segment)
         x = nn.functional.pad(x, (0, 0, 0, segments * self.segment - x.shape[1]))
         begin = torch.arange(segments, device=x.device) * self.segment
@@ -137,7 +137,10 @@ class Segments(nn.Module):
 
 
 class Judge(nn.Module):
-    """The ensemble that a run trains: one or more GRUs and the n-grams; the prediction is a mean of their log-odds.
+    """The ensemble that a run trains: the n-grams, and one or more GRUs.
+
+    A GRU that reads the n-grams' evidence is trained to correct them: its log-odds are what it computes plus theirs.
+    The prediction is a mean over GRUs and, with a share of their own, n-grams.
 
     Args:
         config: the run's.
@@ -160,21 +163,27 @@ class Judge(nn.Module):
         Returns:
             Shape (parts, B).
         """
-        evidence = None if self.ngrams is None else self.ngrams.evidence(tokens, lengths)
+        evidence, by_ngrams = None, torch.zeros(())
+        if self.ngrams is not None:
+            evidence, by_ngrams = self.ngrams.evidence(tokens, lengths), self.ngrams(tokens, lengths)
         margins = []
         for member in self.members if members is None else members:
             logits = member(tokens, lengths, evidence if member.reads_evidence else None)
-            margins.append((logits[:, 1] - logits[:, 0]).float())
+            margins.append((logits[:, 1] - logits[:, 0]).float() + member.reads_evidence * by_ngrams)
         if members is None and self.ngrams is not None:
-            margins.append(self.ngrams(tokens, lengths))
+            margins.append(by_ngrams)
         return torch.stack(margins)
 
     def combine(self, margins: Tensor) -> Tensor:
         """Log-odds (B,) from the result of `margins`, (parts, B)."""
-        members = len(self.members)
-        if not self.share:
-            return margins.mean(0) * self.sharpness
-        return torch.lerp(margins[:members].mean(0), margins[members], self.share) * self.sharpness
+        of_members, by_ngrams = margins[: len(self.members)].mean(0), margins[-1]
+        return torch.lerp(of_members, by_ngrams, self.share) * self.sharpness
+
+    @property
+    def weight_of_ngrams(self) -> float:
+        """The factor of the n-grams' log-odds in the prediction, corrected GRUs included, before the sharpness."""
+        corrected = sum(member.reads_evidence for member in self.members) / len(self.members)
+        return self.share + (1 - self.share) * corrected
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Log-odds (B,) of tokens (B, T), padded on the right, and lengths (B,), each at least 1."""
@@ -186,7 +195,7 @@ def build_member(config: Any, vocabulary_size: int, index: int) -> LastState | S
     torch.manual_seed(config.seed + index)
     if config.segment is None:
         return LastState(vocabulary_size, config)
-    return Segments(vocabulary_size, config, 3 if config.ngrams and index >= config.plain else 0)
+    return Segments(vocabulary_size, config, KINDS if config.ngrams and index >= config.plain else 0)
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -1,12 +1,15 @@
 """A linear model over a review's n-grams, scaled by log-count ratios: fitted in seconds, then frozen.
 
     logit = b + sum over the distinct known n-grams g of a review of  w_g r_g
-    r_g   = log( (p_g + 1) / sum_g (p_g + 1) ) - log( (q_g + 1) / sum_g (q_g + 1) )
+    r_g   = log( (p_g + a) / sum_g (p_g + a) ) - log( (q_g + a) / sum_g (q_g + a) )
 
 p_g and q_g count the positive and the negative training reviews that contain g. Source: Wang and Manning 2012 (NB-SVM);
-here w minimises a logistic regression. The model knows which n-grams a review contains, but not their order: that is
-the GRU's task. The GRU also reads, at each token, w_g r_g of the n-grams that end there. For a training review these
-come from a model that has not seen it (cross-fitting); otherwise the GRU would learn to trust them blindly.
+here w minimises a logistic regression whose penalty pulls it towards one value above 0, that is, towards naive Bayes
+(their interpolation). An n-gram may skip tokens ("not _ good"); one in the last tokens of a review, where the verdict
+often is, counts a second time, with a weight of its own. The model knows nothing else of the order: that is the GRU's
+task. The GRU reads, at each token, w_g r_g of the n-grams that end there, and learns what has to be added to the logit.
+For a training review all these come from a model that has not seen it (cross-fitting); otherwise the GRU would learn to
+trust them blindly.
 """
 
 from __future__ import annotations
@@ -17,20 +20,26 @@ from scipy import optimize, sparse, special
 from torch import Tensor, nn
 
 NO_NGRAM = torch.iinfo(torch.int64).max  # the key of padding, of repetitions, and of unused rows of the table
+PATTERNS = ((0,), (0, 1), (0, 1, 2), (0, 2), (0, 3))  # the tokens of an n-gram, as places before its last
+AT_THE_END = ((0,), (0, 1))  # the patterns that count again in the last tokens
+LAST = 64  # the number of these tokens
+KINDS = len(PATTERNS) + len(AT_THE_END)
 FOLDS = 4
-INVERSE_STRENGTH = 0.3  # of the regularisation: C of a logistic regression
+# Chosen by cross-validation over the labelled reviews in ten blocks: see the README.
+SMOOTHING = 3.0  # a
+PRIOR = 0.01  # the value that each w is pulled towards
+INVERSE_STRENGTH = 0.1  # of that pull: C of a logistic regression
 
 
 class NGrams(nn.Module):
-    """The n-grams of 1 to `order` tokens: `fit` before use.
+    """The table of n-grams: `fit` before use.
 
     Args:
         count: the number of rows of the table, which keeps the most frequent n-grams.
         vocabulary_size: V; token ids are smaller.
-        order: the longest n-gram.
 
     Raises:
-        ValueError: (V + 1) ** order does not fit into 63 bits.
+        ValueError: (V + 1) ** 4 does not fit into 63 bits.
     """
 
     keys: Tensor
@@ -39,19 +48,19 @@ class NGrams(nn.Module):
     bias: Tensor
     scale: Tensor
 
-    def __init__(self, count: int, vocabulary_size: int, order: int = 3):
+    def __init__(self, count: int, vocabulary_size: int):
         super().__init__()
-        if (vocabulary_size + 1) ** order >= NO_NGRAM:
-            raise ValueError(f"n-grams of {order} tokens out of {vocabulary_size} do not fit into 63 bits")
-        self.base, self.order = vocabulary_size + 1, order
+        if (vocabulary_size + 1) ** 4 >= NO_NGRAM:
+            raise ValueError(f"four tokens out of {vocabulary_size} do not fit into 63 bits")
+        self.base = vocabulary_size + 1
         self.register_buffer("keys", torch.full((count,), NO_NGRAM))  # ascending
         self.register_buffer("weights", torch.zeros(count))  # w_g r_g
         self.register_buffer("cross_fitted", torch.zeros(count))  # the same, averaged over the models of all folds
         self.register_buffer("bias", torch.zeros(()))
-        self.register_buffer("scale", torch.ones(order))  # makes the mean square of each order's evidence 1
+        self.register_buffer("scale", torch.ones(KINDS))  # makes the mean square of each kind's evidence 1
 
     @torch.no_grad()
-    def fit(self, tokens: list[Tensor], targets: Tensor, importance: Tensor, seed: int) -> list[Tensor]:
+    def fit(self, tokens: list[Tensor], targets: Tensor, importance: Tensor, seed: int) -> tuple[list[Tensor], Tensor]:
         """Chooses the n-grams and fits their weights.
 
         Args:
@@ -61,7 +70,7 @@ class NGrams(nn.Module):
             seed: determines the folds.
 
         Returns:
-            The evidence of each review, (T, order).
+            The evidence (T, kinds) of each review, and their logits (N,), by the models that have not seen it.
         """
         by_token = [self._keys(row[None], torch.tensor([len(row)]))[0] for row in tokens]
         distinct = [np.unique(keys) for keys in by_token]
@@ -80,29 +89,35 @@ class NGrams(nn.Module):
         self.bias.fill_(bias)
 
         labelled = np.flatnonzero(weight == 1)
-        fold = np.full(len(tokens), -1)
+        fold = np.full(len(tokens), FOLDS)  # the mean of all is for those that no model has seen
         fold[labelled] = np.random.default_rng(seed).permutation(len(labelled)) % FOLDS
-        tables = []
+        fits = []
         for k in range(FOLDS):
             some = labelled[fold[labelled] != k]
-            tables.append(torch.from_numpy(_logistic_regression(x[some], y[some], weight[some])[0]).float())
-        tables.append(torch.stack(tables).mean(0))
-        self.cross_fitted[: len(kept)] = tables[-1]
+            fits.append(np.append(*_logistic_regression(x[some], y[some], weight[some])))
+        tables = torch.from_numpy(np.stack([*fits, np.mean(fits, 0)])).float()
+        self.cross_fitted[: len(kept)] = tables[-1, :-1]
+        logits = torch.from_numpy(x @ tables[:, :-1].double().numpy().T).float() + tables[:, -1]
+        logits = logits[torch.arange(len(tokens)), torch.from_numpy(fold)]
         evidence = [_lookup(self.keys[: len(kept)], tables[k], keys) for keys, k in zip(by_token, fold, strict=True)]
         squares = torch.stack([each.double().square().sum(0) for each in evidence]).sum(0)
         self.scale.copy_((sum(map(len, evidence)) / squares.clamp(min=1e-12)).sqrt())
-        return [each * self.scale for each in evidence]
+        return [each * self.scale for each in evidence], logits
 
     def _keys(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Keys (B, T, order) of the n-grams of each order that end at each token."""
+        """Keys (B, T, kinds) of the n-grams that end at each token; those in the last tokens have negative keys."""
         steps = tokens.shape[1]
-        last = torch.arange(steps, device=tokens.device)
-        real = last < lengths[:, None]
-        key, keys = torch.zeros_like(tokens), []
-        for n in range(self.order):  # the token n places before is a digit in base V + 1, from 1 to V
-            digit = nn.functional.pad(tokens, (n, 0))[:, :steps] + 1
-            key = key + digit * self.base**n
-            keys.append(key.masked_fill(~(real & (last >= n)), NO_NGRAM))
+        place, end = torch.arange(steps, device=tokens.device), lengths[:, None]
+        keys = []
+        for patterns, sign, begin in (
+            (PATTERNS, 1, torch.zeros_like(end)),
+            (AT_THE_END, -1, (end - LAST).clamp(min=0)),
+        ):
+            for pattern in patterns:  # a token is a digit in base V + 1, from 1 to V; one that is skipped is 0
+                digits = (nn.functional.pad(tokens, (n, 0))[:, :steps] + 1 for n in pattern)
+                key = sum(digit * self.base**n for n, digit in zip(pattern, digits, strict=True))
+                known = (place >= begin + pattern[-1]) & (place < end)
+                keys.append(torch.where(known, sign * key, NO_NGRAM))
         return torch.stack(keys, 2)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
@@ -112,7 +127,7 @@ class NGrams(nn.Module):
         return _lookup(self.keys, self.weights, keys).sum(1) + self.bias
 
     def evidence(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """For each token the scaled evidence (B, T, order) of the n-grams that end there."""
+        """For each token the scaled evidence (B, T, kinds) of the n-grams that end there."""
         return _lookup(self.keys, self.cross_fitted, self._keys(tokens, lengths)) * self.scale
 
     def contributions(self, tokens: Tensor) -> Tensor:
@@ -124,9 +139,9 @@ class NGrams(nn.Module):
         _, which, occurrences = keys.unique(return_inverse=True, return_counts=True)
         shares = _lookup(self.keys, self.weights, keys) / occurrences[which]
         total = torch.zeros(len(tokens), device=tokens.device)
-        for n in range(self.order):
-            for back in range(min(n + 1, len(tokens))):
-                total[: len(tokens) - back] += shares[back:, n] / (n + 1)
+        for kind, pattern in enumerate(PATTERNS + AT_THE_END):
+            for back in pattern:
+                total[: max(0, len(tokens) - back)] += shares[back:, kind] / len(pattern)
         return total
 
 
@@ -144,16 +159,16 @@ def _lookup(table: Tensor, values: Tensor, keys: Tensor) -> Tensor:
 
 def _logistic_regression(x: sparse.csr_array, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, float]:
     """w_g r_g and b of the reviews x (N, G), whose elements are 0 or 1, with targets y and weights, both (N,)."""
-    positive, negative = x.T @ (weight * y) + 1, x.T @ (weight * (1 - y)) + 1
+    positive, negative = (x.T @ (weight * each) + SMOOTHING for each in (y, 1 - y))
     ratios = np.log(positive / positive.sum()) - np.log(negative / negative.sum())
 
     def loss_and_gradient(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         w, b = parameters[:-1], parameters[-1]
         logit = x @ (ratios * w) + b
         error = weight * (special.expit(logit) - y)
-        loss = INVERSE_STRENGTH * np.sum(weight * (np.logaddexp(0, logit) - y * logit)) + w @ w / 2
-        return loss, np.append(INVERSE_STRENGTH * ratios * (x.T @ error) + w, INVERSE_STRENGTH * error.sum())
+        loss = INVERSE_STRENGTH * np.sum(weight * (np.logaddexp(0, logit) - y * logit)) + np.sum((w - PRIOR) ** 2) / 2
+        return loss, np.append(INVERSE_STRENGTH * ratios * (x.T @ error) + w - PRIOR, INVERSE_STRENGTH * error.sum())
 
-    start = np.zeros(x.shape[1] + 1)
+    start = np.append(np.full(x.shape[1], PRIOR), 0.0)
     found = optimize.minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", options={"maxiter": 60}).x
     return ratios * found[:-1], found[-1]

@@ -33,7 +33,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tokenizers import Tokenizer
 
-FORMAT = 3
+FORMAT = 4
 
 
 class RunError(Exception):

@@ -18,7 +18,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,11 +89,13 @@ class Trainer:
         sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
         parts = torch.arange(len(batch.lengths)).chunk(config.accumulate)
         for i, rows in enumerate(parts, 1):
-            tokens, lengths, targets, weights, evidence = (
+            tokens, lengths, targets, weights, evidence, offsets = (
                 None if whole is None else whole[rows].to(accelerator.device) for whole in batch
             )
             with contextlib.nullcontext() if i == len(parts) else accelerator.no_sync(self.model):
                 logits = self.model(tokens, lengths, evidence if self.bare.reads_evidence else None).float()
+                if self.bare.reads_evidence:  # it is trained to correct the n-grams
+                    logits = logits + torch.nn.functional.pad(offsets[:, None], (1, 0))
                 losses = cross_entropy(logits, torch.stack([1 - targets, targets], 1), reduction="none") * weights
                 # Gradients are averaged over processes; this turns the average into the mean over the batch's reviews.
                 accelerator.backward(losses.sum() * accelerator.num_processes / total)
@@ -295,8 +297,8 @@ def train_run(
     judge = folder.read_judge(tokenizer) if trained else Judge(config, tokenizer.get_vocab_size(), members=0)
     if judge.ngrams is not None:
         run.say(f"fitting {config.ngrams:,} n-grams")
-        evidence = judge.ngrams.fit(train_part.tokens, train_part.targets, importance, config.seed)
-        train_part = train_part._replace(evidence=evidence)
+        evidence, offsets = judge.ngrams.fit(train_part.tokens, train_part.targets, importance, config.seed)
+        train_part = train_part._replace(evidence=evidence, offsets=offsets)
     judge.to(accelerator.device)
     train(run, judge, train_part, validation, saved)
     if judge.ngrams is not None:
@@ -307,38 +309,40 @@ def train_run(
     return run, folder.read_judge(tokenizer).to(accelerator.device), parts
 
 
-def test(run: Run, judge: Judge, parts: dict[str, Reviews]) -> None:
-    """Tests the best model once, and writes the summary."""
-    if not run.trained and (run.folder / "summary.json").exists():
+def evaluate(run: Run, judge: Judge, parts: dict[str, Reviews], splits: Sequence[str]) -> None:
+    """Evaluates the best model on splits, the test split once, and writes the summary."""
+    path = run.folder / "summary.json"
+    if not run.trained and path.exists() and f"{splits[-1]}_accuracy" in json.loads(path.read_text(encoding="utf-8")):
         return run.say(f"{run.folder.path} has already ended: see its summary.json")
     summary: dict[str, Any] = {}
-    for name in ("validation", "test"):
+    for name in splits:
         encoded = data.encode(run.tokenizer, parts[name])
         margins = run.margins(judge.margins, encoded)
         summary |= {f"{name}_{key}": value for key, value in judged(judge, margins, encoded.targets).items()}
     if not run.accelerator.is_main_process:
         return
     log_odds, labels = judge.combine(margins).cpu(), encoded.targets
-    copies = data.overlap([*parts["train"].texts, *parts["validation"].texts], parts["test"].texts)
+    if name == "test":
+        copies = data.overlap([*parts["train"].texts, *parts["validation"].texts], parts["test"].texts)
+        summary["test_reviews_also_in_train"] = int(copies.sum())
+        if not copies.all():
+            summary["test_accuracy_without_those"] = measured(log_odds[~copies], labels[~copies])["accuracy"]
     by_member = [[line for line in run.metrics if line["member"] == k] for k in range(run.config.members)]
     best = [min(lines, key=lambda line: line["validation_loss"])["epoch"] for lines in by_member]
-    seconds = sum(line["seconds"] for line in run.metrics)
     summary |= {
-        "test_reviews_also_in_train": int(copies.sum()),
-        "test_accuracy_without_those": measured(log_odds[~copies], labels[~copies])["accuracy"],
         "best_epoch": best[0] if len(best) == 1 else best,
         "epochs": len(run.metrics) // run.config.members,
-        "seconds": round(seconds, 2),
+        "seconds": round(sum(line["seconds"] for line in run.metrics), 2),
         "tokens_per_second": round(sum(line["tokens_per_second"] for line in run.metrics) / len(run.metrics)),
         "parameters": parameter_count(judge),
         "processes": run.accelerator.num_processes,
     }
     summary |= provenance(run.accelerator.device) | {"config": run.folder.read_config(), "metrics": run.metrics}
-    title = f"{run.folder.path.name}: test accuracy {summary['test_accuracy']:.4f}"
+    title = f"{run.folder.path.name}: {name} accuracy {summary[f'{name}_accuracy']:.4f}"
     run.folder.write("predictions.png", lambda path: save_predictions(log_odds.sigmoid(), labels.int(), title, path))
     run.folder.write_text("summary.json", json.dumps(summary, indent=1) + "\n")
     run.say(
-        f"test accuracy {summary['test_accuracy']:.4f}, test loss {summary['test_loss']:.4f}; see {run.folder.path}"
+        f"{name} accuracy {summary[f'{name}_accuracy']:.4f}, loss {summary[f'{name}_loss']:.4f}; see {run.folder.path}"
     )
 
 
@@ -361,7 +365,8 @@ def main() -> None:
     if given.data == "sample" and accelerator.is_main_process:
         print("--data sample: synthetic reviews from a grammar, not IMDB", flush=True)
     try:
-        test(*train_run(config, given, path, accelerator, given.resume))
+        splits = ("validation",) if given.no_test else ("validation", "test")
+        evaluate(*train_run(config, given, path, accelerator, given.resume), splits)
     except KeyboardInterrupt:
         sys.stderr.write(f"\ninterrupted: the files in {path} are complete; continue with --resume --output {path}\n")
         sys.exit(130)

@@ -7,9 +7,10 @@ from urllib.parse import quote_plus, urlencode
 
 import imdb
 import pytest
-from demo import MAX_BYTES, MAX_CHARACTERS, Server
+from demo import HOST, MAX_BYTES, MAX_CHARACTERS, create_app
 from page import POLICY
 from predict import Predictor
+from werkzeug.serving import make_server
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +19,7 @@ TEXT = "the novel was dull . i found this film wonderful ."
 
 @pytest.fixture(scope="module")
 def server(best):
-    server = Server(0, best)
+    server = make_server(HOST, 0, create_app(best), threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -72,17 +73,14 @@ REFUSALS = [
     ({"text": ""}, 422, "no words"),
     ({"text": "zelig dogville"}, 422, "no word of the"),
     ({"text": "film \0"}, 422, "NUL bytes"),
-    ({"body": b"text=good&text=bad"}, 400, "Expected one field, text"),
-    ({"body": b"review=good"}, 400, "Expected one field, text"),
-    ({"body": b"text=%ff%fe"}, 400, "Expected one field, text, in UTF-8"),
-    ({"body": b"text=\xc3\xa9"}, 400, "Expected one field, text, in UTF-8"),
-    ({"body": b"text=good", "Content-Type": "text/plain"}, 415, "Expected a form"),
-    ({"text": "x" * MAX_BYTES}, 413, f"Too long: {MAX_CHARACTERS:,} characters at most"),
-    ({"path": "../../etc/passwd"}, 404, "The only page is http://127.0.0.1:"),
-    ({"Host": "example.org"}, 421, "This page is at"),
+    ({"body": b"review=good"}, 400, "Expected a form with one field, text"),
+    ({"body": b"text=good", "Content-Type": "text/plain"}, 400, "Expected a form with one field, text"),
+    ({"text": "x" * MAX_BYTES}, 413, "exceeds the capacity limit"),
+    ({"path": "../../etc/passwd"}, 404, "not found on the server"),
+    ({"Host": "example.org"}, 400, "is not trusted"),
     ({"text": TEXT, "Origin": "http://example.org"}, 403, "Another site has sent this"),
     ({"text": TEXT, "Origin": "null"}, 403, "Another site has sent this"),
-    ({"method": "PUT", "body": b"text=good"}, 501, "Unsupported method"),
+    ({"method": "PUT", "body": b"text=good"}, 405, "not allowed"),
 ]
 
 
@@ -102,7 +100,10 @@ def test_the_largest_text_that_the_form_takes_is_read(server):
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [(["--port", 99999], "--port must be a free port"), (["--checkpoint", "nothing"], "must be the folder of a run")],
+    [
+        (["--port", 99999], "--port must be from 0 to 65535"),
+        (["--checkpoint", "nothing"], "must be the folder of a run"),
+    ],
 )
 def test_it_does_not_start(best, flags, message):
     code, _, errors = imdb.run("demo.py", "--checkpoint", best, *flags)

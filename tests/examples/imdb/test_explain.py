@@ -31,7 +31,7 @@ def test_contributions_add_up_to_the_score_less_that_of_a_blank_review(predictor
         x = torch.zeros(1, tokens.shape[1], member.gru.input_size)
         logits = member.read(x, lengths)[0]
         blank.append(logits[1] - logits[0])
-    rest = 0.0 if judge.ngrams is None else judge.share * judge.ngrams.bias
+    rest = 0.0 if judge.ngrams is None else judge.weight_of_ngrams * judge.ngrams.bias
     blank = (torch.stack(blank).mean() * (1 - judge.share) + rest) * judge.sharpness
     assert sum(found.contributions) == pytest.approx(found.score - blank.item(), abs=TOLERANCE + 1e-4)
     assert found.running[-1] == pytest.approx(predictor(TEXT), abs=1e-6)

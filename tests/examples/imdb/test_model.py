@@ -80,12 +80,16 @@ def test_the_same_seed_gives_both_layers_the_same_weights():
     assert not torch.allclose(first, second)
 
 
-def test_the_judge_takes_the_weighted_mean():
+def test_the_judge_takes_the_weighted_mean_and_corrects_the_ngrams():
     judge = Judge(config(segment=4, ngrams=5, ngram_share=0.25, plain=1), 30, members=2).eval()
     judge.ngrams.bias.fill_(8.0)
     judge.sharpness.fill_(0.5)
     margins = judge.margins(TOKENS, LENGTHS)
     assert margins.shape == (3, 3) and margins[2].eq(8).all()
     assert [member.reads_evidence for member in judge.members] == [False, True]
+    member = judge.members[1]
+    alone = member(TOKENS, LENGTHS, judge.ngrams.evidence(TOKENS, LENGTHS))
+    torch.testing.assert_close(margins[1], alone[:, 1] - alone[:, 0] + 8)
+    assert judge.weight_of_ngrams == 0.25 + 0.75 / 2
     expected = 0.5 * (0.375 * margins[0] + 0.375 * margins[1] + 0.25 * margins[2])
     torch.testing.assert_close(judge(TOKENS, LENGTHS), expected)

@@ -64,6 +64,18 @@ def test_what_a_run_of_best_leaves(best):
     assert (best / "predictions.png").read_bytes()[:4] == (best / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_the_test_split_can_be_left_for_later(tree, tmp_path, capsys):
+    flags = ["--data", tree, "--epochs", 1]
+    summary = imdb.train(tmp_path / "run", *flags, "--no-test") / "summary.json"
+    found = json.loads(summary.read_text())
+    assert "validation_accuracy" in found and not [name for name in found if name.startswith("test_")]
+    imdb.train(tmp_path / "run", *flags, "--no-test", "--resume")
+    assert "already ended" in capsys.readouterr().out and json.loads(summary.read_text()) == found
+    imdb.train(tmp_path / "run", *flags, "--resume")
+    tested = json.loads(summary.read_text())
+    assert "test_accuracy" in tested and tested["metrics"] == found["metrics"]
+
+
 def test_the_summary_is_right(best, data):
     """Checked against the predictor, which reads the files."""
     import pyarrow.parquet
