@@ -56,6 +56,7 @@ CASES = {
     "reset before": ((6, 9, 4, 12), {"heads": 3, "num_layers": 2, "reset_after": False}, "gaps resets"),
     "reset before, two-way": ((6, 3, 4, 8), {"heads": 2, "reset_after": False, "bidirectional": True}, ""),
 }
+IN_SECONDS = ("three heads, stacked", "gaps and resets", "heads of one unit")  # in Triton's interpreter
 BACKENDS = {"reference": f64, "eager": f64, "auto": f64, "native": torch.float32, "triton": torch.float32}
 
 
@@ -67,6 +68,7 @@ def cases():
             marks = [native] if backend == "native" else []
             marks += [pytest.mark.gpu] * (backend == "triton" and DEVICE == "cuda")
             marks += [pytest.mark.slow] * (backend == "triton" and title != "two heads")
+            marks += [pytest.mark.exhaustive] * (backend == "triton" and title in IN_SECONDS)
             yield pytest.param(backend, dtype, *case, id=f"{backend}-{title}", marks=marks)
 
 

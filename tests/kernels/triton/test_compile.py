@@ -23,7 +23,9 @@ def run_without_interpreter(*arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", [80, 90, 100])
+@pytest.mark.parametrize(
+    "arch", [pytest.param(80, marks=pytest.mark.exhaustive), 90, pytest.param(100, marks=pytest.mark.exhaustive)]
+)
 def test_every_plan_is_within_its_budget(arch):
     """No spills, shared memory as the table says, and on sm_90 the loop within the budget, with the Triton it names.
 
