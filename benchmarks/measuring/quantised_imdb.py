@@ -46,12 +46,10 @@ def main() -> None:
     for weights in ("float32", "int8", "bf16"):
         for member, layer in zip(judge.members, layers, strict=True):
             member.gru = layer if weights == "float32" else layer.quantize(weights)
-        margins = margins_of(judge.margins, encoded, 64, Accelerator(cpu=True))
-        log_odds = judge.combine(margins)
+        log_odds = judge.combine(margins_of(judge.margins, encoded, 64, Accelerator(cpu=True)))
         before = log_odds if before is None else before
         found[weights] = {
             "accuracy": ((log_odds > 0) == positive).double().mean().item(),
-            "accuracy_of_the_gru_alone": ((margins[0] > 0) == positive).double().mean().item(),
             "labels_changed": int(((log_odds > 0) != (before > 0)).sum()),
             "largest_change_of_probability": (log_odds.sigmoid() - before.sigmoid()).abs().max().item(),
         }
