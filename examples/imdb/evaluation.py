@@ -89,7 +89,7 @@ def save_predictions(probabilities: Tensor, labels: Tensor, title: str, path: st
     """Plots the confusion matrix and the calibration of probabilities (N,) of positive, given labels (N,), as PNG."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     confusion, reliability = figure.subplots(1, 2)
-    matrix = BinaryConfusionMatrix()
+    matrix = BinaryConfusionMatrix(sync_on_compute=False)  # only the main process draws
     matrix(probabilities, labels)
     matrix.plot(ax=confusion, labels=list(LABELS), cmap="Blues")
     place = (probabilities * 10).long().clamp(max=9)

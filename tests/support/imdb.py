@@ -18,8 +18,9 @@ sys.path.insert(0, str(EXAMPLE))
 
 BOOK = ["--gru", "torch"]
 TINY = ["--hidden-size", "8", "--embedding-size", "8", "--device", "cpu"]
-BEST = ["--preset", "best", "--ngrams", "500", "--batch-size", "20", "--members", "2", "--vocabulary-size", "200"]
-SEMI = ["--preset", "semi", *BEST[2:], "--epochs", "1"]
+SMALL = ["--ngrams", "500", "--batch-size", "20", "--members", "2", "--vocabulary-size", "200"]
+BEST = ["--preset", "best", *SMALL, "--epochs", "2"]
+SEMI = ["--preset", "semi", *SMALL, "--epochs", "1"]
 
 
 def environment() -> dict[str, str]:

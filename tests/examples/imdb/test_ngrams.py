@@ -100,7 +100,7 @@ def test_a_reviews_evidence_does_not_follow_from_its_own_label(reviews):
 
 
 def test_logits_of_training_reviews_are_sums_of_their_evidence(reviews):
-    """Of one without repetitions; soft-labelled ones are seen by no model, and get the mean."""
+    """Reviews without repetitions have it; soft-labelled ones are seen by no model, and get the mean."""
     rows, targets = reviews
     importance = torch.ones(len(rows))
     importance[40:] = 0.5

@@ -288,7 +288,7 @@ def test_other_formats_and_vocabularies_are_named(book, best, tmp_path):
         RunFolder(run).read_judge(RunFolder(run).read_tokenizer())
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"format": 2}))
-    with pytest.raises(RunError, match="contains a run of format 2; this code reads format 3"):
+    with pytest.raises(RunError, match="contains a run of format 2; this code reads format 4"):
         RunFolder(run).read_config()
 
 
