@@ -43,8 +43,18 @@ def test_equals_nn_gru(case, dtype, streamed):
     check(IMPLEMENTATIONS["triton"], case, dtype)
 
 
-@pytest.mark.parametrize("streamed", [False, True], ids=["kept", "streamed"])
-@pytest.mark.parametrize("exchange", ["data", "counter"])
+@pytest.mark.parametrize(
+    "exchange, streamed",
+    [
+        pytest.param(*each, id=f"{each[0]}, {'streamed' if each[1] else 'kept'}", marks=marks)
+        for each, marks in {
+            ("data", False): [],
+            ("counter", True): [],
+            ("data", True): [pytest.mark.exhaustive],
+            ("counter", False): [pytest.mark.exhaustive],
+        }.items()
+    ],
+)
 def test_both_exchanges_with_flags_and_chunks(exchange, streamed, monkeypatch):
     """Regardless of the table; chunks of two steps, so that states and gradients cross them."""
     case = Case(3, 18, 3, 24, two_way=True, flags="gaps resets")
