@@ -1,4 +1,4 @@
-"""A linear model over a review's n-grams, scaled by log-count ratios: fitted in seconds, then frozen.
+"""A linear model over a review's n-grams, scaled by log-count ratios: fitted once, then frozen.
 
     logit = b + sum over the distinct known n-grams g of a review of  w_g r_g
     r_g   = log( (p_g + a) / sum_g (p_g + a) ) - log( (q_g + a) / sum_g (q_g + a) )

@@ -76,6 +76,14 @@ def test_the_test_split_can_be_left_for_later(tree, tmp_path, capsys):
     assert "test_accuracy" in tested and tested["metrics"] == found["metrics"]
 
 
+def test_a_test_split_that_is_all_in_the_training_split(tree, tmp_path):
+    shutil.copytree(tree / "train", tmp_path / "data" / "train")
+    shutil.copytree(tree / "train", tmp_path / "data" / "test")
+    run = imdb.train(tmp_path / "run", "--data", tmp_path / "data", "--epochs", 1)
+    found = json.loads((run / "summary.json").read_text())
+    assert found["test_reviews_also_in_train"] == 120 and "test_accuracy_without_those" not in found
+
+
 def test_the_summary_is_right(best, data):
     """Checked against the predictor, which reads the files."""
     import pyarrow.parquet
