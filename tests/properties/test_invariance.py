@@ -65,8 +65,11 @@ def test_a_row_by_itself(backend, case):
     layer = problem.layer(backend)
     whole = only(problem.run(layer))
     for b in range(case.B):
-        alone = only(rows_of(problem, [b]).run(layer))
-        near(alone, {name: value[:, b : b + 1] for name, value in whole.items()}, backend)
+        row = rows_of(problem, [b])
+        allowed = None if backend == "native" else tolerances(row, layer)  # dx of one feature may cancel to nothing
+        near(
+            only(row.run(layer)), {name: value[:, b : b + 1] for name, value in whole.items()}, backend, allowed=allowed
+        )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
