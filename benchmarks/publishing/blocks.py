@@ -108,11 +108,10 @@ def imdb_ablations(root: Path) -> str:
         changed = {key: value for key, value in run["config"].items() if value != recipe["config"].get(key)}
         changed = {key.replace("_", " "): value for key, value in changed.items() if key != "reviews"}
         line = [", ".join(f"{key} {value}" for key, value in changed.items()) or "the recipe, one GRU"]
-        for part in ("_gru", "_ngrams", ""):
-            found = [run.get(f"validation_{quantity}{part}") for quantity in ("loss", "accuracy")]
-            line.append("-" if found[0] is None else "{:.4f}, {:.4f}".format(*found))
+        for part in ("_ngrams", ""):
+            line.append(", ".join(f"{run[f'validation_{quantity}{part}']:.4f}" for quantity in ("loss", "accuracy")))
         lines.append([*line, f"{run['seconds']:.0f}", f"[{name}.json](results/ablations/{name}.json)"])
-    titles = ["change", "GRU: loss, accuracy", "n-grams: loss, accuracy", "together: loss, accuracy", "seconds", "file"]
+    titles = ["change", "n-grams: loss, accuracy", "with the GRU: loss, accuracy", "seconds", "file"]
     return "\n".join(table(titles, lines))
 
 

@@ -92,8 +92,7 @@ def main() -> None:
         raise RunError(f"--port must be from 0 to 65535, got {given.port}")
     server = make_server(HOST, given.port, create_app(given.checkpoint), threaded=True)
     print(f"http://{HOST}:{server.port}/ shows {given.checkpoint}; Ctrl-C ends it", flush=True)
-    with suppress(KeyboardInterrupt):
-        server.serve_forever()
+    server.serve_forever()  # until Ctrl-C
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from run_folder import RunError, RunFolder, provenance
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
@@ -95,7 +95,7 @@ class Trainer:
             with contextlib.nullcontext() if i == len(parts) else accelerator.no_sync(self.model):
                 logits = self.model(tokens, lengths, evidence if self.bare.reads_evidence else None).float()
                 if self.bare.reads_evidence:  # it is trained to correct the n-grams
-                    logits = logits + torch.nn.functional.pad(offsets[:, None], (1, 0))
+                    logits = logits + pad(offsets[:, None], (1, 0))
                 losses = cross_entropy(logits, torch.stack([1 - targets, targets], 1), reduction="none") * weights
                 # Gradients are averaged over processes; this turns the average into the mean over the batch's reviews.
                 accelerator.backward(losses.sum() * accelerator.num_processes / total)

@@ -21,8 +21,8 @@ SCALES = {
     torch.float16: (1e-3, 1e-2, 1, 1e2),
 }
 CASES = [
-    # In the interpreter these take seconds: scales between the extremes, and split kernels with biases in 16 bits, only
-    # on demand.
+    # A case takes up to two seconds in the interpreter: scales between the extremes, and split kernels with biases in
+    # 16 bits, run only on demand.
     pytest.param(
         dtype,
         scale,

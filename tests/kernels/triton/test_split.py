@@ -46,13 +46,10 @@ def test_equals_nn_gru(case, dtype, streamed):
 @pytest.mark.parametrize(
     "exchange, streamed",
     [
-        pytest.param(*each, id=f"{each[0]}, {'streamed' if each[1] else 'kept'}", marks=marks)
-        for each, marks in {
-            ("data", False): [],
-            ("counter", True): [],
-            ("data", True): [pytest.mark.exhaustive],
-            ("counter", False): [pytest.mark.exhaustive],
-        }.items()
+        pytest.param("data", False, id="data, kept"),
+        pytest.param("counter", True, id="counter, streamed"),
+        pytest.param("data", True, id="data, streamed", marks=pytest.mark.exhaustive),
+        pytest.param("counter", False, id="counter, kept", marks=pytest.mark.exhaustive),
     ],
 )
 def test_both_exchanges_with_flags_and_chunks(exchange, streamed, monkeypatch):
