@@ -52,6 +52,7 @@ class Config:
     ngrams: int | None = flag(None, "n-grams that are known; 0: only GRUs", int)
     ngram_share: float | None = flag(None, "of the n-grams by themselves in the prediction", float, most=1)
     plain: int | None = flag(None, "so many GRUs, the first, are not told of n-grams", int)
+    pretraining_epochs: int | None = flag(None, "passes over all texts, without labels, before the GRUs' first", int)
     soft_weight: float | None = flag(None, "of what the teacher labelled, where n-grams are fitted", float, most=0.99)
 
 
@@ -66,6 +67,7 @@ SEMI = dataclasses.replace(
     BEST,
     **{"preset": "semi", "epochs": 2, "batch_size": 96, "crop": 224, "learning_rate": 2.5e-3, "dropout": 0.4},
     **{"embedding_dropout": 0.2, "members": 2, "plain": 1, "ngram_share": 1 / 3, "soft_weight": 0.5},
+    **{"pretraining_epochs": 3},
 )
 PRESETS = {
     "book": BOOK,

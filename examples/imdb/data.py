@@ -228,6 +228,11 @@ def evaluation_batches(lengths: Sequence[int], batch_size: int) -> list[list[int
     return [order[i : i + batch_size][::-1] for i in range(0, len(order), batch_size)]
 
 
+def seed_torch(*numbers: int) -> None:
+    """Seeds PyTorch's random numbers by all the numbers."""
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+
+
 def collate(encoded: Encoded, rows: list[int], rank: int = 0, processes: int = 1) -> Batch:
     """A process's share of a batch; an empty share gets one review with weight 0."""
     share = rows[rank::processes]

@@ -111,18 +111,26 @@ class Segments(nn.Module):
     def read(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Logits (B, 2) from the result of `embed`."""
         rows, inside = self.cut(x, lengths)
-        y = self._states(rows, inside).reshape(len(x), -1, self.out.in_features // 2)  # 0 in the padding
+        y = self.states(rows, inside).reshape(len(x), -1, self.out.in_features // 2)  # 0 in the padding
         real = torch.arange(y.shape[1], device=x.device) < lengths[:, None]
         largest = y.masked_fill(~real[:, :, None], -2.0).amax(1)  # below every state: padding is never the largest
         return self.out(self.dropout(torch.cat([largest, y.sum(1) / lengths[:, None]], 1)))
 
-    def _states(self, x: Tensor, lengths: Tensor) -> Tensor:
+    def states(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """The GRU's output (B, T, 2 H) of x (B, T, E + kinds), 0 after each row's length."""
         if not isinstance(self.gru, nn.GRU):
             return self.gru(x, lengths=lengths)[0]
         real = lengths > 0  # a PackedSequence has no empty rows
         packed = pack_padded_sequence(x[real], lengths[real].cpu(), batch_first=True, enforce_sorted=False)
         filled, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=x.shape[1])
         return filled.new_zeros(len(x), *filled.shape[1:]).masked_scatter(real[:, None, None], filled)
+
+    @torch.no_grad()
+    def start_from(self, pretrained: dict[str, Tensor]) -> None:
+        """Takes over the weights of a `Segments` that reads words only; those of the evidence stay as they are."""
+        for name, parameter in self.named_parameters():
+            if name in pretrained:
+                parameter[..., : pretrained[name].shape[-1]] = pretrained[name]
 
     def forward(self, tokens: Tensor, lengths: Tensor, evidence: Tensor | None = None) -> Tensor:
         """Logits (B, 2) of tokens (B, T), padded on the right, lengths (B,), each at least 1, and their evidence."""

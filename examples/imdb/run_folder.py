@@ -9,6 +9,7 @@ curves.png         loss and accuracy against epochs
 summary.json       the test result, when the run has ended
 predictions.png    confusion matrix and calibration
 teacher/, soft-labels.safetensors    for `semi`: the run of `best` that labels the unlabelled reviews; its labels
+pretrained.safetensors               for `semi`: where its GRUs start; pretraining.pt while these are trained
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from typing import Any
 import torch
 from model import Judge
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from tokenizers import Tokenizer
+from torch import Tensor
 
 FORMAT = 4
 
@@ -131,12 +133,19 @@ class RunFolder:
             raise RunError(f"{path} does not match config.json and vocabulary.json: {error}") from error
         return judge.eval()
 
-    def read_checkpoint(self) -> dict[str, Any]:
-        """Reads last.pt."""
+    def read_tensors(self, name: str) -> dict[str, Tensor]:
+        """Reads a safetensors file that is not a model."""
         try:
-            return torch.load(self / "last.pt", map_location="cpu", weights_only=True)  # executes nothing in the file
+            return load_file(self / name)
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"{self / name} must be a file of this run: {error}. Delete it, to make it again") from error
+
+    def read_checkpoint(self, name: str = "last.pt") -> dict[str, Any]:
+        """Reads a checkpoint."""
+        try:
+            return torch.load(self / name, map_location="cpu", weights_only=True)  # executes nothing in the file
         except Exception as error:  # RuntimeError, UnpicklingError, EOFError and others
-            raise RunError(f"{self / 'last.pt'} must be the checkpoint of a run: {error}") from error
+            raise RunError(f"{self / name} must be the checkpoint of a run: {error}") from error
 
 
 def named(tokenizer: Tokenizer) -> str:

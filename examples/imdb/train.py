@@ -24,15 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import data
-import numpy as np
 import torch
 from accelerate import Accelerator
 from config import BEST, Config, parse
 from data import Batch, DataError, Encoded, Reviews
 from evaluation import judged, margins_of, measured, save_curves, save_predictions, set_sharpness
 from model import Judge, build_member, parameter_count
+from pretrain import pretrained
 from run_folder import RunError, RunFolder, provenance
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
@@ -45,10 +45,13 @@ NOTHING = torch.zeros(4, dtype=torch.float64)  # loss, right reviews, reviews, t
 class Trainer:
     """One GRU in training: `step` depends only on its state and the batch, not on global random state."""
 
-    def __init__(self, config: Config, member: int, vocabulary_size: int, steps: int, accelerator: Accelerator):
-        self.config, self.member, self.steps, self.accelerator = config, member, steps, accelerator
-        self.step_count = 0
-        model = build_member(config, vocabulary_size, member).to(accelerator.device)
+    def __init__(self, run: Run, member: int, steps: int):
+        self.config, self.accelerator, self.member, self.steps = run.config, run.accelerator, member, steps
+        config, accelerator, self.step_count = self.config, self.accelerator, 0
+        model = build_member(config, run.tokenizer.get_vocab_size(), member)
+        if run.pretrained:
+            model.start_from(run.pretrained)
+        model.to(accelerator.device)
         self.average = None
         if config.averaging is not None:
             self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.averaging))
@@ -80,8 +83,7 @@ class Trainer:
             Sums over the share, (4,) float64 on the device: loss, correct predictions, reviews, tokens.
         """
         config, accelerator = self.config, self.accelerator
-        seed = [config.seed, self.member, self.step_count, accelerator.process_index]
-        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))  # of dropout and windows
+        data.seed_torch(config.seed, self.member, self.step_count, accelerator.process_index)  # of dropout and windows
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
@@ -134,6 +136,7 @@ class Run:
     accelerator: Accelerator
     tokenizer: Tokenizer
     checkpoint_every: int | None
+    pretrained: dict[str, Tensor] | None = None  # where GRUs start
     metrics: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one per epoch
     trained: bool = False  # by this process
 
@@ -155,6 +158,11 @@ class Run:
         """Computes `margins` of all reviews, (parts, N)."""
         return margins_of(margins, encoded, self.config.batch_size, self.accelerator)
 
+    @property
+    def silent(self) -> bool:
+        """Whether this process shows no progress bar."""
+        return not (sys.stderr.isatty() and self.accelerator.is_main_process)
+
     def say(self, text: str) -> None:
         """Prints a line, in one process only."""
         if self.accelerator.is_main_process:
@@ -169,8 +177,7 @@ def train_epoch(run: Run, trainer: Trainer, encoded: Encoded, epoch: int, saved:
     lengths = [len(row) for row in encoded.tokens]
     batches = data.training_batches(lengths, config.batch_size, config.seed + trainer.member, epoch, config.bucketed)
     name = trainer.label(epoch)
-    silent = not (sys.stderr.isatty() and accelerator.is_main_process)
-    bar = tqdm(total=len(batches), initial=done, desc=name, unit="batch", leave=False, disable=silent)
+    bar = tqdm(total=len(batches), initial=done, desc=name, unit="batch", leave=False, disable=run.silent)
     for i, rows in enumerate(batches[done:], done + 1):
         batch = data.collate(encoded, rows, accelerator.process_index, accelerator.num_processes)
         totals += accelerator.reduce(trainer.step(batch, len(rows)), "sum")
@@ -178,7 +185,7 @@ def train_epoch(run: Run, trainer: Trainer, encoded: Encoded, epoch: int, saved:
         if i % 100 == 0:
             loss, rate = (totals[0] / totals[2]).item(), totals[3].item() / (time.perf_counter() - begin)
             bar.set_postfix_str(f"loss {loss:.4f}, {rate:,.0f} tokens/s")
-            if silent:
+            if run.silent:
                 run.say(f"{name}: batch {i}/{len(batches)}, loss {loss:.4f}, {rate:,.0f} tokens/s")
         if run.checkpoint_every and i % run.checkpoint_every == 0 and i < len(batches):
             run.save(trainer, i, totals, time.perf_counter() - begin)
@@ -198,7 +205,7 @@ def train(run: Run, judge: Judge, train_part: Encoded, validation: Encoded, save
         run.save_metrics()  # the run may have been killed between the checkpoint and these
     steps = -(-len(train_part.tokens) // config.batch_size) * config.epochs
     for member in range(len(run.metrics) // config.epochs, config.members):
-        trainer = Trainer(config, member, vocabulary_size, steps, run.accelerator)
+        trainer = Trainer(run, member, steps)
         while len(judge.members) <= member:
             judge.members.append(build_member(config, vocabulary_size, len(judge.members)))
         if saved and saved["member"] == member:
@@ -264,7 +271,7 @@ def soft_labels(run: Run, given: argparse.Namespace, texts: Reviews) -> Tensor:
         if run.accelerator.is_main_process:
             run.folder.write("soft-labels.safetensors", lambda path: save_file({"probabilities": probabilities}, path))
         run.accelerator.wait_for_everyone()
-    found = load_file(run.folder / "soft-labels.safetensors")["probabilities"]
+    found = run.folder.read_tensors("soft-labels.safetensors")["probabilities"]
     if len(found) != len(texts.texts):
         raise RunError(f"{run.folder.path}: {len(found)} soft labels for {len(texts.texts)} reviews: the data changed")
     return found
@@ -292,6 +299,8 @@ def train_run(
         targets = torch.cat([train_part.targets, soft_labels(run, given, parts["unlabelled"])])
         importance = torch.cat([importance, torch.full((len(unlabelled.tokens),), config.soft_weight)])
         train_part = Encoded(train_part.tokens + unlabelled.tokens, targets)
+        if config.pretraining_epochs:
+            run.pretrained = pretrained(run, train_part.tokens)
     saved = folder.read_checkpoint() if (folder / "last.pt").exists() else None
     trained = saved is not None and bool(saved["metrics"])  # at least one epoch, so there is a best one
     judge = folder.read_judge(tokenizer) if trained else Judge(config, tokenizer.get_vocab_size(), members=0)

@@ -1,0 +1,124 @@
+"""Trains the embedding and the GRU of `semi` to predict words, before they are trained on sentiment.
+
+From its state after a word, each direction predicts which words are among the next few that it will read. Source:
+Johnson and Zhang 2016 (arXiv:1602.02373), who keep such GRUs as they are; here they are where training on sentiment
+starts, as in Dai and Le 2015 (arXiv:1511.01432).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from data import PADDING, seed_torch
+from model import Segments
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from torch.optim.lr_scheduler import OneCycleLR
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from train import Run
+
+REACH = 10  # the number of words that are predicted together
+STRIDE = 16  # every so many words a prediction is made
+COMMON = 100  # so many of the most frequent words say little, and are not predicted
+PREDICTED = 10_000  # words, those that follow in frequency
+BATCH = 128  # segments
+LEARNING_RATE = 3e-3  # the highest of one cycle
+FILE, CHECKPOINT = "pretrained.safetensors", "pretraining.pt"
+
+
+def pretrained(run: Run, tokens: list[Tensor]) -> dict[str, Tensor]:
+    """The weights of an embedding and a GRU trained on the texts `tokens`, unless the run's folder contains them."""
+    if not (run.folder / FILE).exists():
+        state = _train(run, tokens)
+        if run.accelerator.is_main_process:
+            run.folder.write(FILE, partial(save_file, state))
+            (run.folder / CHECKPOINT).unlink(missing_ok=True)
+        run.accelerator.wait_for_everyone()
+    return run.folder.read_tensors(FILE)
+
+
+class WordsAhead(nn.Module):
+    """The embedding and the GRU of a member, and a layer for each direction that predicts words from its state."""
+
+    def __init__(self, reader: Segments):
+        super().__init__()
+        known, hidden = reader.embedding.num_embeddings, reader.gru.hidden_size
+        self.first = min(COMMON, known // 2)  # the id of the first word that is predicted
+        self.reader = reader
+        self.out = nn.ModuleList(nn.Linear(hidden, min(PREDICTED, known - self.first)) for _ in range(2))
+
+    def forward(self, windows: Tensor, begin: int) -> Tensor:
+        """The mean negative log-probability of the words to be predicted, from the states at begin, begin + STRIDE, ...
+
+        Args:
+            windows: (B, REACH + segment + REACH), segments with the words around them.
+            begin: the first word whose state predicts.
+        """
+        tokens = windows[:, REACH:-REACH]
+        lengths = (tokens != PADDING).sum(1).clamp(min=1)
+        places = torch.arange(begin, tokens.shape[1], STRIDE, device=tokens.device)
+        states = self.reader.states(self.reader.embed(tokens), lengths)[:, places]
+        inside = (places < lengths[:, None])[:, :, None]
+        losses = []
+        for sign, out, h in zip((1, -1), self.out, states.chunk(2, 2), strict=True):
+            ahead = sign * torch.arange(1, REACH + 1, device=tokens.device)
+            targets = windows[:, REACH + places[:, None] + ahead] - self.first  # (B, places, REACH)
+            counted = inside & (targets >= 0) & (targets < out.out_features)
+            logits = out(h).float()
+            found = logits.gather(2, targets.clamp(0, out.out_features - 1)) - logits.logsumexp(2, keepdim=True)
+            losses.append(-(found * counted).sum() / counted.sum().clamp(min=1))
+        return torch.stack(losses).mean()
+
+
+def windows_of(tokens: list[Tensor], segment: int) -> Tensor:
+    """All segments of all texts with the REACH tokens before and after, (N, REACH + segment + REACH) int32."""
+    windows = []
+    for row in tokens:
+        padded = pad(row.int(), (REACH, REACH + -len(row) % segment), value=PADDING)
+        windows.append(padded.unfold(0, REACH + segment + REACH, segment))
+    return torch.cat(windows)
+
+
+def _train(run: Run, tokens: list[Tensor]) -> dict[str, Tensor]:
+    config, accelerator = run.config, run.accelerator
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    windows = windows_of(tokens, config.segment)
+    per_epoch = -(-len(windows) // BATCH)
+    total, done = per_epoch * config.pretraining_epochs, 0
+    torch.manual_seed(config.seed)
+    bare = WordsAhead(Segments(run.tokenizer.get_vocab_size(), config, evidence=0)).to(accelerator.device)
+    model, optimizer = accelerator.prepare(bare, torch.optim.Adam(bare.parameters(), fused=True))
+    schedule = OneCycleLR(optimizer, LEARNING_RATE, total, pct_start=0.05, cycle_momentum=False)
+    parts = {"model": bare, "optimizer": optimizer, "schedule": schedule, "scaler": accelerator.scaler}
+    parts = {name: part for name, part in parts.items() if part is not None}
+    if (run.folder / CHECKPOINT).exists():
+        saved = run.folder.read_checkpoint(CHECKPOINT)
+        done = saved["done"]
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+    run.say(f"pre-training on {len(windows):,} segments of {config.segment} words")
+    for step in tqdm(range(done, total), initial=done, total=total, desc="pre-training", disable=run.silent):
+        epoch, i = divmod(step, per_epoch)
+        if step == done or i == 0:
+            order = np.random.default_rng([config.seed, epoch]).permutation(len(windows))
+        rows = order[i * BATCH : (i + 1) * BATCH]
+        seed_torch(config.seed, step, rank)
+        begin = int(torch.randint(min(STRIDE, config.segment), ()))
+        optimizer.zero_grad(set_to_none=True)
+        loss = model(windows[rows[rank::processes] if len(rows) > rank else rows].long().to(accelerator.device), begin)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if run.silent and (step + 1) % 100 == 0:
+            run.say(f"pre-training: step {step + 1:,} of {total:,}, loss {loss.item():.4f}")
+        if run.checkpoint_every and (step + 1) % run.checkpoint_every == 0 and accelerator.is_main_process:
+            now = {name: part.state_dict() for name, part in parts.items()} | {"done": step + 1}
+            run.folder.write(CHECKPOINT, partial(torch.save, now))
+    return {name: tensor.cpu() for name, tensor in bare.reader.state_dict().items() if not name.startswith("out.")}

@@ -1,0 +1,113 @@
+"""Pre-training, checked against plain loops over words; interrupted runs; damaged files."""
+
+from types import SimpleNamespace
+
+import imdb
+import pretrain
+import pytest
+import torch
+from model import Segments
+from run_folder import RunError
+from torch import nn
+
+TEXTS = [torch.randint(2, 40, (n,), generator=torch.Generator().manual_seed(n)) for n in (7, 1, 4, 9)]
+SIZES = {"embedding_size": 6, "hidden_size": 5, "dropout": 0.5, "segment": 4, "crop": 4}
+
+
+def reader(evidence=0, gru="grucore", **changes):
+    dropouts = {"embedding_dropout": 0.0, "word_dropout": 0.0}
+    return Segments(40, SimpleNamespace(gru=gru, **SIZES | dropouts | changes), evidence)
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    monkeypatch.setattr(pretrain, "REACH", 3)
+    monkeypatch.setattr(pretrain, "STRIDE", 2)
+    monkeypatch.setattr(pretrain, "BATCH", 4)
+
+
+def test_windows_are_segments_with_what_stands_around_them():
+    windows = iter(pretrain.windows_of(TEXTS, 4).tolist())
+    for text in TEXTS:
+        for begin in range(0, len(text), 4):
+            places = range(begin - 3, begin + 7)
+            assert next(windows) == [int(text[i]) if 0 <= i < len(text) else 1 for i in places]
+    assert next(windows, None) is None
+
+
+@pytest.mark.parametrize("begin", [0, 1])
+@pytest.mark.parametrize("gru", ["grucore", "torch"])
+def test_the_loss_is_that_of_the_words_ahead(begin, gru):
+    torch.manual_seed(2)
+    model = pretrain.WordsAhead(reader(gru=gru))
+    reference = nn.GRU(6, 5, batch_first=True, bidirectional=True)
+    reference.load_state_dict(model.reader.gru.state_dict())
+    losses = [[], []]
+    for text in TEXTS:
+        for start in range(0, len(text), 4):
+            piece = text[start : start + 4]
+            y = reference(model.reader.embedding(piece)[None])[0][0]
+            for place in range(begin, len(piece), 2):
+                for direction, sign in enumerate((1, -1)):
+                    h = y[place, 5 * direction : 5 * (direction + 1)]
+                    log_p = model.out[direction](h).log_softmax(0)
+                    ahead = [start + place + sign * n for n in (1, 2, 3)]
+                    words = [int(text[i]) for i in ahead if 0 <= i < len(text)]
+                    losses[direction] += [-log_p[word - 20] for word in words if word >= 20]
+    expected = torch.stack([torch.stack(each).mean() for each in losses]).mean()
+    torch.testing.assert_close(model(pretrain.windows_of(TEXTS, 4).long(), begin), expected)
+
+
+def test_a_member_starts_from_it():
+    torch.manual_seed(3)
+    source, plain, told = reader(), reader(), reader(evidence=2)
+    before = told.gru.weight_ih_l0.clone()
+    pretrained = {name: each for name, each in source.state_dict().items() if not name.startswith("out.")}
+    for member in (plain, told):
+        member.start_from(pretrained)
+        assert torch.equal(member.embedding.weight, source.embedding.weight)
+        assert torch.equal(member.gru.weight_hh_l0_reverse, source.gru.weight_hh_l0_reverse)
+        assert torch.equal(member.gru.weight_ih_l0[:, :6], source.gru.weight_ih_l0)
+        assert not torch.equal(member.out.weight, source.out.weight)
+    assert torch.equal(told.gru.weight_ih_l0[:, 6:], before[:, 6:])
+
+
+@pytest.fixture
+def flags(data, best):
+    return ["--data", data, *imdb.SEMI, "--teacher", best, "--checkpoint-every", 3]
+
+
+@pytest.mark.slow
+def test_it_resumes_with_the_same_bits(flags, tmp_path, monkeypatch):
+    whole = imdb.train(tmp_path / "whole", *flags)
+    forward, steps = pretrain.WordsAhead.forward, iter(range(10))
+
+    def killed(*given):
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return forward(*given)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(pretrain.WordsAhead, "forward", killed)
+        imdb.train(tmp_path / "run", *flags)
+    assert (tmp_path / "run" / "pretraining.pt").exists()
+    run = imdb.train(tmp_path / "run", *flags, "--resume")
+    assert not (run / "pretraining.pt").exists()
+    first, second = (imdb.state(each) for each in (whole, run))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (whole / "pretrained.safetensors").read_bytes() == (run / "pretrained.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pretrained.safetensors", "soft-labels.safetensors"])
+def test_a_damaged_file_is_named(flags, tmp_path, name):
+    run = imdb.train(tmp_path / "run", *flags)
+    (run / name).write_bytes((run / name).read_bytes()[:50])
+    with pytest.raises(RunError, match=f"{run / name} must be a file of this run: .*Delete it"):
+        imdb.train(run, *flags, "--resume")
+
+
+@pytest.mark.slow
+def test_without_it(flags, tmp_path):
+    run = imdb.train(tmp_path / "run", *flags, "--pretraining-epochs", 0)
+    assert not (run / "pretrained.safetensors").exists() and (run / "summary.json").exists()
