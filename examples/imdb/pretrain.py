@@ -23,7 +23,7 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     from train import Run
 
-REACH = 10  # the number of words that are predicted together
+REACH = 30  # the number of words that are predicted together
 STRIDE = 16  # every so many words a prediction is made
 COMMON = 100  # so many of the most frequent words say little, and are not predicted
 PREDICTED = 10_000  # words, those that follow in frequency
