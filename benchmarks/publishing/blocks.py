@@ -99,19 +99,23 @@ def imdb_results(runs: list[dict[str, Any]]) -> str:
 
 
 def imdb_ablations(root: Path) -> str:
-    """Makes the example's table of changed recipes: validation losses and accuracies, the recipe itself first."""
-    folder = root / IMDB_RESULTS / "ablations"
-    runs = {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
-    recipe = runs["recipe"]
+    """Makes the example's table of changed recipes: validation losses and accuracies, each recipe itself first."""
+    folder = root / IMDB_RESULTS
+    recipes = {name: folder / file for name, file in (("best", "ablations/recipe.json"), ("semi", "semi-cpu.json"))}
     lines = []
-    for name, run in sorted(runs.items(), key=lambda item: item[0] != "recipe"):
-        changed = {key: value for key, value in run["config"].items() if value != recipe["config"].get(key)}
-        changed = {key.replace("_", " "): value for key, value in changed.items() if key != "reviews"}
-        line = [", ".join(f"{key} {value}" for key, value in changed.items()) or "the recipe, one GRU"]
-        for part in ("_ngrams", ""):
-            line.append(", ".join(f"{run[f'validation_{quantity}{part}']:.4f}" for quantity in ("loss", "accuracy")))
-        lines.append([*line, f"{run['seconds']:.0f}", f"[{name}.json](results/ablations/{name}.json)"])
-    titles = ["change", "n-grams: loss, accuracy", "with the GRU: loss, accuracy", "seconds", "file"]
+    for preset, recipe in recipes.items():
+        expected = json.loads(recipe.read_text())["config"]
+        for file in (recipe, *sorted(folder.glob(f"ablations/{preset}-*.json"))):
+            run = json.loads(file.read_text())
+            names = (expected.keys() | run["config"].keys()) - {"reviews", "data"}
+            pairs = {name.replace("_", " "): (expected.get(name), run["config"].get(name)) for name in sorted(names)}
+            changes = [f"{name} {new or 'none'}" for name, (old, new) in pairs.items() if old != new]
+            line = [preset, ", ".join(changes) or f"the recipe, GRUs: {expected['members']}"]
+            for part in ("_ngrams", "_gru", ""):
+                line.append(", ".join(f"{run[f'validation_{name}{part}']:.4f}" for name in ("loss", "accuracy")))
+            link = file.relative_to(folder).as_posix()
+            lines.append([*line, f"{run['seconds']:.0f}", f"[{file.name}](results/{link})"])
+    titles = ["preset", "change", "n-grams: loss, accuracy", "mean of GRUs", "prediction", "seconds", "file"]
     return "\n".join(table(titles, lines))
 
 

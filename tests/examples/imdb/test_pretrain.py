@@ -1,5 +1,6 @@
 """Pre-training, checked against plain loops over words; interrupted runs; damaged files."""
 
+import shutil
 from types import SimpleNamespace
 
 import imdb
@@ -8,9 +9,11 @@ import pytest
 import torch
 from model import Segments
 from run_folder import RunError
+from safetensors.torch import load_file
 from torch import nn
 
 TEXTS = [torch.randint(2, 40, (n,), generator=torch.Generator().manual_seed(n)) for n in (7, 1, 4, 9)]
+TEXTS[0][3], TEXTS[3][6] = 20, 19  # 20 is the first word that is predicted
 SIZES = {"embedding_size": 6, "hidden_size": 5, "dropout": 0.5, "segment": 4, "crop": 4}
 
 
@@ -19,11 +22,14 @@ def reader(evidence=0, gru="grucore", **changes):
     return Segments(40, SimpleNamespace(gru=gru, **SIZES | dropouts | changes), evidence)
 
 
+def shorten(patch):
+    for name, value in (("REACH", 3), ("STRIDE", 2), ("BATCH", 4)):
+        patch.setattr(pretrain, name, value)
+
+
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
-    monkeypatch.setattr(pretrain, "REACH", 3)
-    monkeypatch.setattr(pretrain, "STRIDE", 2)
-    monkeypatch.setattr(pretrain, "BATCH", 4)
+    shorten(monkeypatch)
 
 
 def test_windows_are_segments_with_what_stands_around_them():
@@ -72,14 +78,20 @@ def test_a_member_starts_from_it():
     assert torch.equal(told.gru.weight_ih_l0[:, 6:], before[:, 6:])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def flags(data, best):
     return ["--data", data, *imdb.SEMI, "--teacher", best, "--checkpoint-every", 3]
 
 
+@pytest.fixture(scope="module")
+def semi(flags, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        return imdb.train(tmp_path_factory.mktemp("runs") / "semi", *flags)
+
+
 @pytest.mark.slow
-def test_it_resumes_with_the_same_bits(flags, tmp_path, monkeypatch):
-    whole = imdb.train(tmp_path / "whole", *flags)
+def test_it_resumes_with_the_same_bits(semi, flags, tmp_path, monkeypatch):
     forward, steps = pretrain.WordsAhead.forward, iter(range(10))
 
     def killed(*given):
@@ -92,19 +104,31 @@ def test_it_resumes_with_the_same_bits(flags, tmp_path, monkeypatch):
         imdb.train(tmp_path / "run", *flags)
     assert (tmp_path / "run" / "pretraining.pt").exists()
     run = imdb.train(tmp_path / "run", *flags, "--resume")
-    assert not (run / "pretraining.pt").exists()
-    first, second = (imdb.state(each) for each in (whole, run))
+    assert not (run / "pretraining.pt").exists() and not (run / "teacher").exists()
+    first, second = (imdb.state(each) for each in (semi, run))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert (whole / "pretrained.safetensors").read_bytes() == (run / "pretrained.safetensors").read_bytes()
+    assert (semi / "pretrained.safetensors").read_bytes() == (run / "pretrained.safetensors").read_bytes()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["pretrained.safetensors", "soft-labels.safetensors"])
-def test_a_damaged_file_is_named(flags, tmp_path, name):
-    run = imdb.train(tmp_path / "run", *flags)
+def test_a_damaged_file_is_named(semi, flags, tmp_path, name):
+    run = shutil.copytree(semi, tmp_path / "run")
     (run / name).write_bytes((run / name).read_bytes()[:50])
     with pytest.raises(RunError, match=f"{run / name} must be a file of this run: .*Delete it"):
         imdb.train(run, *flags, "--resume")
+
+
+@pytest.mark.slow
+def test_the_grus_start_from_it(semi, flags, tmp_path):
+    """A learning rate of 0 leaves them there."""
+    run = imdb.train(tmp_path / "run", *flags, "--learning-rate", 0)
+    members, start = imdb.state(run), load_file(run / "pretrained.safetensors")
+    for name, weights in start.items():
+        for member in (0, 1):
+            of_member = members[f"members.{member}.{name}"]
+            assert torch.equal(of_member[..., : weights.shape[-1]], weights)
+    assert not torch.equal(imdb.state(semi)["members.0.embedding.weight"], start["embedding.weight"])
 
 
 @pytest.mark.slow

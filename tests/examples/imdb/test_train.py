@@ -137,11 +137,6 @@ def test_semi_resumes_stage_by_stage(data, tmp_path, monkeypatch):
     assert summary["config"]["plain"] == 1 and len(summary["test_accuracy_of_each_gru"]) == 2
 
 
-def test_a_teacher_can_be_given(best, data, tmp_path):
-    run = imdb.train(tmp_path / "run", "--data", data, *imdb.SEMI, "--teacher", best)
-    assert not (run / "teacher").exists() and (run / "summary.json").exists()
-
-
 def test_a_batch_in_parts_is_the_same_batch(data, tmp_path):
     flags = ["--data", data, *imdb.BEST, *NO_DROPOUT, "--epochs", 1]
     whole, parts = (
