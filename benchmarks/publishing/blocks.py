@@ -32,29 +32,28 @@ def pages(root: Path, rows: list[Row], errors: Sequence[accuracy.Row]) -> dict[P
 
 def reasons(rows: list[Row], root: Path) -> str:
     """Makes the README's reasons to use the library, a figure in each."""
+    machines = [of_machine for of_machine in grid.machines(rows).values() if grid.has_cells(of_machine)]
+    kinds = ("inference", "training", "training, rows of different lengths")
+    inference, training, lengths = (min(_mean(of_machine, kind) for of_machine in machines) for kind in kinds)
+    shapes = len(grid.groups(machines[0])["inference"])
     rows = [row for row in rows if row.threads is not None]  # of CPUs
-    groups = grid.groups(rows)
-    view = grid.views(rows)[0]
-    inference, training, lengths = (
-        _mean(groups[kind], view) for kind in ("inference", "training", "training, rows of different lengths")
-    )
     memory = next(cell for cell in cells(rows) if cell.mode == "memory")
     ours, theirs = (memory.value(provider, "peak_mib") for provider in ("grucore-auto", "torch"))
     claims = len(re.findall(r"^\| [^|]+ \| [^|]*\]\(\.\./tests", (root / COMPARISON).read_text(), re.MULTILINE))
     return f"""\
-- **Faster on CPUs.** `nn.GRU` takes {inference} times as long for inference and {training} times as long for training:
-  geometric means over {len(groups["inference"])} shapes, by CPU time on one thread.
+- **Faster on CPUs.** `nn.GRU` takes {inference:.1f} times as long for inference, {training:.1f} times for training:
+  geometric means over {shapes} shapes, by CPU time on one thread; the lowest on {len(machines)} processors.
 - **Variable lengths without packing.** `lengths=`, `mask=` and `reset=` work on a padded batch in any order. Training
-  on such batches takes `nn.GRU` {lengths} times as long.
+  on such batches takes `nn.GRU` {lengths:.1f} times as long.
 - **Less memory.** A training step on {shape(memory.case)} peaks at {figure(ours)} MiB instead of {figure(theirs)}: most
   gates are computed again instead of saved.
 - **What `nn.GRU` refuses.** Gradients of gradients, `torch.func`, full-graph compilation, export with free sizes,
   layer normalisation, int8 weights and more: {claims} claims, [each linked to its test]({COMPARISON})."""
 
 
-def _mean(group: grid.Group, view: grid.View) -> str:
-    found = (grid.ratio(each, view, grid.NN_GRU) for each in group.values())
-    return f"{geometric_mean([ratio for ratio in found if ratio]):.1f}"
+def _mean(of_machine: list[Row], kind: str) -> float:
+    view, group = grid.views(of_machine)[0], grid.groups(of_machine)[kind]
+    return geometric_mean([ratio for each in group.values() if (ratio := grid.ratio(each, view, grid.NN_GRU))])
 
 
 def cpu_speed(rows: list[Row]) -> str:

@@ -232,6 +232,18 @@ def test_instruction_sets_stand_apart_and_older_rows_stay_as_they_were():
     assert "| inference, all rows of one length | 5.00 | 5.00 | 5.00 | 1 |" in page
 
 
+def test_the_readme_states_the_lower_figure_of_each_kind():
+    kinds = [("inference", CASE), ("training", CASE), ("training", CASE._replace(lengths="imdb"))]
+    rows = [row(p, peak_mib=mib, wall=1.0, mode="memory") for p, mib in (("grucore-auto", 2.0), ("torch", 8.0))]
+    for commit, ratios in (("abc", (3.0, 2.0, 7.0)), ("def", (2.5, 4.0, 6.0))):
+        for (mode, case), ratio in zip(kinds, ratios, strict=True):
+            rows += [row("torch", 1.0, ratio, mode, case, commit=commit)]
+            rows += [row("grucore-auto", 1.0, 1.0, mode, case, commit=commit)]
+    reasons = blocks.reasons(rows, report.ROOT)
+    assert "takes 2.5 times as long for inference, 2.0 times for training" in reasons
+    assert "the lowest on 2 processors" in reasons and "takes `nn.GRU` 6.0 times as long" in reasons
+
+
 def test_an_epoch_is_of_what_the_example_runs():
     assert imdb_epoch.LAYERS["grucore"] == "grucore-auto" and set(imdb_epoch.LAYERS.values()) <= set(PROVIDERS)
 
