@@ -7,28 +7,38 @@ The error of each tensor may be the limit of `oracle.py` plus the effect of roun
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from oracle import worst
-from rounding import rms, tolerances
-from strategies import HEADS, MAGNITUDES, NATIVE, REGULARISED, STRIDES, bf16, cases, f16, f32, problem_of
+from rounding import rms, tolerances, tolerances_everywhere
+from strategies import HEADS, MAGNITUDES, NATIVE, REGULARISED, STRIDES, Case, bf16, cases, f16, f32, problem_of
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 BACKENDS = ["reference", "eager", *NATIVE]
 BATCHED = st.sampled_from(["time first", "batch first"])
 SMALL = st.sampled_from([m for m in MAGNITUDES if m <= 1])  # beyond, nn.GRU loses 1 - z in float64 too
 TINY = 1e-30  # the step along the imaginary axis
+# Found by the long profile: rounding of the inputs shows less than the arithmetic loses.
+OF_ONE_UNIT = {"H": 1, "layers": 2, "magnitude": 1e-8, "dtype": f32}
+NORMALISED = Case(T=1, B=1, I=2, seed=72, layer_norm=True, recurrent_activation="hard_sigmoid", **OF_ONE_UNIT)
+NORMALISED = NORMALISED._replace(layout="unbatched", padding="mask")
+CANCELLING = Case(T=7, B=4, I=6, seed=621, two_way=True, **OF_ONE_UNIT)
 
 
-def assert_within(name, error, allowed, dtype):
-    assert error <= allowed, f"{name}: error {error:.1e}, allowed {allowed:.1e}"
-    key = f"{str(dtype).removeprefix('torch.')} of properties, as a share"  # for the summary of the session
-    worst[key] = max(worst.get(key, (0.0, 1.0)), (float(error / allowed), 1.0))
+def assert_within(errors, problem, layer, want):
+    """Each error has a label, the name of its result, and the factor by which it may exceed the result's tolerance."""
+    allowed, note = tolerances(problem, layer, want), ""
+    if any(error > factor * allowed[name] for _, name, error, factor in errors):
+        allowed, note = tolerances_everywhere(problem, layer, want), ", each operation rounded"
+    for label, name, error, factor in errors:
+        limit = factor * allowed[name]
+        assert error <= limit, f"{label}: error {error:.1e}, allowed {limit:.1e}"
+        key = f"{str(problem.case.dtype).removeprefix('torch.')} of properties, as a share{note}"  # for the summary
+        worst[key] = max(worst.get(key, (0.0, 1.0)), (float(error / limit) if limit else 0.0, 1.0))
 
 
-def assert_equal(got, want, allowed):
-    for name, value in want.items():
-        assert_within(name, rms(got[name].double() - value), allowed[name], got[name].dtype)
+def errors_of(got, want):
+    return [(name, name, rms(got[name].double() - value), 1.0) for name, value in want.items()]
 
 
 def check_equations(case, backend):
@@ -38,16 +48,15 @@ def check_equations(case, backend):
     got, values = problem.run(layer), problem.arrays(layer)
     want = problem.equations(values, layer)
     want = {name: torch.from_numpy(want[name]) for name in ("y", "h_n")}
-    allowed = tolerances(problem, layer, want)
-    assert_equal(got, want, allowed)
-    numbers = np.random.default_rng(case.seed)
+    errors, numbers = errors_of(got, want), np.random.default_rng(case.seed)
     for name, value in values.items():
         along = numbers.standard_normal(value.shape)
         slope = problem.loss(problem.equations(values | {name: value + 1j * TINY * along}, layer)).imag / TINY
         error = abs(float((got[name].double().numpy() * along).sum()) - slope)
-        limit = allowed[name] * np.sqrt(value.size) * np.linalg.norm(along)
         if value.size:
-            assert_within(f"the gradient {name}, along a direction", error, limit, case.dtype)
+            factor = np.sqrt(value.size) * np.linalg.norm(along)
+            errors.append((f"the gradient {name}, along a direction", name, error, factor))
+    assert_within(errors, problem, layer, want)
 
 
 def check_torch(case, backend):
@@ -67,7 +76,7 @@ def check_torch(case, backend):
 
     packed.named_parameters = oracle.named_parameters
     want = same.run(packed)
-    assert_equal(problem.run(layer), want, tolerances(problem, layer, want))
+    assert_within(errors_of(problem.run(layer), want), problem, layer, want)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -94,6 +103,7 @@ def test_the_equations_in_16_bits(backend, case):
 
 
 @given(case=cases(**REGULARISED))
+@example(case=NORMALISED)
 def test_the_equations_regularised(case):
     check_equations(case, "auto")
 
@@ -107,6 +117,7 @@ def test_the_equations_in_tritons_interpreter(case):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(case=cases(reset_after=True, resets="", padding="", T=st.integers(1, 7), magnitude=SMALL))
+@example(case=CANCELLING)
 def test_nn_gru(backend, case):
     check_torch(case, backend)
 

@@ -4,18 +4,24 @@ Where terms cancel, or a gate gets large arguments, no arithmetic of that dtype 
 subtracts from a gradient its part along two directions. Where little remains, as of the three values of one unit or of
 the products with one feature, it is rounding of the gradients themselves, and not of any input: there products and what
 they become are rounded too, forward and backward.
+
+Where the terms of a sum cancel, rounding of the inputs may show less than the arithmetic loses. `tolerances_everywhere`
+rounds the result of every operation, which takes long: it is for what exceeds the other tolerances.
 """
 
+import contextlib
 from dataclasses import replace
 from unittest import mock
 
 import torch
 from oracle import LIMITS, quantity
 from torch.nn.functional import layer_norm
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_map_only
 
 from grucore.kernels import regularised
 
-ROUNDINGS = 4.0  # how many are allowed; at most 0.4 of the allowance was used, see the summary of a session
+ROUNDINGS = 4.0  # how many are allowed; in the short profile at most 0.4 of the allowance was used, see its summary
 COMPUTED_IN = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
 
 
@@ -41,6 +47,21 @@ class Rounding:
         return self.both_ways(layer_norm(self.both_ways(v), shape, gain))
 
 
+class Everywhere(TorchDispatchMode):
+    """Rounds what every operation computes, forward and backward."""
+
+    def __init__(self, rounded):
+        super().__init__()
+        self.rounded = rounded
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        results = function(*args, **kwargs or {})
+        if any(each.alias_info is not None for each in function._schema.returns):  # nothing is computed
+            return results
+        with _disable_current_modes():
+            return tree_map_only(torch.Tensor, lambda t: self.rounded(t) if t.dtype == torch.float64 else t, results)
+
+
 def rms(t):
     return float(t.double().square().mean().sqrt()) if t.numel() else 0.0
 
@@ -56,22 +77,32 @@ def tolerances(problem, layer, want=None):
 
     `want` has what is known of the results in float64.
     """
+    return _tolerances(problem, layer, want, samples=3, roundings=ROUNDINGS, everywhere=False)
+
+
+def tolerances_everywhere(problem, layer, want=None):
+    """The same, with every operation rounded."""
+    return _tolerances(problem, layer, want, samples=8, roundings=1.0, everywhere=True)
+
+
+def _tolerances(problem, layer, want, samples, roundings, everywhere):
     case, allowed = problem.case, {}
     same, rounded = problem.in_float64(), Rounding(case.dtype)
     there = same.layer("auto" if case.is_regularised else "reference")
+    inside = Everywhere(rounded) if everywhere else mock.patch.object(regularised, "layer_norm", rounded.layer_norm)
 
     def by_steps(*arguments, **flags):
         return there.trace(*arguments, **flags)[:2]
 
     by_steps.named_parameters = there.named_parameters
     base, changes = {}, {}
-    for i in range(4):
+    for i in range(samples + 1):
         rounded.is_on = i > 0
         with torch.no_grad():
             for p, original in zip(there.parameters(), layer.parameters(), strict=True):
                 p.copy_(rounded(original.double()))
         names = ("x", "hx", "reset_state", "dy", "dh_n")
-        with mock.patch.object(regularised, "layer_norm", rounded.layer_norm):
+        with inside if rounded.is_on else contextlib.nullcontext():
             results = replace(same, **{name: rounded(getattr(same, name)) for name in names}).run(by_steps)
         base = base or results
         for name, value in results.items():
@@ -81,5 +112,5 @@ def tolerances(problem, layer, want=None):
         floor *= max(1, case.magnitude)
     for name, change in changes.items():
         scale, least = rms((want or base).get(name, base[name])), floor * (case.magnitude if "weight" in name else 1)
-        allowed[name] = LIMITS[case.dtype][kind(name)] * scale + ROUNDINGS * change + least
+        allowed[name] = LIMITS[case.dtype][kind(name)] * scale + roundings * change + least
     return allowed
