@@ -18,10 +18,11 @@ BACKENDS = ["reference", "eager", *NATIVE]
 BATCHED = st.sampled_from(["time first", "batch first"])
 SMALL = st.sampled_from([m for m in MAGNITUDES if m <= 1])  # beyond, nn.GRU loses 1 - z in float64 too
 TINY = 1e-30  # the step along the imaginary axis
-# Found by the long profile: rounding of the inputs shows less than the arithmetic loses.
+# Found by the long profile: gradients beyond float16, and sums that lose more than rounding of the inputs shows.
 OF_ONE_UNIT = {"H": 1, "layers": 2, "magnitude": 1e-8, "dtype": f32}
 NORMALISED = Case(T=1, B=1, I=2, seed=72, layer_norm=True, recurrent_activation="hard_sigmoid", **OF_ONE_UNIT)
 NORMALISED = NORMALISED._replace(layout="unbatched", padding="mask")
+OVERFLOWING = Case(T=4, I=2, H=15, layers=3, two_way=True, reset_after=False, magnitude=100.0, dtype=f16)
 CANCELLING = Case(T=7, B=4, I=6, seed=621, two_way=True, **OF_ONE_UNIT)
 
 
@@ -57,6 +58,16 @@ def check_equations(case, backend):
             factor = np.sqrt(value.size) * np.linalg.norm(along)
             errors.append((f"the gradient {name}, along a direction", name, error, factor))
     assert_within(errors, problem, layer, want)
+
+
+def is_in_range(case, backend):
+    """Whether all results, and what becomes of them on the way, can be represented in the dtype."""
+    problem = problem_of(case)
+    exact = problem.in_float64()
+    there = exact.layer("reference")
+    there.load_state_dict(problem.layer(backend).state_dict())
+    largest = max((float(value.abs().max()) for value in exact.run(there).values() if value.numel()), default=0.0)
+    return largest < torch.finfo(case.dtype).max / 4
 
 
 def check_torch(case, backend):
@@ -98,7 +109,9 @@ def test_the_equations_of_heads_regularised(case):
 
 @pytest.mark.parametrize("backend", ["eager", *NATIVE])
 @given(case=cases(dtype=st.sampled_from([bf16, f16]), H=st.integers(3, 20), strides=st.sampled_from(STRIDES[:3])))
+@example(case=OVERFLOWING)
 def test_the_equations_in_16_bits(backend, case):
+    assume(is_in_range(case, backend))
     check_equations(case, backend)
 
 
