@@ -41,8 +41,8 @@ def reasons(rows: list[Row], root: Path) -> str:
     ours, theirs = (memory.value(provider, "peak_mib") for provider in ("grucore-auto", "torch"))
     claims = len(re.findall(r"^\| [^|]+ \| [^|]*\]\(\.\./tests", (root / COMPARISON).read_text(), re.MULTILINE))
     return f"""\
-- **Faster on CPUs.** `nn.GRU` takes {inference:.1f} times as long for inference, {training:.1f} times for training:
-  geometric means over {shapes} shapes, by CPU time on one thread; the lowest on {len(machines)} processors.
+- **Faster on CPUs.** `nn.GRU` takes {inference:.1f} times as long for inference and {training:.1f} for training:
+  geometric means over {shapes} shapes, by CPU time on one thread; the lowest of {len(machines)} processors.
 - **Variable lengths without packing.** `lengths=`, `mask=` and `reset=` work on a padded batch in any order. Training
   on such batches takes `nn.GRU` {lengths:.1f} times as long.
 - **Less memory.** A training step on {shape(memory.case)} peaks at {figure(ours)} MiB instead of {figure(theirs)}: most
@@ -100,7 +100,7 @@ def imdb_results(runs: list[dict[str, Any]]) -> str:
 def imdb_ablations(root: Path) -> str:
     """Makes the example's table of changed recipes: validation losses and accuracies, each recipe itself first."""
     folder = root / IMDB_RESULTS
-    recipes = {name: folder / file for name, file in (("best", "ablations/recipe.json"), ("semi", "semi-cpu.json"))}
+    recipes = {"best": folder / "ablations" / "recipe.json", "semi": folder / "semi-cpu.json"}
     lines = []
     for preset, recipe in recipes.items():
         expected = json.loads(recipe.read_text())["config"]
@@ -108,7 +108,7 @@ def imdb_ablations(root: Path) -> str:
             run = json.loads(file.read_text())
             names = (expected.keys() | run["config"].keys()) - {"reviews", "data"}
             pairs = {name.replace("_", " "): (expected.get(name), run["config"].get(name)) for name in sorted(names)}
-            changes = [f"{name} {new or 'none'}" for name, (old, new) in pairs.items() if old != new]
+            changes = [f"{name} {'none' if new is None else new}" for name, (old, new) in pairs.items() if old != new]
             line = [preset, ", ".join(changes) or f"the recipe, GRUs: {expected['members']}"]
             for part in ("_ngrams", "_gru", ""):
                 line.append(", ".join(f"{run[f'validation_{name}{part}']:.4f}" for name in ("loss", "accuracy")))

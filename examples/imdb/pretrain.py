@@ -51,6 +51,7 @@ class WordsAhead(nn.Module):
         known, hidden = reader.embedding.num_embeddings, reader.gru.hidden_size
         self.first = min(COMMON, known // 2)  # the id of the first word that is predicted
         self.reader = reader
+        reader.out.requires_grad_(False)  # it is not used here; several processes would wait for its gradient
         self.out = nn.ModuleList(nn.Linear(hidden, min(PREDICTED, known - self.first)) for _ in range(2))
 
     def forward(self, windows: Tensor, begin: int) -> Tensor:

@@ -61,7 +61,7 @@ def check_equations(case, backend):
 
 
 def is_in_range(case, backend):
-    """Whether all results, and what becomes of them on the way, can be represented in the dtype."""
+    """Whether no exact result is above a quarter of the dtype's largest number."""
     problem = problem_of(case)
     exact = problem.in_float64()
     there = exact.layer("reference")

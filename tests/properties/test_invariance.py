@@ -67,9 +67,8 @@ def test_a_row_by_itself(backend, case):
     for b in range(case.B):
         row = rows_of(problem, [b])
         allowed = None if backend == "native" else tolerances(row, layer)  # dx of one feature may cancel to nothing
-        near(
-            only(row.run(layer)), {name: value[:, b : b + 1] for name, value in whole.items()}, backend, allowed=allowed
-        )
+        want = {name: value[:, b : b + 1] for name, value in whole.items()}
+        near(only(row.run(layer)), want, backend, allowed=allowed)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -9,7 +9,6 @@ Where the terms of a sum cancel, rounding of the inputs may show less than the a
 rounds the result of every operation, which takes long: it is for what exceeds the other tolerances.
 """
 
-import contextlib
 from dataclasses import replace
 from unittest import mock
 
@@ -56,7 +55,7 @@ class Everywhere(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         results = function(*args, **kwargs or {})
-        if any(each.alias_info is not None for each in function._schema.returns):  # nothing is computed
+        if any(each.alias_info is not None for each in function._schema.returns):  # a view, or in place
             return results
         with _disable_current_modes():
             return tree_map_only(torch.Tensor, lambda t: self.rounded(t) if t.dtype == torch.float64 else t, results)
@@ -102,7 +101,7 @@ def _tolerances(problem, layer, want, samples, roundings, everywhere):
             for p, original in zip(there.parameters(), layer.parameters(), strict=True):
                 p.copy_(rounded(original.double()))
         names = ("x", "hx", "reset_state", "dy", "dh_n")
-        with inside if rounded.is_on else contextlib.nullcontext():
+        with inside:
             results = replace(same, **{name: rounded(getattr(same, name)) for name in names}).run(by_steps)
         base = base or results
         for name, value in results.items():

@@ -17,9 +17,8 @@ TEXTS[0][3], TEXTS[3][6] = 20, 19  # 20 is the first word that is predicted
 SIZES = {"embedding_size": 6, "hidden_size": 5, "dropout": 0.5, "segment": 4, "crop": 4}
 
 
-def reader(evidence=0, gru="grucore", **changes):
-    dropouts = {"embedding_dropout": 0.0, "word_dropout": 0.0}
-    return Segments(40, SimpleNamespace(gru=gru, **SIZES | dropouts | changes), evidence)
+def reader(evidence=0, gru="grucore"):
+    return Segments(40, SimpleNamespace(gru=gru, embedding_dropout=0.0, word_dropout=0.0, **SIZES), evidence)
 
 
 def shorten(patch):
@@ -62,6 +61,13 @@ def test_the_loss_is_that_of_the_words_ahead(begin, gru):
                     losses[direction] += [-log_p[word - 20] for word in words if word >= 20]
     expected = torch.stack([torch.stack(each).mean() for each in losses]).mean()
     torch.testing.assert_close(model(pretrain.windows_of(TEXTS, 4).long(), begin), expected)
+
+
+def test_all_that_is_trained_has_a_gradient():
+    """Else a second process waits for it."""
+    model = pretrain.WordsAhead(reader())
+    model(pretrain.windows_of(TEXTS, 4).long(), 0).backward()
+    assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
 def test_a_member_starts_from_it():
