@@ -53,6 +53,7 @@ class Config:
     ngram_share: float | None = flag(None, "of the n-grams by themselves in the prediction", float, most=1)
     plain: int | None = flag(None, "so many GRUs, the first, are not told of n-grams", int)
     pretraining_epochs: int | None = flag(None, "passes over all texts, without labels, before the GRUs' first", int)
+    rounds: int | None = flag(None, "of training on labels by the former round, the first by best", int, least=1)
     soft_weight: float | None = flag(None, "of what the teacher labelled, where n-grams are fitted", float, most=0.99)
 
 
@@ -65,9 +66,9 @@ BEST = Config(
 )
 SEMI = dataclasses.replace(
     BEST,
-    **{"preset": "semi", "epochs": 2, "batch_size": 96, "crop": 224, "learning_rate": 2.5e-3, "dropout": 0.4},
-    **{"embedding_dropout": 0.2, "members": 2, "plain": 1, "ngram_share": 1 / 3, "soft_weight": 0.5},
-    **{"pretraining_epochs": 3},
+    **{"preset": "semi", "epochs": 2, "batch_size": 96, "crop": 224, "learning_rate": 4e-3, "dropout": 0.4},
+    **{"hidden_size": 192, "embedding_dropout": 0.2, "members": 3, "plain": 2, "ngram_share": 0.25},
+    **{"soft_weight": 0.5, "pretraining_epochs": 4, "rounds": 2},
 )
 PRESETS = {
     "book": BOOK,

@@ -7,6 +7,7 @@ starts, as in Dai and Le 2015 (arXiv:1511.01432).
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,18 +30,21 @@ COMMON = 100  # so many of the most frequent words say little, and are not predi
 PREDICTED = 10_000  # words, those that follow in frequency
 BATCH = 128  # segments
 LEARNING_RATE = 3e-3  # the highest of one cycle
-FILE, CHECKPOINT = "pretrained.safetensors", "pretraining.pt"
+PRETRAINED, CHECKPOINT = "pretrained.safetensors", "pretraining.pt"
 
 
 def pretrained(run: Run, tokens: list[Tensor]) -> dict[str, Tensor]:
-    """The weights of an embedding and a GRU trained on the texts `tokens`, unless the run's folder contains them."""
-    if not (run.folder / FILE).exists():
+    """The weights of an embedding and a GRU trained on the texts `tokens`, and how long it took, in seconds.
+
+    Nothing is trained if the run's folder contains them.
+    """
+    if not (run.folder / PRETRAINED).exists():
         state = _train(run, tokens)
         if run.accelerator.is_main_process:
-            run.folder.write(FILE, partial(save_file, state))
+            run.folder.write(PRETRAINED, partial(save_file, state))
             (run.folder / CHECKPOINT).unlink(missing_ok=True)
         run.accelerator.wait_for_everyone()
-    return run.folder.read_tensors(FILE)
+    return run.folder.read_tensors(PRETRAINED)
 
 
 class WordsAhead(nn.Module):
@@ -91,7 +95,7 @@ def _train(run: Run, tokens: list[Tensor]) -> dict[str, Tensor]:
     rank, processes = accelerator.process_index, accelerator.num_processes
     windows = windows_of(tokens, config.segment)
     per_epoch = -(-len(windows) // BATCH)
-    total, done = per_epoch * config.pretraining_epochs, 0
+    total, done, seconds = per_epoch * config.pretraining_epochs, 0, 0.0
     torch.manual_seed(config.seed)
     bare = WordsAhead(Segments(run.tokenizer.get_vocab_size(), config, evidence=0)).to(accelerator.device)
     model, optimizer = accelerator.prepare(bare, torch.optim.Adam(bare.parameters(), fused=True))
@@ -100,9 +104,10 @@ def _train(run: Run, tokens: list[Tensor]) -> dict[str, Tensor]:
     parts = {name: part for name, part in parts.items() if part is not None}
     if (run.folder / CHECKPOINT).exists():
         saved = run.folder.read_checkpoint(CHECKPOINT)
-        done = saved["done"]
+        done, seconds = saved["done"], saved["seconds"]
         for name, part in parts.items():
             part.load_state_dict(saved[name])
+    start = time.perf_counter() - seconds
     run.say(f"pre-training on {len(windows):,} segments of {config.segment} words")
     for step in tqdm(range(done, total), initial=done, total=total, desc="pre-training", disable=run.silent):
         epoch, i = divmod(step, per_epoch)
@@ -120,6 +125,8 @@ def _train(run: Run, tokens: list[Tensor]) -> dict[str, Tensor]:
         if run.silent and (step + 1) % 100 == 0:
             run.say(f"pre-training: step {step + 1:,} of {total:,}, loss {loss.item():.4f}")
         if run.checkpoint_every and (step + 1) % run.checkpoint_every == 0 and accelerator.is_main_process:
-            now = {name: part.state_dict() for name, part in parts.items()} | {"done": step + 1}
+            now = {name: part.state_dict() for name, part in parts.items()}
+            now |= {"done": step + 1, "seconds": time.perf_counter() - start}
             run.folder.write(CHECKPOINT, partial(torch.save, now))
-    return {name: tensor.cpu() for name, tensor in bare.reader.state_dict().items() if not name.startswith("out.")}
+    state = {name: tensor.cpu() for name, tensor in bare.reader.state_dict().items() if not name.startswith("out.")}
+    return state | {"seconds": torch.tensor(time.perf_counter() - start)}

@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ from config import BEST, Config, parse
 from data import Batch, DataError, Encoded, Reviews
 from evaluation import judged, margins_of, measured, save_curves, save_predictions, set_sharpness
 from model import Judge, build_member, parameter_count
-from pretrain import pretrained
+from pretrain import PRETRAINED, pretrained
 from run_folder import RunError, RunFolder, provenance
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
@@ -254,12 +255,15 @@ def prepare(config: Config, given: argparse.Namespace) -> tuple[dict[str, Review
 
 
 def soft_labels(run: Run, given: argparse.Namespace, texts: Reviews) -> Tensor:
-    """The probability that each unlabelled review is positive, by the teacher: a run of `best` in the run's folder."""
+    """The probability that each unlabelled review is positive, by the teacher: the former round, or a run of `best`."""
     if not (run.folder / "soft-labels.safetensors").exists():
-        teacher = RunFolder(given.teacher or run.folder / "teacher")
-        if given.teacher is None:
-            shared = ("gru", "seed", "embedding_size", "hidden_size", "vocabulary_size", "ngrams", "precision")
-            config = dataclasses.replace(BEST, **{name: getattr(run.config, name) for name in shared})
+        is_first = run.config.rounds == 1
+        teacher = RunFolder(given.teacher if is_first and given.teacher else run.folder / "teacher")
+        if teacher.path != given.teacher:
+            config = dataclasses.replace(run.config, rounds=run.config.rounds - 1)
+            if is_first:
+                shared = ("gru", "seed", "embedding_size", "hidden_size", "vocabulary_size", "ngrams", "precision")
+                config = dataclasses.replace(BEST, **{name: getattr(run.config, name) for name in shared})
             train_run(config, given, teacher.path, run.accelerator, resume=(teacher / "config.json").exists())
         if teacher.read_config()["reviews"]["validation"] != run.folder.read_config()["reviews"]["validation"]:
             raise RunError(f"{teacher.path} was trained on {run.folder.path}'s validation data, so cannot teach it")
@@ -269,6 +273,8 @@ def soft_labels(run: Run, given: argparse.Namespace, texts: Reviews) -> Tensor:
         margins = run.margins(judge.margins, data.encode(tokenizer, texts))
         probabilities = judge.combine(margins).sigmoid().cpu()
         if run.accelerator.is_main_process:
+            if not is_first and run.config.pretraining_epochs:  # all rounds start from the same weights
+                run.folder.write(PRETRAINED, partial(shutil.copyfile, teacher / PRETRAINED))
             run.folder.write("soft-labels.safetensors", lambda path: save_file({"probabilities": probabilities}, path))
         run.accelerator.wait_for_everyone()
     found = run.folder.read_tensors("soft-labels.safetensors")["probabilities"]
@@ -346,6 +352,8 @@ def evaluate(run: Run, judge: Judge, parts: dict[str, Reviews], splits: Sequence
         "parameters": parameter_count(judge),
         "processes": run.accelerator.num_processes,
     }
+    if run.pretrained:
+        summary["pretraining_seconds"] = round(run.pretrained["seconds"].item(), 2)
     summary |= provenance(run.accelerator.device) | {"config": run.folder.read_config(), "metrics": run.metrics}
     title = f"{run.folder.path.name}: {name} accuracy {summary[f'{name}_accuracy']:.4f}"
     run.folder.write("predictions.png", lambda path: save_predictions(log_odds.sigmoid(), labels.int(), title, path))

@@ -17,6 +17,7 @@ import torch
 import train
 from data import DataError
 from run_folder import RunError, RunFolder
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
 
@@ -122,17 +123,21 @@ def test_best_resumes_from_anywhere(best, data, tmp_path, monkeypatch, steps):
 
 
 def test_semi_resumes_stage_by_stage(data, tmp_path, monkeypatch):
-    """The teacher's three GRUs take 2 steps per epoch in two epochs, the students 9 in one epoch."""
-    flags = ["--data", data, *imdb.SEMI, "--seed", 3]
+    flags = ["--data", data, *imdb.SEMI, "--seed", 3, "--rounds", 2]
     whole = imdb.train(tmp_path / "whole", *flags)
-    for steps in (7, 6 + 4):  # in the teacher; its remaining 6 and 4 of the first student
+    for steps in (7, 6 + 4, 18 + 4):  # in best; its other GRU and a part of round 1; round 1 and a part of round 2
         with monkeypatch.context() as patch, pytest.raises(Killed):
             killed_after(steps, patch)
             imdb.train(tmp_path / "run", *flags, "--resume")
     assert (tmp_path / "run" / "soft-labels.safetensors").exists()
     assert_same(whole, imdb.train(tmp_path / "run", *flags, "--resume"))
-    assert not (tmp_path / "run" / "teacher" / "summary.json").exists()  # the test split is read once
-    assert json.loads((whole / "teacher" / "config.json").read_text())["seed"] == 3
+    assert not list((tmp_path / "run").rglob("teacher/summary.json"))  # the test split is read once
+    assert not list(tmp_path.rglob("teacher/teacher/teacher"))
+    for depth, (preset, rounds) in enumerate([("semi", 2), ("semi", 1), ("best", None)]):
+        config = json.loads(whole.joinpath(*["teacher"] * depth, "config.json").read_text())
+        assert (config["preset"], config["rounds"], config["seed"]) == (preset, rounds, 3)
+    labels = [load_file(each / "soft-labels.safetensors")["probabilities"] for each in (whole, whole / "teacher")]
+    assert not torch.equal(*labels)
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["config"]["plain"] == 1 and len(summary["test_accuracy_of_each_gru"]) == 2
 
