@@ -29,7 +29,7 @@ STRIDE = 16  # every so many words a prediction is made
 COMMON = 100  # so many of the most frequent words say little, and are not predicted
 PREDICTED = 10_000  # words, those that follow in frequency
 BATCH = 128  # segments
-LEARNING_RATE = 3e-3  # the highest of one cycle
+LEARNING_RATE = 5e-3  # the highest of one cycle
 PRETRAINED, CHECKPOINT = "pretrained.safetensors", "pretraining.pt"
 
 
