@@ -15,23 +15,42 @@ constexpr int PLAIN_SUMS = 4, NORMALISED_SUMS = 6;
 constexpr int AT_ONCE = ACCUMULATORS / 3;  // rows times units of a tile: a product has three sums of each at work
 constexpr int64_t BLOCK_ROWS = 24;
 
-// sums[i][u] += a_i . w_u, gate by gate: r and z to the sums from FIRST on, n to the one named by N.
+// sums[i][u] += a_i . w_u, gate by gate: r and z to the sums from FIRST on, n to the one named by N. What is used
+// several times stays in a register, with all sums: the weights of one unit, or the rows.
 template <int FIRST, int N, typename T, int ROWS, int UNITS, int SUMS>
 ALWAYS_INLINE void add(const T* const (&a)[ROWS], int64_t K, const T* w, int64_t gate,
                        Vector<T> (&sums)[ROWS][UNITS][SUMS]) {
   constexpr int W = LANES<T>, SUM[3] = {FIRST, FIRST + 1, N};
+  constexpr bool BY_ROWS = UNITS == 1 && ROWS > 3;
   const auto add_at = [&](int64_t k, const auto& load_some) {
-    Vector<T> x[ROWS];
+    const auto row = [&](int i) { return in_register<T>(load_some(a[i] + k)); };
+    const auto weights = [&](int g, int u) {
+      const T* const from = w + g * gate + u * K + k;
+      // Processors prefetch up to the end of a page only. The address may be behind the last weight: nothing is read.
+      if (BY_ROWS && BYTES == 64) __builtin_prefetch(reinterpret_cast<const char*>(from) + 512);
+      return ROWS > 1 ? in_register<T>(load_some(from)) : load_some(from);
+    };
+    if constexpr (BY_ROWS) {
+      const Vector<T> of_unit[3] = {weights(0, 0), weights(1, 0), weights(2, 0)};
 #pragma GCC unroll 8
-    for (int i = 0; i < ROWS; i++) x[i] = load_some(a[i] + k);
+      for (int i = 0; i < ROWS; i++) {
+        const Vector<T> x = row(i);
 #pragma GCC unroll 3
-    for (int g = 0; g < 3; g++)
-#pragma GCC unroll 8
-      for (int u = 0; u < UNITS; u++) {
-        const Vector<T> weights = load_some(w + g * gate + u * K + k);
-#pragma GCC unroll 8
-        for (int i = 0; i < ROWS; i++) sums[i][u][SUM[g]] = fma<T>(x[i], weights, sums[i][u][SUM[g]]);
+        for (int g = 0; g < 3; g++) sums[i][0][SUM[g]] = fma<T>(x, of_unit[g], sums[i][0][SUM[g]]);
       }
+    } else {
+      Vector<T> x[ROWS];
+#pragma GCC unroll 8
+      for (int i = 0; i < ROWS; i++) x[i] = row(i);
+#pragma GCC unroll 3
+      for (int g = 0; g < 3; g++)
+#pragma GCC unroll 8
+        for (int u = 0; u < UNITS; u++) {
+          const Vector<T> of_unit = weights(g, u);
+#pragma GCC unroll 8
+          for (int i = 0; i < ROWS; i++) sums[i][u][SUM[g]] = fma<T>(x[i], of_unit, sums[i][u][SUM[g]]);
+        }
+    }
   };
   int64_t k = 0;
   for (; k + W <= K; k += W) add_at(k, [](const T* p) { return load(p); });
@@ -92,28 +111,24 @@ ALWAYS_INLINE void gates(const GruCall& c, int64_t row, int64_t unit, Vector<T> 
   if (c.h_n) store_first(static_cast<T*>(c.h_n) + row * c.h_n_r + unit, now, units);
 }
 
-// The sums of the rows from `first` to `end` and of a panel of units, in groups whose weights stay in the L1 cache.
+// The sums of the rows from `first` to `end` and of a panel of units. A few rows stay in the L1 cache while the panel's
+// weights pass by.
 template <int SUMS, typename T>
 ALWAYS_INLINE void multiply(const GruCall& c, int64_t first, int64_t end, int64_t panel, T* sums, int64_t row_size,
                             int64_t side_size) {
-  const int64_t unit = panel * LANES<T>, units = std::min<int64_t>(LANES<T>, c.H - unit);
-  const int64_t bytes = 3 * (c.I + c.H) * int64_t{sizeof(T)};  // of a unit's weights
-  const int64_t group = std::max<int64_t>(1, std::min<int64_t>(LANES<T>, (16 << 10) / std::max<int64_t>(1, bytes)));
-  for (int64_t u = 0; u < units; u += group)
-    for (int64_t row = first; row < end;) {
-      const int64_t left = end - row;
-      const int64_t count = left >= 2 * AT_ONCE || left == AT_ONCE ? AT_ONCE : left > AT_ONCE ? (left + 1) / 2 : left;
-      with_number<AT_ONCE>(count, [&](auto M) {
-        constexpr int UNITS = AT_ONCE / decltype(M)::value;
-        const int64_t last = std::min(units, u + group);
-        T* const out = sums + (row - first) * row_size;
-        int64_t at = u;
-        for (; at + UNITS <= last; at += UNITS)
-          tile<T, SUMS, M, UNITS>(c, row, unit + at, out + at, row_size, side_size);
-        for (; at < last; at++) tile<T, SUMS, M, 1>(c, row, unit + at, out + at, row_size, side_size);
-      });
-      row += count;
-    }
+  const int64_t begin = panel * LANES<T>, units = std::min<int64_t>(LANES<T>, c.H - begin);
+  for (int64_t row = first; row < end;) {
+    const int64_t left = end - row;
+    const int64_t count = left >= 2 * AT_ONCE || left == AT_ONCE ? AT_ONCE : left > AT_ONCE ? (left + 1) / 2 : left;
+    with_number<AT_ONCE>(count, [&](auto M) {
+      constexpr int UNITS = decltype(M)::value > AT_ONCE / 2 ? 1 : 2;  // more are too many places to read from
+      T* const out = sums + (row - first) * row_size;
+      int64_t u = 0;
+      for (; u + UNITS <= units; u += UNITS) tile<T, SUMS, M, UNITS>(c, row, begin + u, out + u, row_size, side_size);
+      for (; u < units; u++) tile<T, SUMS, M, 1>(c, row, begin + u, out + u, row_size, side_size);
+    });
+    row += count;
+  }
 }
 
 // Whether the activations are tanh and sigmoid, as a constant.
@@ -127,9 +142,9 @@ template <typename T>
 void step(const GruCall& c, int64_t begin, int64_t end) {
   constexpr int W = LANES<T>;
   T sums[BLOCK_ROWS][PLAIN_SUMS][W] = {};
-  for (int64_t first = 0; first < c.B; first += BLOCK_ROWS) {
-    const int64_t last = std::min(c.B, first + BLOCK_ROWS);
-    for (int64_t panel = begin; panel < end; panel++) {
+  for (int64_t panel = begin; panel < end; panel++) {
+    for (int64_t first = 0; first < c.B; first += BLOCK_ROWS) {
+      const int64_t last = std::min(c.B, first + BLOCK_ROWS);
       multiply<PLAIN_SUMS>(c, first, last, panel, sums[0][0], PLAIN_SUMS * W, 3 * W);
       with_plainness(c, [&](auto plain) {
         for (int64_t row = first; row < last; row++) {

@@ -57,6 +57,17 @@ ALWAYS_INLINE Vector<T> broadcast(T a) {
   return a - Vector<T>{};
 }
 
+// Keeps the compiler from reading a vector from memory again wherever it is used.
+template <typename T>
+ALWAYS_INLINE Vector<T> in_register(Vector<T> a) {
+#if defined(__AVX2__)
+  __asm__("" : "+v"(a));
+#elif defined(__aarch64__)
+  __asm__("" : "+w"(a));
+#endif
+  return a;
+}
+
 #if defined(__AVX2__) && !defined(__AVX512F__)
 // All bits in the first n lanes, none in the others.
 template <typename T>
