@@ -71,6 +71,21 @@ def test_a_step_is_the_same_in_any_batch_and_with_any_number_of_threads(dtype):
         assert torch.equal(layer.step(x[4:5], h[:, 4:5])[0], y[4:5]), n
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer norm"])
+@torch.no_grad()
+def test_a_step_of_any_number_of_rows(dtype, layer_norm):
+    """Rows are computed several at a time, in blocks, on units that divide unevenly."""
+    layer = GRU(21, 37, dtype=dtype, layer_norm=layer_norm, backend="native")
+    x, h = torch.randn(53, 21, dtype=dtype), torch.randn(1, 53, 37, dtype=dtype)
+    y, _ = layer.step(x, h)
+    if not layer_norm:
+        want = to_oracle(layer)(x[None].double(), h.double())[0][0]
+        assert_near("output", y, want) if dtype == torch.float32 else torch.testing.assert_close(y, want)
+    for n in range(1, 53):
+        assert torch.equal(layer.step(x[:n], h[:, :n])[0], y[:n]), n
+
+
 @pytest.mark.parametrize("scale", [1e-8, 1e-4, 1, 1e2])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @torch.no_grad()
