@@ -113,8 +113,10 @@ def imdb_ablations(root: Path) -> str:
             for part in ("_ngrams", "_gru", ""):
                 line.append(", ".join(f"{run[f'validation_{name}{part}']:.4f}" for name in ("loss", "accuracy")))
             link = file.relative_to(folder).as_posix()
-            lines.append([*line, f"{run['seconds']:.0f}", f"[{file.name}](results/{link})"])
-    titles = ["preset", "change", "n-grams: loss, accuracy", "mean of GRUs", "prediction", "seconds", "file"]
+            seconds = [f"{run[name]:.0f}" if name in run else "-" for name in ("pretraining_seconds", "seconds")]
+            lines.append([*line, *seconds, f"[{file.name}](results/{link})"])
+    titles = ["preset", "change", "n-grams: loss, accuracy", "mean of GRUs", "prediction"]
+    titles += ["seconds of pre-training", "of the GRUs", "file"]
     return "\n".join(table(titles, lines))
 
 
