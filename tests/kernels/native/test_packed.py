@@ -18,6 +18,15 @@ ROOT = Path(__file__).resolve().parents[3]
 X, H = torch.randn(5, 9, 7), torch.zeros(1, 9, 20)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_held():
+    """Other tests of the process, such as those of the benchmarks, may hold weights to its end."""
+    others = dict(HELD)
+    HELD.clear()
+    yield
+    HELD.update(others)
+
+
 def near(got, layer, x=X):
     """Compares with a float64 copy of torch.nn's layer, which does not use packed weights."""
     assert_near("output", got, layer.to_torch().double()(x.double())[0])
