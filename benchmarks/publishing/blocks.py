@@ -109,10 +109,8 @@ def imdb_ablations(root: Path) -> str:
             names = (expected.keys() | run["config"].keys()) - {"reviews", "data"}
             pairs = {name.replace("_", " "): (expected.get(name), run["config"].get(name)) for name in sorted(names)}
             changed = {name: new for name, (old, new) in pairs.items() if old != new}
-            changes = [
-                f"{name} {'none' if new is None else f'{new:.4g}' if isinstance(new, float) else new}"
-                for name, new in changed.items()
-            ]
+            shown = {float: "{:.4g}", type(None): "none"}
+            changes = [f"{name} {shown.get(type(new), '{}').format(new)}" for name, new in changed.items()]
             line = [preset, ", ".join(changes) or f"the recipe, GRUs: {expected['members']}"]
             for part in ("_ngrams", "_gru", ""):
                 line.append(", ".join(f"{run[f'validation_{name}{part}']:.4f}" for name in ("loss", "accuracy")))

@@ -53,7 +53,7 @@ class Config:
     ngram_share: float | None = flag(None, "of the n-grams by themselves in the prediction", float, most=1)
     plain: int | None = flag(None, "so many GRUs, the first, are not told of n-grams", int)
     pretraining_epochs: int | None = flag(None, "passes over all texts, without labels, before the GRUs' first", int)
-    rounds: int | None = flag(None, "of training on labels by the former round, the first by best", int, least=1)
+    rounds: int | None = flag(None, "of training on soft labels by the previous round, or by best", int, least=1)
     soft_weight: float | None = flag(None, "of what the teacher labelled, where n-grams are fitted", float, most=0.99)
 
 

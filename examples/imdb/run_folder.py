@@ -8,7 +8,7 @@ last.pt            the state that the next step needs
 curves.png         loss and accuracy against epochs
 summary.json       the test result, when the run has ended
 predictions.png    confusion matrix and calibration
-teacher/, soft-labels.safetensors    for `semi`: the run of `best` that labels the unlabelled reviews; its labels
+teacher/, soft-labels.safetensors    for `semi`: the previous round or a run of `best`, and its labels
 pretrained.safetensors               for `semi`: where its GRUs start; pretraining.pt while these are trained
 """
 

@@ -255,15 +255,16 @@ def prepare(config: Config, given: argparse.Namespace) -> tuple[dict[str, Review
 
 
 def soft_labels(run: Run, given: argparse.Namespace, texts: Reviews) -> Tensor:
-    """The probability that each unlabelled review is positive, by the teacher: the former round, or a run of `best`."""
+    """The probability that each unlabelled review is positive, by the previous round or a run of `best`."""
     if not (run.folder / "soft-labels.safetensors").exists():
         is_first = run.config.rounds == 1
-        teacher = RunFolder(given.teacher if is_first and given.teacher else run.folder / "teacher")
-        if teacher.path != given.teacher:
-            config = dataclasses.replace(run.config, rounds=run.config.rounds - 1)
-            if is_first:
-                shared = ("gru", "seed", "embedding_size", "hidden_size", "vocabulary_size", "ngrams", "precision")
-                config = dataclasses.replace(BEST, **{name: getattr(run.config, name) for name in shared})
+        if is_first and given.teacher:
+            teacher = RunFolder(given.teacher)
+        else:
+            teacher = RunFolder(run.folder / "teacher")
+            shared = ("gru", "seed", "embedding_size", "hidden_size", "vocabulary_size", "ngrams", "precision")
+            best = dataclasses.replace(BEST, **{name: getattr(run.config, name) for name in shared})
+            config = best if is_first else dataclasses.replace(run.config, rounds=run.config.rounds - 1)
             train_run(config, given, teacher.path, run.accelerator, resume=(teacher / "config.json").exists())
         if teacher.read_config()["reviews"]["validation"] != run.folder.read_config()["reviews"]["validation"]:
             raise RunError(f"{teacher.path} was trained on {run.folder.path}'s validation data, so cannot teach it")

@@ -26,7 +26,7 @@ ALWAYS_INLINE void add(const T* const (&a)[ROWS], int64_t K, const T* w, int64_t
     const auto row = [&](int i) { return in_register<T>(load_some(a[i] + k)); };
     const auto weights = [&](int g, int u) {
       const T* const from = w + g * gate + u * K + k;
-      // Processors prefetch up to the end of a page only. The address may be behind the last weight: nothing is read.
+      // Hardware prefetching stops at the end of a page. The address may lie beyond the weights: nothing is read.
       if (BY_ROWS && BYTES == 64) __builtin_prefetch(reinterpret_cast<const char*>(from) + 512);
       return ROWS > 1 ? in_register<T>(load_some(from)) : load_some(from);
     };
@@ -121,7 +121,7 @@ ALWAYS_INLINE void multiply(const GruCall& c, int64_t first, int64_t end, int64_
     const int64_t left = end - row;
     const int64_t count = left >= 2 * AT_ONCE || left == AT_ONCE ? AT_ONCE : left > AT_ONCE ? (left + 1) / 2 : left;
     with_number<AT_ONCE>(count, [&](auto M) {
-      constexpr int UNITS = decltype(M)::value > AT_ONCE / 2 ? 1 : 2;  // more are too many places to read from
+      constexpr int UNITS = decltype(M)::value > AT_ONCE / 2 ? 1 : 2;  // more would read from too many places
       T* const out = sums + (row - first) * row_size;
       int64_t u = 0;
       for (; u + UNITS <= units; u += UNITS) tile<T, SUMS, M, UNITS>(c, row, begin + u, out + u, row_size, side_size);
@@ -137,7 +137,8 @@ ALWAYS_INLINE void with_plainness(const GruCall& c, const Body& body) {
   c.activation == TANH&& c.recurrent_activation == SIGMOID ? body(std::true_type{}) : body(std::false_type{});
 }
 
-// The panels of units from `begin` to `end`, as many units as a vector has lanes each.
+// The panels of units from `begin` to `end`, as many units as a vector has lanes each. A panel's weights stay in the L2
+// cache for all rows.
 template <typename T>
 void step(const GruCall& c, int64_t begin, int64_t end) {
   constexpr int W = LANES<T>;

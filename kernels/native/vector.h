@@ -57,7 +57,7 @@ ALWAYS_INLINE Vector<T> broadcast(T a) {
   return a - Vector<T>{};
 }
 
-// Keeps the compiler from reading a vector from memory again wherever it is used.
+// Keeps the compiler from loading a vector from memory again at each use.
 template <typename T>
 ALWAYS_INLINE Vector<T> in_register(Vector<T> a) {
 #if defined(__AVX2__)
