@@ -111,10 +111,11 @@ class Segments(nn.Module):
     def read(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Logits (B, 2) from the result of `embed`."""
         rows, inside = self.cut(x, lengths)
-        y = self.states(rows, inside).reshape(len(x), -1, self.out.in_features // 2)  # 0 in the padding
-        real = torch.arange(y.shape[1], device=x.device) < lengths[:, None]
-        largest = y.masked_fill(~real[:, :, None], -2.0).amax(1)  # below every state: padding is never the largest
-        return self.out(self.dropout(torch.cat([largest, y.sum(1) / lengths[:, None]], 1)))
+        y = self.states(rows, inside)  # (B * segments, segment, 2 H), 0 in the padding
+        real = torch.arange(self.segment, device=x.device) < inside[:, None]
+        largest = y - 3.0 * ~real[:, :, None]  # padding is below every state
+        largest, total = (each.unflatten(0, (len(x), -1)) for each in (largest.amax(1), y.sum(1)))
+        return self.out(self.dropout(torch.cat([largest.amax(1), total.sum(1) / lengths[:, None]], 1)))
 
     def states(self, x: Tensor, lengths: Tensor) -> Tensor:
         """The GRU's output (B, T, 2 H) of x (B, T, E + kinds), 0 after each row's length."""

@@ -75,8 +75,7 @@ class WordsAhead(nn.Module):
             ahead = sign * torch.arange(1, REACH + 1, device=tokens.device)
             targets = windows[:, REACH + places[:, None] + ahead] - self.first  # (B, places, REACH)
             counted = inside & (targets >= 0) & (targets < out.out_features)
-            logits = out(h).float()
-            found = logits.gather(2, targets.clamp(0, out.out_features - 1)) - logits.logsumexp(2, keepdim=True)
+            found = out(h).log_softmax(2, dtype=torch.float32).gather(2, targets.clamp(0, out.out_features - 1))
             losses.append(-(found * counted).sum() / counted.sum().clamp(min=1))
         return torch.stack(losses).mean()
 
