@@ -10,6 +10,7 @@ summary.json       the test result, when the run has ended
 predictions.png    confusion matrix and calibration
 teacher/, soft-labels.safetensors    for `semi`: the previous round or a run of `best`, and its labels
 pretrained.safetensors               for `semi`: where its GRUs start; pretraining.pt while these are trained
+.lock              held by the process that trains the run
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from model import Judge
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
@@ -52,24 +54,36 @@ class RunFolder:
         return self.path / name
 
     def start(self, config: dict[str, Any], resume: bool, learn: Callable[[], Tokenizer]) -> None:
-        """Creates the folder of a new run, with a vocabulary from `learn`, or checks that it contains this run."""
+        """Creates the folder of a new run, with a vocabulary from `learn`, or checks that it contains this run.
+
+        From then on no other process can start it, as long as this object exists.
+        """
         if not (self / "config.json").exists():
             found = {path.name for path in self.path.iterdir()} if self.path.exists() else set()
-            if any(name != "vocabulary.json" and not name.startswith(".unfinished-") for name in found):
+            if any(not name.startswith(".unfinished-") for name in found - {".lock", "vocabulary.json"}):
                 raise RunError(f"{self.path} contains files but not a run: give an empty or a new folder as --output")
             learned = learn()
             self.path.mkdir(parents=True, exist_ok=True)
+            self._lock()
             self.write_text("vocabulary.json", learned.to_str(pretty=True) + "\n")
             self.write_text("config.json", json.dumps(config | {"format": FORMAT}, indent=1) + "\n")
             return
         if not resume:
             raise RunError(f"{self.path} already contains a run: continue it with --resume, or give another --output")
+        self._lock()
         before = self.read_config()
         # The schedule depends on the number of epochs.
         names = (before.keys() | config.keys()) - ({"epochs"} if config["schedule"] == "constant" else set())
         pairs = {name: (before.get(name), config.get(name)) for name in sorted(names)}
         if changes := [f"{name}: {old!r} there, {new!r} now" for name, (old, new) in pairs.items() if old != new]:
             raise RunError(f"{self.path} contains another run ({', '.join(changes)}): give another --output")
+
+    def _lock(self) -> None:
+        self._held = FileLock(self / ".lock", is_singleton=True)
+        try:
+            self._held.acquire(timeout=0)
+        except Timeout:
+            raise RunError(f"{self.path} contains a run that another process is training: wait until it ends") from None
 
     def write(self, name: str, write_to: Callable[[str], object]) -> None:
         """Writes a file atomically, by way of a temporary one."""

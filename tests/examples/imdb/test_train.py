@@ -16,13 +16,14 @@ import run_folder
 import torch
 import train
 from data import DataError
+from filelock import FileLock
 from run_folder import RunError, RunFolder
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
 
 NO_DROPOUT = ["--dropout", 0, "--embedding-dropout", 0, "--word-dropout", 0]
-FILES = {"config.json", "vocabulary.json", "metrics.jsonl", "best.safetensors", "last.pt", "curves.png"}
+FILES = {".lock", "config.json", "vocabulary.json", "metrics.jsonl", "best.safetensors", "last.pt", "curves.png"}
 FILES |= {"summary.json", "predictions.png"}
 
 
@@ -256,6 +257,13 @@ def test_refused(book, data, flags, message):
         imdb.train(book, "--data", data, *imdb.BOOK, "--epochs", 1, *flags)
     assert message in str(caught.value)
     assert {path.name: path.read_bytes() for path in book.iterdir()} == before
+
+
+def test_a_run_in_use_is_refused(book, data, tmp_path):
+    run = shutil.copytree(book, tmp_path / "run")
+    with FileLock(run / ".lock"), pytest.raises(RunError, match="contains a run that another process is training"):
+        imdb.train(run, "--data", data, *imdb.BOOK, "--epochs", 2, "--resume")
+    imdb.train(run, "--data", data, *imdb.BOOK, "--epochs", 2, "--resume")
 
 
 def test_data_that_changed_underneath_are_refused(tmp_path):
