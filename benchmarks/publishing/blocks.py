@@ -16,6 +16,10 @@ from benchmarks.results import Row, cells, read
 IMDB_RESULTS = Path("examples", "imdb", "results")
 OPTIONS_RESULTS = Path("benchmarks", "results", "options")
 COMPARISON = Path("docs", "comparison.md")
+# Validation loss and accuracy, as far as the published run of `book` printed them.
+PUBLISHED_EPOCHS = {1: (0.70, 0.4946), 2: (0.71, 0.4978), 3: (0.71, 0.5272)}
+PUBLISHED_EPOCHS |= {37: (0.86, 0.8628), 38: (0.88, 0.8630), 39: (0.90, 0.8632), 40: (0.92, 0.8628)}
+PUBLISHED_TEST = (0.35, 0.8562)
 
 
 def pages(root: Path, rows: list[Row], errors: Sequence[accuracy.Row]) -> dict[Path, str]:
@@ -25,7 +29,11 @@ def pages(root: Path, rows: list[Row], errors: Sequence[accuracy.Row]) -> dict[P
         "README.md": {"reasons": reasons(rows, root), "cpu-speed": cpu_speed(rows), "imdb": imdb(runs)},
         "docs/numerics.md": {"accuracy": accuracy.summary(errors)},
         "docs/performance.md": {"options": options.summary(read([root / OPTIONS_RESULTS]))},
-        "examples/imdb/README.md": {"imdb-results": imdb_results(runs), "imdb-ablations": imdb_ablations(root)},
+        "examples/imdb/README.md": {
+            "imdb-results": imdb_results(runs),
+            "imdb-ablations": imdb_ablations(root),
+            "imdb-book": imdb_book(json.loads((root / IMDB_RESULTS / "book-cpu.json").read_text())),
+        },
     }
     return {root / page: _with_blocks((root / page).read_text(), made) for page, made in blocks.items()}
 
@@ -120,6 +128,22 @@ def imdb_ablations(root: Path) -> str:
     titles = ["preset", "change", "n-grams: loss, accuracy", "mean of GRUs", "prediction"]
     titles += ["seconds of pre-training", "of the GRUs", "file"]
     return "\n".join(table(titles, lines))
+
+
+def imdb_book(run: dict[str, Any]) -> str:
+    """Makes the example's table of validation in epochs of `book`, next to what the published run printed."""
+    ours = {each["epoch"]: (each["validation_loss"], each["validation_accuracy"]) for each in run["metrics"]}
+    best, lines = run["best_epoch"], []
+    for epoch in sorted({best, *PUBLISHED_EPOCHS, *range(5, len(ours) + 1, 5)}):
+        title = f"{epoch}, the lowest" if epoch == best else str(epoch)
+        lines.append([title, *_pairs(ours.get(epoch), PUBLISHED_EPOCHS.get(epoch))])
+    lines.append(["test", *_pairs((run["test_loss"], run["test_accuracy"]), PUBLISHED_TEST)])
+    titles = ["epoch", "loss", "accuracy", "published loss", "published accuracy"]
+    return "\n".join(table(titles, lines))
+
+
+def _pairs(*pairs: tuple[float, float] | None) -> list[str]:
+    return [cell for pair in pairs for cell in (("-", "-") if pair is None else (f"{pair[0]:.2f}", f"{pair[1]:.4f}"))]
 
 
 def _summary(run: dict[str, Any]) -> dict[str, Any]:
