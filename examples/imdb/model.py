@@ -113,8 +113,8 @@ class Segments(nn.Module):
         rows, inside = self.cut(x, lengths)
         y = self.states(rows, inside)  # (B * segments, segment, 2 H), 0 in the padding
         real = torch.arange(self.segment, device=x.device) < inside[:, None]
-        largest = y - 3.0 * ~real[:, :, None]  # padding is below every state
-        largest, total = (each.unflatten(0, (len(x), -1)) for each in (largest.amax(1), y.sum(1)))
+        largest = (y - 3.0 * ~real[:, :, None]).amax(1)  # padding is below every state
+        largest, total = (each.unflatten(0, (len(x), -1)) for each in (largest, y.sum(1)))
         return self.out(self.dropout(torch.cat([largest.amax(1), total.sum(1) / lengths[:, None]], 1)))
 
     def states(self, x: Tensor, lengths: Tensor) -> Tensor:

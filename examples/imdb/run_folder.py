@@ -84,6 +84,8 @@ class RunFolder:
             self._held.acquire(timeout=0)
         except Timeout:
             raise RunError(f"{self.path} contains a run that another process is training: wait until it ends") from None
+        except OSError as error:
+            raise RunError(f"could not write {self / '.lock'}: {error}") from error
 
     def write(self, name: str, write_to: Callable[[str], object]) -> None:
         """Writes a file atomically, by way of a temporary one."""

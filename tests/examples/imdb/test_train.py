@@ -266,6 +266,13 @@ def test_a_run_in_use_is_refused(book, data, tmp_path):
     imdb.train(run, "--data", data, *imdb.BOOK, "--epochs", 2, "--resume")
 
 
+def test_a_lock_that_cannot_be_written_is_named(book, data, tmp_path):
+    run = shutil.copytree(book, tmp_path / "run", ignore=shutil.ignore_patterns(".lock"))
+    (run / ".lock").mkdir()
+    with pytest.raises(RunError, match=r"could not write .*lock"):
+        imdb.train(run, "--data", data, *imdb.BOOK, "--epochs", 2, "--resume")
+
+
 def test_data_that_changed_underneath_are_refused(tmp_path):
     folder = imdb.write_parquet(tmp_path / "data")
     run = imdb.train(tmp_path / "run", "--data", folder, "--epochs", 1)
