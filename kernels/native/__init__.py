@@ -6,7 +6,7 @@ library.py    finds and loads the library, or says why it cannot
 gru.h         the C ABI
 cell.h        one direction's weights, packed, and the four equations: read this first
 forward.cpp   the recurrence
-backward.cpp  backpropagation through time
+backward.cpp  backpropagation through time, with gate_gradients.h: their products; weight_gradients.h: sums over rows
 step.cpp      a single step on weights as they lie in memory
 quantised.cpp inference on int8 and bfloat16 weights (quantised.h, quantised.py)
 segments.cpp  lengths, masks and resets as segments of rows (segments.py)
