@@ -50,7 +50,7 @@ test-gpu: .venv/installed-test  ## the tests that need a GPU; fails without one
 fuzz: .venv/installed-test  ## random calls against torch.nn.GRU, random files, random options; MINUTES=1, ARGS="modules --seed 7"
 	PYTHONPATH=.:tests/support:tests/fuzzing:tests/kernels/native OMP_NUM_THREADS=1 $(BIN)/python -m fuzzing --minutes $(or $(MINUTES),1) $(ARGS)
 
-sanitize: .venv/installed-test  ## the native kernels under sanitizers and valgrind: some minutes
+sanitize: .venv/installed-test  ## the native kernels under sanitizers and valgrind: some ten minutes
 	$(BIN)/python tests/kernels/native/sanitize.py
 
 coverage: .venv/installed-test  ## branches that the library's tests take, in Python and C++ (with clang); half an hour

@@ -128,9 +128,9 @@ class LayerWithOptions(_Module):
     def packed_weights(self) -> AbstractContextManager[None]:
         """A context manager that keeps the weights packed for the native kernels, for streaming on a CPU.
 
-        Otherwise every call packs the weights, which takes most of the time of a step with several rows. Inside the
-        context they are packed once, and again after a write that PyTorch counts: by an optimizer, `load_state_dict` or
-        any in-place operator. A write through `.data` or NumPy is not counted, and the old weights stay in use.
+        Otherwise a step reads the weights as they are, and a call on a sequence packs them first. Inside the context
+        they are packed once, and again after a write that PyTorch counts: by an optimizer, `load_state_dict` or any
+        in-place operator. A write through `.data` or NumPy is not counted, and the old weights stay in use.
 
         Example:
             >>> from grucore import GRUCell

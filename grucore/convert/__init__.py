@@ -3,7 +3,7 @@
 For a single layer of torch.nn use `GRU.from_torch` and `GRU.to_torch`, or those of `GRUCell`.
 
 Weights are copied exactly. The only arithmetic is the sum of two biases where the other library has only one of them
-(each function says which). The libraries are imported when a function needs them; `pip install 'grucore[convert]'`
+(each function says which). The libraries are imported when a function needs them; `pip install -e '.[convert]'`
 installs all of them.
 
 `to_onnx` writes a layer by itself. A whole model needs no converter: torch.onnx.export, with either value of `dynamo`,

@@ -1,4 +1,4 @@
-"""Differentially private training with Opacus: per-sample gradients. `pip install 'grucore[opacus]'`.
+"""Differentially private training with Opacus: per-sample gradients. `pip install -e '.[opacus]'`.
 
 Importing this module registers `grucore.GRU` with Opacus: `ModuleValidator.fix` then replaces each by a `DPGRU`, for
 which there is a grad sampler, just as it replaces torch.nn.GRU by Opacus' own layer.

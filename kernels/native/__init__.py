@@ -18,6 +18,6 @@ activations.h those that a layer can have
 vector.h      vectors, sigmoid and tanh
 team.h        threads; library.cpp: those and the instruction set, chosen when the library is loaded
 
-Besides x and y, a layer keeps the derivatives of as many steps as fit in 32 MB for backward (`layer.KEPT_BYTES`). The
+Besides x and y, a layer keeps the derivatives of as many steps as fit in 32 MiB for backward (`layer.KEPT_BYTES`). The
 others are recomputed, which takes a third longer and gives the same bits.
 """

@@ -17,7 +17,7 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
     if not PATH.exists():
         return None, (
             "the native kernels are not built: they need x86-64 or 64-bit ARM and a C++ compiler when grucore is "
-            "installed, and then `pip install --force-reinstall --no-deps grucore` builds them"
+            "installed, and then `pip install --force-reinstall --no-deps -e .` in the checkout builds them"
         )
     try:
         library = ctypes.CDLL(os.fspath(PATH))
