@@ -130,7 +130,8 @@ class LayerWithOptions(_Module):
 
         Otherwise a step reads the weights as they are, and a call on a sequence packs them first. Inside the context
         they are packed once, and again after a write that PyTorch counts: by an optimizer, `load_state_dict` or any
-        in-place operator. A write through `.data` or NumPy is not counted, and the old weights stay in use.
+        in-place operator. A write through `.data` or NumPy is not counted, and the old weights stay in use. Weights of
+        16 bits are not kept: each call converts them.
 
         Example:
             >>> from grucore import GRUCell

@@ -3,6 +3,8 @@
 import copy
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,9 @@ import torch
 from oracle import assert_near
 
 from grucore import GRU, GRUCell
-from grucore.kernels.native.library import UNAVAILABLE
-from grucore.kernels.native.packed import HELD
+from grucore.kernels.native import call
+from grucore.kernels.native.library import LIBRARY, UNAVAILABLE
+from grucore.kernels.native.packed import HELD, packed
 
 pytestmark = pytest.mark.skipif(UNAVAILABLE is not None, reason=str(UNAVAILABLE))
 ROOT = Path(__file__).resolve().parents[3]
@@ -48,6 +51,7 @@ WRITES = {
     "a bias": lambda layer: layer.bias_ih_l0.add_(1),
     "load_state_dict": lambda layer: layer.load_state_dict(GRU(7, 20).state_dict()),
     "an optimizer": lambda layer: optimized(layer),
+    "a fused optimizer": lambda layer: optimized(layer, fused=True),  # does not raise the versions
     "other memory": lambda layer: setattr(layer.weight_ih_l0, "data", torch.randn(60, 7)),
     "another parameter": lambda layer: setattr(layer, "weight_ih_l0", torch.nn.Parameter(torch.randn(60, 7))),
     "another dtype and back": lambda layer: layer.half().float(),
@@ -55,10 +59,10 @@ WRITES = {
 }
 
 
-def optimized(layer):
+def optimized(layer, **options):
     with torch.enable_grad():
         layer(X)[0].sum().backward()
-    torch.optim.Adam(layer.parameters(), lr=0.1).step()
+    torch.optim.Adam(layer.parameters(), lr=0.1, **options).step()
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
@@ -86,18 +90,45 @@ def test_steps_and_cells(B):
         assert_near("output", cell(x, hx), cell.to_torch().double()(x.double(), hx.double()))
 
 
-def test_training_inside_of_it():
+@pytest.mark.parametrize("fused", [False, True])
+def test_training_inside_of_it(fused):
     """Gradients come from the current weights; each optimizer step is a write."""
     layer, other = (lambda layer: (layer, copy.deepcopy(layer)))(GRU(7, 20))
     with layer.packed_weights():
         for each in (layer, other):
-            optimizer = torch.optim.SGD(each.parameters(), lr=0.5)
+            optimizer = torch.optim.SGD(each.parameters(), lr=0.5, fused=fused)
             for _ in range(3):
                 optimizer.zero_grad()
                 each(X)[0].square().sum().backward()
                 optimizer.step()
     for (name, a), b in zip(layer.named_parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_a_thread_never_reads_what_another_has_not_packed_yet(monkeypatch):
+    """Both threads find nothing packed; the second packs only after the first has its result."""
+    layer, packing, done = GRU(7, 20), threading.Semaphore(0), threading.Event()
+
+    class Library:
+        def __getattr__(self, name):
+            return getattr(call.LIBRARY, name)
+
+        def gru_pack(self, *arguments):
+            packing.release()
+            if threading.current_thread() is threading.main_thread():
+                assert packing.acquire(timeout=60) and packing.acquire(timeout=60)  # both are here
+            else:
+                assert done.wait(60)
+            return LIBRARY.gru_pack(*arguments)
+
+    monkeypatch.setattr(
+        call, "packed", lambda group, given, _, reset_after: packed(group, given, Library(), reset_after)
+    )
+    with layer.packed_weights(), ThreadPoolExecutor(1) as pool:
+        later = pool.submit(layer, X)
+        near(layer(X)[0].detach(), layer)
+        done.set()
+        near(later.result()[0].detach(), layer)
 
 
 @torch.no_grad()
