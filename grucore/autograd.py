@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grucore import ops
+from grucore import compat, ops
 from grucore.checks import Group
-from grucore.kernels import Form, Gradients, State, Steps, Weights, regularised
+from grucore.kernels import Form, Gradients, State, Steps, Weights
 from grucore.kernels.native import layer as native
 from grucore.kernels.noise import new_seed
 from grucore.kernels.regularised import Gains, Variant, is_noisy
@@ -90,8 +90,13 @@ class _StackedLayer(torch.autograd.Function):
         if dy is None and dh_n is None:
             return (None,) * 12
         need_dx = ctx.needs_input_grad[0]
-        if torch.is_grad_enabled():  # the operator's gradient has a gradient
-            variant, seed = ctx.noise or (Variant(), None)
+        variant, seed = ctx.noise or (None, None)
+        if compat.backward_is_transformed(dy, dh_n):
+            state, weights = State(*tensors[:2]), Weights(*tensors[2:6])
+            found = ops.differentiable(dy, dh_n, x, state, weights, None, Steps(*tensors[6:]), ctx.form, variant, seed)
+            gradients = found[0]
+        elif torch.is_grad_enabled():  # the operator's gradient has a gradient
+            variant = variant or Variant()
             options = (seed, *ctx.form, variant.recurrent_dropout, variant.zoneout, ctx.backend, need_dx)
             gradients = ops.gru_layer_backward(dy, dh_n, y, x.new_empty(0), x, *tensors, *options)
         else:
@@ -177,42 +182,18 @@ def _gradients(
     seed: Tensor | None = None,
     gains: Sequence[Gains] | None = None,
 ) -> tuple[Gradients, Gains | None]:
-    if not torch.is_grad_enabled():
+    is_transformed = compat.backward_is_transformed(dy, dh_n)
+    if not (torch.is_grad_enabled() or is_transformed):
         others = (steps, form, need_dx, kept, variant, seed, gains)
         return native.backward_by_direction(dy, dh_n, y, x, state, groups, *others)
     weights = Weights(*stacked(groups))
-    if variant is not None:
+    if variant is not None or is_transformed:
         norms = None if gains is None else Gains(*stacked(gains))
-        return _differentiable(dy, dh_n, x, state, weights, norms, steps, form, variant, seed)
+        return ops.differentiable(dy, dh_n, x, state, weights, norms, steps, form, variant, seed)
     values = (*state, *weights, *steps, None, *form, 0.0, 0.0, "native", need_dx)
     kept = x.new_empty(0) if kept is None else kept
     dx, dh0, dh_reset, *d_weights = ops.gru_layer_backward(dy, dh_n, y, kept, x, *values)
     return Gradients(dx if need_dx else None, dh0, None if state.h_reset is None else dh_reset, *d_weights), None
-
-
-def _differentiable(
-    dy: Tensor | None,
-    dh_n: Tensor | None,
-    x: Tensor,
-    state: State,
-    weights: Weights,
-    gains: Gains | None,
-    steps: Steps,
-    form: Form,
-    variant: Variant,
-    seed: Tensor | None,
-) -> tuple[Gradients, Gains | None]:
-    """Computes the gradients with PyTorch's autograd, so that they can be differentiated again."""
-    inputs = (x, *state, *weights, *(gains or ()))
-    leaves = [t if t is None or t.requires_grad else t.detach().requires_grad_() for t in inputs]
-    x, h0, h_reset, *rest = leaves
-    weights, gains = Weights(*rest[:4]), None if gains is None else Gains(*rest[4:])
-    y, h_n, _ = regularised.gru_layer(x, State(h0, h_reset), weights, gains, steps, form, variant, seed)
-    outs, d_outs = zip(*((out, d) for out, d in ((y, dy), (h_n, dh_n)) if d is not None), strict=True)
-    given = [t for t in leaves if t is not None]
-    made = iter(torch.autograd.grad(outs, given, d_outs, create_graph=True, materialize_grads=True))
-    found = [None if t is None else next(made) for t in leaves]
-    return Gradients(*found[:7]), None if gains is None else Gains(*found[7:])  # type: ignore[arg-type]
 
 
 def stacked(groups: Sequence[Sequence[Tensor | None]]) -> list[Any]:

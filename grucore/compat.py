@@ -34,6 +34,11 @@ def transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def backward_is_transformed(*gradients: Tensor | None) -> bool:
+    """Whether a backward pass is vmapped, as by `is_grads_batched`, or itself differentiated in forward mode."""
+    return transformed() or any(g is not None and torch._C._functorch.is_legacy_batchedtensor(g) for g in gradients)
+
+
 def in_onnx_export() -> bool:
     """Whether torch.onnx.export, with either value of `dynamo`, runs this call."""
     # The first two checks cost almost nothing; torch.onnx is slow to import and to call.

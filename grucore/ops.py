@@ -22,7 +22,7 @@ from grucore import compat, flops
 from grucore.kernels import Form, Gradients, State, Steps, Weights, reference, regularised
 from grucore.kernels.native import layer as native
 from grucore.kernels.noise import new_seed
-from grucore.kernels.regularised import Variant, is_noisy
+from grucore.kernels.regularised import Gains, Variant, is_noisy
 
 
 def layer(
@@ -195,13 +195,48 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, _: None) -> tupl
         return _by_name(_INPUTS)
     saved = ctx.saved_tensors  # read once: reading unpacks, which checkpointing allows once and offloading pays for
     need_dx = ctx.needs_input_grad[0]
-    gradients = Gradients(*gru_layer_backward(dy, dh_n, *saved, *ctx.options, need_dx))._asdict()
+    if compat.backward_is_transformed(dy, dh_n):
+        x, *fields = saved[2:]
+        (state, weights, steps, form), noise = _values((*fields, *ctx.options))
+        found, _ = differentiable(dy, dh_n, x, state, weights, None, steps, form, *(noise or (None, None)))
+    else:
+        found = Gradients(*gru_layer_backward(dy, dh_n, *saved, *ctx.options, need_dx))
+    gradients = found._asdict()
     y_and_tensors = dict(zip(("y", "kept", *_INPUTS), saved, strict=False))
     wanted = {name: g for name, g in gradients.items() if y_and_tensors[name] is not None and (need_dx or name != "x")}
     return _by_name(_INPUTS, **wanted)
 
 
 torch.library.register_autograd("grucore::gru_layer", _backward, setup_context=_save)
+
+
+def differentiable(
+    dy: Tensor | None,
+    dh_n: Tensor | None,
+    x: Tensor,
+    state: State,
+    weights: Weights,
+    gains: Gains | None,
+    steps: Steps,
+    form: Form,
+    variant: Variant | None,
+    seed: Tensor | None,
+) -> tuple[Gradients, Gains | None]:
+    """Computes the gradients with PyTorch's autograd, so that they can be differentiated again, and vmapped."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        leaves: list[Any] = [alias(t) for t in (x, *state, *weights, *(gains or ()))]
+        layer = leaves[0], State(*leaves[1:3]), Weights(*leaves[3:7])
+        if variant is None:
+            y, h_n, _ = reference.gru_layer(*layer, steps, form)
+        else:
+            norms = None if gains is None else Gains(*leaves[7:])
+            y, h_n, _ = regularised.gru_layer(*layer, norms, steps, form, variant, seed)
+    outs, d_outs = zip(*((out, d) for out, d in ((y, dy), (h_n, dh_n)) if d is not None), strict=True)
+    given = [t for t in leaves if t is not None]
+    made = iter(torch.autograd.grad(outs, given, d_outs, create_graph=create_graph, materialize_grads=True))
+    found = [None if t is None else next(made) for t in leaves]
+    return Gradients(*found[:7]), None if gains is None else Gains(*found[7:])
 
 
 def _save_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -218,7 +253,7 @@ def _double_backward(ctx: Any, *d_gradients: Tensor | None) -> tuple[Tensor | No
     *primals, real, start, seed = ctx.saved_tensors
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        dy, dh_n, x, *tensors = (_alias(t) for t in primals)
+        dy, dh_n, x, *tensors = (alias(t) for t in primals)
         (state, weights, steps, form), noise = _values((*tensors, real, start, seed, *ctx.options))
         if noise:
             y, h_n, _ = regularised.gru_layer(x, state, weights, None, steps, form, *noise)  # type: ignore[arg-type]
@@ -230,6 +265,8 @@ def _double_backward(ctx: Any, *d_gradients: Tensor | None) -> tuple[Tensor | No
         wanted = [
             (a, d) for a, d in zip(arguments, d_gradients, strict=True) if a is not None and d is not None and len(d)
         ]
+        if not wanted:  # T = 0 or B = 0: there are no numbers
+            return _by_name(_BACKWARD_INPUTS)
         wrt, d_wanted = zip(*wanted, strict=True)
         grads = torch.autograd.grad(outs, wrt, d_outs, create_graph=True, materialize_grads=True)
         inputs = dict(zip(("dy", "dh_n", *_INPUTS), (dy, dh_n, *arguments), strict=False))
@@ -240,7 +277,7 @@ def _double_backward(ctx: Any, *d_gradients: Tensor | None) -> tuple[Tensor | No
     return _by_name(_BACKWARD_INPUTS, **dict(zip(inputs, results, strict=True)))
 
 
-def _alias(t: Tensor | None) -> Tensor | None:
+def alias(t: Tensor | None) -> Tensor | None:
     """A separate graph node per input, so that gradients stop here even if one input was computed from another."""
     if t is None:
         return None

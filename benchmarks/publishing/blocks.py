@@ -53,10 +53,10 @@ def reasons(rows: list[Row], root: Path) -> str:
   geometric means over {shapes} shapes, by CPU time on one thread; the lowest of {len(machines)} processors.
 - **Variable lengths without packing.** `lengths=`, `mask=` and `reset=` work on a padded batch in any order. Training
   on such batches takes `nn.GRU` {lengths:.1f} times as long.
-- **Less memory on CPUs.** A training step on {shape(memory.case)} peaks at {figure(ours)} MiB instead of {figure(theirs)}: most
-  gates are computed again instead of saved.
+- **Less memory on CPUs.** A training step on {shape(memory.case)} peaks at {figure(ours)} MiB, not {figure(theirs)}:
+  most gates are computed again instead of saved.
 - **What `nn.GRU` refuses.** Gradients of gradients, `torch.func`, full-graph compilation, export with free sizes,
-  layer normalisation, int8 weights and more. [{claims} claims about the library]({COMPARISON}), each linked to its test."""
+  layer normalisation, int8 weights and more. [{claims} claims]({COMPARISON}), each linked to its test."""
 
 
 def _mean(of_machine: list[Row], kind: str) -> float:

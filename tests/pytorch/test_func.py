@@ -1,11 +1,14 @@
 """torch.func and forward mode: against the same transformation of torch.nn.GRU's own equations, in float64."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
 from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from grucore import GRU, GRUCell
 
@@ -123,6 +126,61 @@ def test_forward_over_reverse_mode_of_a_gradient_penalty():
     close(
         *(jvp(grad(lambda x, m=m: m(x)[0].sin().sum()), (x,), (v,)) for m in (ours, theirs)),
     )
+
+
+OF_BACKWARD = {
+    "native": lambda x: (GRU(3, 4, 2, bidirectional=True, dtype=f64), x),
+    "eager": lambda x: (GRU(3, 4, backend="eager", dtype=f64), x),
+    "reset before": lambda x: (GRU(3, 4, reset_after=False, dtype=f64), x),
+    "heads": lambda x: (GRU(3, 4, heads=2, dtype=f64), x),
+    "options": lambda x: (GRU(3, 4, layer_norm=True, zoneout=0.3, activation="relu", dtype=f64).eval(), x),
+    "drawn": lambda x: (GRU(3, 4, recurrent_dropout=0.3, dtype=f64), x),
+    "cell": lambda x: (GRUCell(3, 4, dtype=f64), x[0]),
+}
+
+
+class Watching(TorchDispatchMode):
+    """Sees every operator, so that a layer runs as one."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("is_operator", [False, True], ids=["function", "operator"])
+@pytest.mark.parametrize("of", OF_BACKWARD.values(), ids=OF_BACKWARD)
+def test_a_backward_pass_that_is_mapped_or_differentiated_forward(of, is_operator):
+    """It is linear in the output's gradients: by rows, and tangent by tangent, it gives what it gives one by one."""
+    layer, x = of(torch.randn(5, 2, 3, dtype=f64, requires_grad=True))
+    with Watching() if is_operator else nullcontext():
+        out = layer(x)
+    y = out if isinstance(layer, GRUCell) else torch.cat([each.flatten() for each in out])
+    inputs, directions = [x, *layer.parameters()], torch.randn(3, *y.shape, dtype=f64)
+    one_by_one = [torch.autograd.grad(y, inputs, d, retain_graph=True) for d in directions]
+    mapped = torch.autograd.grad(y, inputs, directions, is_grads_batched=True, retain_graph=True)
+    close(mapped, tuple(map(torch.stack, zip(*one_by_one, strict=True))))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(directions[0], directions[1])
+        found = [forward_ad.unpack_dual(each) for each in torch.autograd.grad(y, inputs, dual)]
+        close([tuple(each) for each in found], list(zip(one_by_one[0], one_by_one[1], strict=True)))
+
+
+@pytest.mark.parametrize("of", OF_BACKWARD.values(), ids=OF_BACKWARD)
+def test_a_gradient_with_a_graph_is_the_gradient_though_the_state_comes_from_the_input(of):
+    layer, x = of(torch.randn(5, 2, 3, dtype=f64, requires_grad=True))
+    is_cell = isinstance(layer, GRUCell)
+    hx = x.mean(-1, keepdim=True) if is_cell else x.mean((0, 2))[:, None].expand(getattr(layer, "num_layers", 1), 2, 1)
+    hx = hx.repeat(1 if is_cell or not layer.bidirectional else 2, *(1,) * (hx.dim() - 2), 4)
+    out = layer(x, hx)
+    total = (out if is_cell else out[0]).square().sum()
+    (plain,) = torch.autograd.grad(total, x, retain_graph=True)
+    (with_graph,) = torch.autograd.grad(total, x, create_graph=True)
+    close(with_graph, plain)
+
+
+def test_a_gradient_of_a_gradient_of_no_steps():
+    x, hx = torch.randn(0, 2, 3, dtype=f64, requires_grad=True), torch.randn(1, 2, 4, dtype=f64, requires_grad=True)
+    (dx,) = torch.autograd.grad(GRU(3, 4, dtype=f64)(x, hx)[1].square().sum(), x, create_graph=True)
+    assert torch.autograd.grad(dx.sum(), hx, allow_unused=True) == (None,)
 
 
 def test_outside_of_transforms_the_kernels_run(monkeypatch):
