@@ -86,11 +86,7 @@ class GRUCell(LayerWithOptions):
 
     def reset_parameters(self) -> None:
         """Draws weights and biases as `GRU.reset_parameters`, in torch.nn.GRUCell's order; gains are 1."""
-        for name, parameter in self.named_parameters():
-            if name.startswith("layer_norm"):
-                nn.init.ones_(parameter)
-            else:
-                nn.init.uniform_(parameter, -(bound := self._bound(name)), bound)
+        self._draw_parameters()
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """The state after one step.
@@ -123,10 +119,10 @@ class GRUCell(LayerWithOptions):
         return functional.step(input, hx, self._weight_groups()[0], gains, self, training)
 
     def _weight_groups(self) -> list[list[Tensor]]:
-        weights = [self.weight_ih, self.weight_hh]
-        if (b_ih := self.bias_ih) is not None and (b_hh := self.bias_hh) is not None:
-            weights += [b_ih, b_hh]
-        return [weights]
+        biases = [bias for bias in (self.bias_ih, self.bias_hh) if bias is not None]
+        if len(biases) == 1:
+            raise InputError("a GRUCell has both bias_ih and bias_hh, or neither: one of them is None")
+        return [[self.weight_ih, self.weight_hh, *biases]]
 
     if TYPE_CHECKING:
         __call__ = forward

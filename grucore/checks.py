@@ -69,6 +69,8 @@ def check_groups(weights: Sequence[Group], directions: int, heads: int) -> int:
     for group in weights:
         if len(group) not in (2, 4):
             raise InputError(f"weights must be (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh), got {len(group)} tensors")
+        if len(group) != len(weights[0]):
+            raise InputError(f"either all groups of weights have biases or none, got {[len(each) for each in weights]}")
         for name, w in zip(NAMES, group, strict=False):
             check_tensor(name, w)
     shape = tuple(weights[0][1].shape)

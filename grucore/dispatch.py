@@ -9,7 +9,7 @@
 """
 
 import os
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 from typing import Literal, NamedTuple, get_args
 
@@ -27,6 +27,16 @@ BACKENDS = get_args(Backend)
 OLDEST_TRITON = (3, 4)
 
 
+def _version_of_triton() -> str | None:
+    """The version installed; the packages for ROCm, XPU and Windows have other names. None of a folder `triton`."""
+    if not find_spec("triton"):
+        return None
+    try:
+        return version("triton")
+    except PackageNotFoundError:
+        return next(map(version, packages_distributions().get("triton", ())), None)
+
+
 def _no_triton(installed: str | None) -> str | None:
     """Why no kernel can run with the Triton version installed, None where one can."""
     if installed is None:
@@ -38,7 +48,7 @@ def _no_triton(installed: str | None) -> str | None:
 
 
 # Known once, without importing Triton: torch.compile traces `choose`, and could not look for a package.
-NO_TRITON = _no_triton(version("triton") if find_spec("triton") else None)
+NO_TRITON = _no_triton(_version_of_triton())
 
 
 _NATIVE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

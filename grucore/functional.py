@@ -287,13 +287,17 @@ def step(
     hidden_size = check_groups([weights], 1, options.heads)
     check_tensor("hx", hx)
     check_alike(input, hx, weights[0])
+    if not input.dim():
+        raise InputError("input must be (B, I) or (I,), got a tensor without dimensions")
     check_weights(weights, input.shape[-1], hidden_size, options.heads)
     if differ(hx.shape, expected := (*input.shape[:-1], hidden_size)):
         raise InputError(f"hx must have shape {expected}, got {tuple(hx.shape)}")
     if layer_norms is not None:
         check_gains([layer_norms], [weights])
     check_recordable(input, hx, *weights, *(layer_norms or ()))
-    has_one_dtype = input.dtype is hx.dtype is weights[0].dtype and compat.autocast_dtype(input, weights[0]) is None
+    if (dtype := compat.autocast_dtype(input, weights[0])) is not None:
+        input, weights = input.to(dtype), [w.to(dtype) for w in weights]
+    hx = hx.to(input.dtype)
     form, variant = form_of(options, input.device), variant_of(options, training)
     tensors = (input, hx, *weights, *(layer_norms or ()))
     request = dispatch.Request(
@@ -305,14 +309,14 @@ def step(
         acting(variant),
         training=training,
         wants_gradient=_wants_gradient(tensors),
-        is_plain=has_one_dtype and are_plain(tensors),
+        is_plain=dtype is None and are_plain(tensors),
         is_transformed=compat.transformed(),
     )
     # Without gradients memory is used again; 16-bit types and autocast have their own rules. A trace, and what is
     # exported, hold for calls with gradients too.
     in_place = (
         not request.wants_gradient
-        and has_one_dtype
+        and dtype is None
         and input.dtype in (torch.float32, torch.float64)
         and form.reset_after
         and input.dim() == 2

@@ -87,8 +87,10 @@ def _from_unbatched(input: Tensor, hx: Tensor | None, call: Call, states: tuple[
     for name, flag in (("mask", mask), ("reset", reset)):
         if flag is not None:
             check_step_flag(name, flag, T=len(input))
-    if reset_state is not None and differ(reset_state.shape, states):
-        raise InputError(f"Expected reset_state of shape {states}, got {tuple(reset_state.shape)}")
+    if reset_state is not None:
+        check_tensor("reset_state", reset_state)
+        if differ(reset_state.shape, states):
+            raise InputError(f"Expected reset_state of shape {states}, got {tuple(reset_state.shape)}")
     hx, mask, reset, reset_state = (None if t is None else t.unsqueeze(1) for t in (hx, mask, reset, reset_state))
     return Arranged(input.unsqueeze(1), hx, Call(lengths, mask, reset, reset_state), Layout(is_batched=False))
 

@@ -178,13 +178,7 @@ class GRU(LayerWithOptions):
         With heads weight_hh is from U(-sqrt(heads/H), sqrt(heads/H)): a gate sums H/heads products with the state, and
         with the smaller bound a head would forget sooner than a layer of its size.
         """
-        for name, parameter in self.named_parameters():
-            if name == "initial_state":
-                nn.init.zeros_(parameter)
-            elif name.startswith("layer_norm"):
-                nn.init.ones_(parameter)
-            else:
-                nn.init.uniform_(parameter, -(bound := self._bound(name)), bound)
+        self._draw_parameters()
 
     def flatten_parameters(self) -> None:
         """Does nothing, since there is no flat copy of the parameters. Exists for code written for torch.nn.GRU."""

@@ -120,10 +120,18 @@ class LayerWithOptions(_Module):
         gates, units = 3 * self.hidden_size // self.heads, self.hidden_size // self.heads
         return (gates, units) if self.heads == 1 else (self.heads, gates, units)
 
-    def _bound(self, name: str) -> float:
-        """Returns the bound of the uniform distribution that initialises a parameter."""
-        units = self.hidden_size // self.heads if name.startswith("weight_hh") else self.hidden_size
-        return units**-0.5 if units else 0.0
+    def _draw_parameters(self) -> None:
+        """Weights and biases from uniform distributions, gains 1, the initial state 0."""
+        for name, parameter in self.named_parameters():
+            name = name.removeprefix("parametrizations.")
+            if name.startswith("initial_state"):
+                nn.init.zeros_(parameter)
+            elif name.startswith("layer_norm"):
+                nn.init.ones_(parameter)
+            else:
+                units = self.hidden_size // self.heads if name.startswith("weight_hh") else self.hidden_size
+                bound = units**-0.5 if units else 0.0
+                nn.init.uniform_(parameter, -bound, bound)
 
     def packed_weights(self) -> AbstractContextManager[None]:
         """A context manager that keeps the weights packed for the native kernels, for streaming on a CPU.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -71,7 +72,7 @@ class QuantizedGRU(LayerWithOptions):
         self.input_size, self.hidden_size, self.weight_dtype = layer.input_size, layer.hidden_size, dtype
         self._set_options({name: getattr(layer, name) for name in DEFAULTS})
         self._names = parameter_names(self.num_layers, self.num_directions, of_weights(self.bias))
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():  # tensors of inference have no version
             for name, tensor in _named_tensors(layer).items():
                 if not name.startswith("weight"):
                     self.register_buffer(name, tensor.detach().clone())
@@ -81,7 +82,7 @@ class QuantizedGRU(LayerWithOptions):
                     rounded, scale = _rounded(tensor.detach())
                     self.register_buffer(name, rounded)
                     self.register_buffer(f"{name}_scale", scale)
-        self._packed: tuple[Any, list[native.Quantised]] | None = None
+        self._packed: tuple[list[Tensor], list[Any], list[native.Quantised]] | None = None
         self.eval()
 
     def forward(
@@ -214,13 +215,17 @@ class QuantizedGRU(LayerWithOptions):
         return x, torch.cat(states)
 
     def _packed_weights(self) -> list[native.Quantised]:
-        """Returns the packed weights per layer and direction, packed again after a write or in new memory."""
-        buffers = self._buffers.values()
-        key = [(t.data_ptr(), None if t.is_inference() else t._version) for t in buffers]  # type: ignore[union-attr]
-        if self._packed is None or self._packed[0] != key:
-            self._check_buffers()
-            self._packed = key, [native.packed(group, self.reset_after) for group in self.tensors()]
-        return self._packed[1]
+        """Returns the packed weights per layer and direction; they are kept until a buffer is written or replaced."""
+        buffers: Any = list(self._buffers.values())
+        if self._packed is not None:
+            given, states, packed = self._packed
+            if all(map(operator.is_, buffers, given)) and list(map(_state, buffers)) == states:
+                return packed
+        self._check_buffers()
+        packed = [native.packed(group, self.reset_after) for group in self.tensors()]
+        if not any(t.is_inference() for t in buffers):  # those have no version
+            self._packed = buffers, list(map(_state, buffers)), packed
+        return packed
 
     def tensors(self) -> list[dict[str, Tensor]]:
         """Returns w_ih and w_hh, their scales and the biases, per layer and direction."""
@@ -314,6 +319,11 @@ class QuantizedGRU(LayerWithOptions):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_packed": None}
+
+
+def _state(buffer: Tensor) -> tuple[int, int]:
+    """What changes with a write, and with other memory."""
+    return buffer._version, buffer.data_ptr()
 
 
 def _check(layer: Any, dtype: Any) -> None:

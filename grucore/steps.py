@@ -41,7 +41,7 @@ def steps_of(
         raise InputError("give lengths or mask, not both")
     real = start = None
     if lengths is not None:
-        lengths = _checked_lengths(lengths, T, B)
+        lengths = checked_lengths(lengths, T, B)
         real = torch.arange(T, device=device).unsqueeze(1) < lengths.to(device, non_blocking=True)
     if mask is not None:
         check_step_flag("mask", mask, T=T, B=B)
@@ -53,7 +53,7 @@ def steps_of(
 
 
 def as_lengths(lengths: Lengths | int) -> Tensor:
-    """Lengths as a tensor of integers, on their own device; a list becomes a CPU tensor, whatever the default device.
+    """Lengths as a tensor of int64, on their own device; a list becomes a CPU tensor, whatever the default device.
 
     Raises:
         TypeError: they are not integers.
@@ -63,13 +63,19 @@ def as_lengths(lengths: Lengths | int) -> Tensor:
             tensor = torch.as_tensor(lengths, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"lengths must be integers, a tensor (B,) or a list, got {lengths!r}") from error
-        lengths = tensor.long() if tensor.numel() == 0 else tensor  # an empty list becomes float
+        lengths = tensor if tensor.numel() else tensor.long()  # an empty list becomes float
     if lengths.dtype.is_floating_point or lengths.dtype.is_complex or lengths.dtype is torch.bool:
         raise TypeError(f"lengths must be integers, got {lengths.dtype}")
-    return lengths
+    return lengths.long()  # a narrow dtype would wrap, and an unsigned one has no minimum
 
 
-def _checked_lengths(lengths: Lengths, T: int, B: int) -> Tensor:
+def checked_lengths(lengths: Lengths, T: int, B: int) -> Tensor:
+    """Lengths as int64 (B,), on their own device; the values are checked if they are on the CPU.
+
+    Raises:
+        InputError: a wrong shape, or a length out of range.
+        TypeError: they are not integers.
+    """
     lengths = as_lengths(lengths)
     if differ(lengths.shape, (B,)):
         raise InputError(f"lengths must have shape (B,) = ({B},), got {tuple(lengths.shape)}")

@@ -7,11 +7,12 @@ Trajectories"; parts do not overlap, so gradients reach back at most `steps` ste
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from grucore.errors import InputError, check_tensor
 from grucore.module import GRU
-from grucore.steps import as_lengths, check_step_flag
+from grucore.steps import Lengths, check_step_flag, checked_lengths
 
 
 class Part(NamedTuple):
@@ -28,7 +29,7 @@ def truncated_bptt(
     hx: Tensor | None = None,
     *,
     steps: int,
-    lengths: Tensor | None = None,
+    lengths: Lengths | None = None,
     mask: Tensor | None = None,
     reset: Tensor | None = None,
     reset_state: Tensor | None = None,
@@ -41,7 +42,8 @@ def truncated_bptt(
     Args:
         model: a unidirectional layer.
         input: shape (T, B, I), or (B, T, I) if the model is batch_first.
-        hx: the initial state, shape (K, B, H); its own gradient comes from the first part.
+        hx: the initial state, shape (K, B, H). Its gradient comes from the first part, and from later parts as far as
+            resets go to it: then a state that was computed needs `backward(retain_graph=True)`, or `hx.detach()`.
         steps: the number of steps per part; the last part may have fewer.
         lengths: shape (B,), of the whole sequences.
         mask: shape (T, B) or (B, T), as `GRU.forward` takes it.
@@ -53,7 +55,7 @@ def truncated_bptt(
         `Part`: the slice of steps, y, and h_n.
 
     Raises:
-        InputError: steps below 1, a bidirectional model, input that is not a batch.
+        InputError: steps below 1, a bidirectional model, input that is not a batch, lengths out of range.
 
     Example:
         >>> import torch
@@ -76,6 +78,10 @@ def truncated_bptt(
     for name, flag in (("mask", mask), ("reset", reset)):
         if flag is not None:
             check_step_flag(name, flag, **({"B": batch, "T": total} if model.batch_first else {"T": total, "B": batch}))
+    if lengths is not None:
+        lengths = checked_lengths(lengths, total, batch)
+    if mask is not None and reset is not None and total:
+        reset = _at_real_steps(reset, mask, time)
     first = hx if reset_state is None else reset_state
     if first is None and reset is not None:
         first = input.new_zeros(model.num_layers, batch, model.hidden_size)
@@ -87,11 +93,21 @@ def truncated_bptt(
         if reset_state is not None or (reset is not None and begin > 0):
             flags["reset_state"] = first
         if lengths is not None:
-            flags["lengths"] = (as_lengths(lengths) - begin).clamp(0, part.stop - begin)
+            flags["lengths"] = (lengths - begin).clamp(0, part.stop - begin)
         x = input.narrow(time, begin, part.stop - begin)
         y, h_n = model(x, hx, **flags)
         yield Part(part, y, h_n)
         hx = h_n.detach()
+
+
+def _at_real_steps(reset: Tensor, mask: Tensor, time: int) -> Tensor:
+    """Moves each reset at padding to its row's next real step, which may be in a later part."""
+    count = reset.cumsum(time)
+    at_last = torch.where(mask, count, 0).cummax(time).values  # the resets up to the last real step
+    before = torch.cat(
+        [torch.zeros_like(at_last.narrow(time, 0, 1)), at_last.narrow(time, 0, at_last.shape[time] - 1)], time
+    )
+    return mask & (count > before)
 
 
 def _part(tensor: Tensor | None, dim: int, part: slice) -> Tensor | None:

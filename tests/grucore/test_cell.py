@@ -113,6 +113,42 @@ def test_another_dtype_is_named(other):
             call()
 
 
+@pytest.mark.parametrize("backend", ["auto", "native", "eager", "reference"])
+@pytest.mark.parametrize("grad", [True, False], ids=["gradients", "no_grad"])
+def test_autocast(backend, grad):
+    """A step, like a sequence, computes and returns the dtype of autocast, by every implementation."""
+    cell, layer = GRUCell(3, 4, backend=backend), GRU(3, 4, backend=backend)
+    x, h = torch.randn(2, 3), torch.randn(2, 4)
+    with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(grad):
+        outs = cell(x, h), layer.step(x, h[None])[0], layer(x[None], h[None])[1][0]
+    assert {y.dtype for y in outs} == {torch.bfloat16}
+    assert_near("output", outs[0], cell.to_torch().double()(x.double(), h.double()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_a_state_of_another_dtype(dtype):
+    """It is converted, as for a sequence."""
+    cell, layer, x = GRUCell(3, 4), GRU(3, 4), torch.randn(2, 3)
+    h = torch.randn(2, 4).to(dtype)
+    assert torch.equal(cell(x, h), cell(x, h.float()))
+    for got, want in zip(layer.step(x, h[None]), layer.step(x, h[None].float()), strict=True):
+        assert torch.equal(got, want)
+
+
+def test_one_bias_of_two_is_refused():
+    cell = GRUCell(3, 4)
+    cell.bias_hh = None
+    with pytest.raises(InputError, match="both bias_ih and bias_hh, or neither"):
+        cell(torch.randn(2, 3))
+    cell.bias_ih = None
+    assert_near("output", cell(x := torch.randn(2, 3)), nn.GRUCell.forward(cell, x))
+
+
+def test_an_input_without_dimensions_is_refused():
+    with pytest.raises(InputError, match="without dimensions"):
+        gru_cell(torch.tensor(1.0), torch.zeros(4), torch.randn(12, 1), torch.randn(12, 4))
+
+
 def test_sizes_of_other_libraries():
     cell = GRUCell(np.int64(3), np.int32(4))
     assert repr(cell) == "GRUCell(3, 4)" and cell(torch.randn(2, 3)).shape == (2, 4)

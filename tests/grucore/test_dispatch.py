@@ -1,6 +1,7 @@
 """The implementation that runs a call, and why; an explicit one is never replaced by another."""
 
 import re
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
@@ -168,6 +169,21 @@ def test_a_missing_or_old_triton_is_named(installed, message, monkeypatch):
     with pytest.raises(RuntimeError, match=message):
         GRU(3, 4, backend="triton")(X)
     assert dispatch.choose("auto", request_of("cuda", torch.float32)).name == "eager"
+
+
+@pytest.mark.parametrize("others, found", [({"triton": ["triton-windows"]}, "3.5.1"), ({}, None)])
+def test_triton_under_another_name(others, found, monkeypatch):
+    """The packages for ROCm and Windows have other names; and a folder `triton` is no package."""
+
+    def version(name):
+        if name == "triton":
+            raise PackageNotFoundError(name)
+        return "3.5.1"
+
+    monkeypatch.setattr(dispatch, "find_spec", lambda name: True)
+    monkeypatch.setattr(dispatch, "version", version)
+    monkeypatch.setattr(dispatch, "packages_distributions", lambda: others)
+    assert dispatch._version_of_triton() == found
 
 
 def test_precision_follows_torch_unless_given(monkeypatch):

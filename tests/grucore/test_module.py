@@ -11,6 +11,7 @@ import pytest
 import torch
 from oracle import assert_near
 from torch import nn
+from torch.nn.utils import parametrize
 
 from grucore import GRU, GRUCell, InputError, gru, gru_cell
 
@@ -123,6 +124,36 @@ def test_to_dtype_and_meta_device():
     real = layer.to_empty(device="cpu").double()
     real.reset_parameters()
     assert real(torch.randn(3, 2, 4, dtype=torch.float64))[0].dtype is torch.float64
+
+
+@pytest.mark.parametrize("of", [GRU, GRUCell])
+def test_parametrised_parameters_are_drawn_like_the_others(of):
+    layer = of(16, 64, heads=16, layer_norm=True, **({"learn_initial_state": True} if of is GRU else {}))
+    for name in [name for name, _ in layer.named_parameters()]:
+        parametrize.register_parametrization(layer, name, nn.Identity())
+    for parameter in layer.parameters():
+        nn.init.constant_(parameter, 7.0)
+    layer.reset_parameters()
+    for name, _ in (
+        of(16, 64, layer_norm=True, **({"learn_initial_state": True} if of is GRU else {}))
+    ).named_parameters():
+        value = getattr(layer, name)
+        if name.startswith("layer_norm") or name == "initial_state":
+            assert (value == name.startswith("layer_norm")).all()
+        else:
+            bound = 0.5 if name.startswith("weight_hh") else 0.125
+            assert 0.9 * bound < value.abs().max() <= bound
+
+
+def test_groups_with_and_without_biases_are_refused():
+    weights = [[torch.randn(12, 3), torch.randn(12, 4), *torch.randn(2, 12)], [torch.randn(12, 3), torch.randn(12, 4)]]
+    with pytest.raises(InputError, match=r"either all groups of weights have biases or none, got \[4, 2\]"):
+        gru(torch.randn(5, 2, 3), None, weights, bidirectional=True)
+
+
+def test_a_reset_state_that_is_no_tensor_is_named():
+    with pytest.raises(TypeError, match="reset_state"):
+        GRU(3, 4)(torch.randn(5, 3), reset=torch.zeros(5, dtype=torch.bool), reset_state=[0.0])
 
 
 def test_dropout_acts_between_layers_in_training_alone():

@@ -197,6 +197,25 @@ def test_a_write_is_seen_at_the_next_call():
 
 
 @torch.no_grad()
+def test_other_buffers_are_never_taken_for_those_before():
+    """Those of a functional call may get the memory of the ones before."""
+    quantized, x = GRU(64, 64).quantize("bf16"), torch.randn(5, 2, 64)
+    for value in range(6):
+        got = torch.func.functional_call(quantized, {"bias_ih_l0": torch.full((192,), float(value))}, (x,))
+        quantized.bias_ih_l0.fill_(value)
+        assert_near([got[0]], [exact(quantized)(x.double())[0]], ("bf16", "auto"))
+
+
+@pytest.mark.parametrize("convert", [lambda layer: layer, lambda layer: layer.cpu()._apply(torch.clone)])
+def test_writes_in_inference_mode_are_seen(convert):
+    with torch.inference_mode():
+        quantized, x = convert(GRU(7, 20).quantize("int8")), torch.randn(5, 3, 7)
+        for _ in range(2):
+            quantized.bias_ih_l0.add_(1)
+            assert_near([quantized(x)[0]], [exact(quantized)(x.double())[0]], ("int8", "auto"))
+
+
+@torch.no_grad()
 def test_back_to_a_float_layer():
     for dtype in ("int8", "bf16"):
         layer = GRU(7, 20, 2, bidirectional=True, dropout=0.3, recurrent_dropout=0.2, learn_initial_state=True)

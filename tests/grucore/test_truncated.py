@@ -18,6 +18,7 @@ def some_flags(kind):
         "none": {},
         "lengths": {"lengths": torch.tensor([11, 0, 4, 7])},
         "mask": {"mask": torch.rand(T, B, generator=generator) < 0.6},
+        "mask and reset": {"mask": torch.rand(T, B, generator=generator) < 0.5, "reset": reset},
         "reset": {"reset": reset},
         "reset and lengths": {"reset": reset, "lengths": torch.tensor([11, 0, 4, 7])},
         "reset to a state": {"reset": reset, "reset_state": torch.randn(2, B, 5, generator=generator, dtype=f64)},
@@ -25,7 +26,9 @@ def some_flags(kind):
 
 
 @pytest.mark.parametrize("initial", ["zero", "given", "learned"])
-@pytest.mark.parametrize("kind", ["none", "lengths", "mask", "reset", "reset and lengths", "reset to a state"])
+@pytest.mark.parametrize(
+    "kind", ["none", "lengths", "mask", "mask and reset", "reset", "reset and lengths", "reset to a state"]
+)
 @pytest.mark.parametrize("steps", [1, 4, 20])
 def test_parts_equal_the_whole(kind, initial, steps):
     model = GRU(3, 5, num_layers=2, learn_initial_state=initial == "learned", dtype=f64)
@@ -45,6 +48,39 @@ def test_batch_first():
     x, reset = torch.randn(B, T, 3, dtype=f64), some_flags("reset")["reset"].t()
     parts = [part.y for part in truncated_bptt(model, x, steps=4, reset=reset)]
     assert_near("output", torch.cat(parts, 1), model(x, reset=reset)[0])
+
+
+def test_batch_first_with_a_mask_and_resets():
+    model, flags = GRU(3, 5, batch_first=True, dtype=f64), some_flags("mask and reset")
+    x, flags = torch.randn(B, T, 3, dtype=f64), {name: flag.t() for name, flag in flags.items()}
+    parts = [part.y for part in truncated_bptt(model, x, steps=2, **flags)]
+    assert_near("output", torch.cat(parts, 1), model(x, **flags)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.uint16, torch.int32, torch.uint64])
+def test_lengths_of_any_integers(dtype):
+    """Those of 8 bits cannot count the steps."""
+    model, x = GRU(3, 5, dtype=f64), torch.randn(300, 2, 3, dtype=f64)
+    lengths = torch.tensor([100, 3]).to(dtype)
+    parts = [part.y for part in truncated_bptt(model, x, steps=60, lengths=lengths)]
+    assert_near("output", torch.cat(parts), model(x, lengths=[100, 3])[0])
+
+
+@pytest.mark.parametrize("lengths", [[12, 3, 3, 3], [5, -1, 3, 3], [3, 3]])
+def test_lengths_that_do_not_fit(lengths):
+    with pytest.raises(InputError, match="lengths"):
+        next(truncated_bptt(GRU(3, 5), torch.randn(T, B, 3), steps=4, lengths=lengths))
+
+
+def test_a_state_that_resets_go_to_has_gradients_from_all_parts():
+    model, hx = GRU(3, 5, dtype=f64), torch.randn(1, B, 5, dtype=f64, requires_grad=True)
+    x, reset = torch.randn(T, B, 3, dtype=f64), some_flags("reset")["reset"]
+    for part in truncated_bptt(model, x, hx, steps=4, reset=reset):
+        part.y.sum().backward()
+        was, hx.grad = hx.grad, None
+        assert part.steps.start > 0 or was.count_nonzero() == was.numel()
+        rows = (was != 0).any(-1)[0]
+        assert part.steps.start == 0 or torch.equal(rows, reset[part.steps].any(0))
 
 
 def test_no_gradient_crosses_parts():
