@@ -198,7 +198,7 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, _: None) -> tupl
     if compat.backward_is_transformed(dy, dh_n):
         x, *fields = saved[2:]
         (state, weights, steps, form), noise = _values((*fields, *ctx.options))
-        found, _ = differentiable(dy, dh_n, x, state, weights, None, steps, form, *(noise or (None, None)))
+        found = differentiable(dy, dh_n, x, state, weights, None, steps, form, *(noise or (None, None)))[0]
     else:
         found = Gradients(*gru_layer_backward(dy, dh_n, *saved, *ctx.options, need_dx))
     gradients = found._asdict()
@@ -235,7 +235,7 @@ def differentiable(
     outs, d_outs = zip(*((out, d) for out, d in ((y, dy), (h_n, dh_n)) if d is not None), strict=True)
     given = [t for t in leaves if t is not None]
     made = iter(torch.autograd.grad(outs, given, d_outs, create_graph=create_graph, materialize_grads=True))
-    found = [None if t is None else next(made) for t in leaves]
+    found: list[Any] = [None if t is None else next(made) for t in leaves]
     return Gradients(*found[:7]), None if gains is None else Gains(*found[7:])
 
 

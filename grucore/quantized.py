@@ -322,7 +322,7 @@ class QuantizedGRU(LayerWithOptions):
 
 
 def _state(buffer: Tensor) -> tuple[int, int]:
-    """What changes with a write, and with other memory."""
+    """Returns what changes with a write, and with other memory."""
     return buffer._version, buffer.data_ptr()
 
 

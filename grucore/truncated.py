@@ -81,7 +81,7 @@ def truncated_bptt(
     if lengths is not None:
         lengths = checked_lengths(lengths, total, batch)
     if mask is not None and reset is not None and total:
-        reset = _at_real_steps(reset, mask, time)
+        reset = _off_padding(reset, mask, time)
     first = hx if reset_state is None else reset_state
     if first is None and reset is not None:
         first = input.new_zeros(model.num_layers, batch, model.hidden_size)
@@ -100,10 +100,10 @@ def truncated_bptt(
         hx = h_n.detach()
 
 
-def _at_real_steps(reset: Tensor, mask: Tensor, time: int) -> Tensor:
-    """Moves each reset at padding to its row's next real step, which may be in a later part."""
+def _off_padding(reset: Tensor, mask: Tensor, time: int) -> Tensor:
+    """Moves each reset at padding to its row's next non-padding step, which may be in a later part."""
     count = reset.cumsum(time)
-    at_last = torch.where(mask, count, 0).cummax(time).values  # the resets up to the last real step
+    at_last = torch.where(mask, count, 0).cummax(time).values  # the resets up to the last non-padding step
     before = torch.cat(
         [torch.zeros_like(at_last.narrow(time, 0, 1)), at_last.narrow(time, 0, at_last.shape[time] - 1)], time
     )

@@ -173,7 +173,7 @@ def test_a_missing_or_old_triton_is_named(installed, message, monkeypatch):
 
 @pytest.mark.parametrize("others, found", [({"triton": ["triton-windows"]}, "3.5.1"), ({}, None)])
 def test_triton_under_another_name(others, found, monkeypatch):
-    """The packages for ROCm and Windows have other names; and a folder `triton` is no package."""
+    """The packages for ROCm and Windows have other names; and a folder `triton` is not a package."""
 
     def version(name):
         if name == "triton":

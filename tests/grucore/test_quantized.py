@@ -198,7 +198,7 @@ def test_a_write_is_seen_at_the_next_call():
 
 @torch.no_grad()
 def test_other_buffers_are_never_taken_for_those_before():
-    """Those of a functional call may get the memory of the ones before."""
+    """Buffers of a functional call may get the memory of the ones before."""
     quantized, x = GRU(64, 64).quantize("bf16"), torch.randn(5, 2, 64)
     for value in range(6):
         got = torch.func.functional_call(quantized, {"bias_ih_l0": torch.full((192,), float(value))}, (x,))

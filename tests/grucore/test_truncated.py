@@ -59,7 +59,7 @@ def test_batch_first_with_a_mask_and_resets():
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.uint16, torch.int32, torch.uint64])
 def test_lengths_of_any_integers(dtype):
-    """Those of 8 bits cannot count the steps."""
+    """8 bits cannot count the steps."""
     model, x = GRU(3, 5, dtype=f64), torch.randn(300, 2, 3, dtype=f64)
     lengths = torch.tensor([100, 3]).to(dtype)
     parts = [part.y for part in truncated_bptt(model, x, steps=60, lengths=lengths)]
