@@ -16,6 +16,7 @@ from grucore.errors import InputError
 from grucore.kernels.heads import block_diagonal
 from grucore.options import OF_RUN, OF_TORCH_CELL, OF_TORCH_GRU, changed
 
+_FLAGS = {"bias", "batch_first", "bidirectional"}
 DENSE = "to_dense() makes an equal layer without heads"  # what helps where heads are refused
 
 
@@ -63,10 +64,14 @@ def copied(source: nn.Module, kind: type, **options: Any) -> Any:
     """A layer of `kind` with the options and the weights of `source`; parametrised weights as currently computed."""
     weight: Any = source.weight_ih_l0 if hasattr(source, "num_layers") else source.weight_ih
     copy = alike(source, kind, device=weight.device, dtype=weight.dtype, **options)
+    copies: dict[int, nn.Parameter] = {}
     with torch.no_grad():
-        for name, parameter in copy.named_parameters():
+        for name, parameter in list(copy.named_parameters()):
             original = getattr(source, name)
-            parameter.copy_(original).requires_grad_(original.requires_grad)
+            if id(original) in copies:  # tied weights stay tied
+                setattr(copy, name, copies[id(original)])
+            else:
+                copies[id(original)] = parameter.copy_(original).requires_grad_(original.requires_grad)
     return copy.train(source.training)
 
 
@@ -75,7 +80,9 @@ def alike(source: nn.Module, kind: type, **options: Any) -> Any:
     names = ("input_size", "hidden_size", *_torch_options(source))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the dropout warning was given when source was made
-        return kind(**{name: getattr(source, name) for name in names}, **options)
+        values = {name: getattr(source, name) for name in names}
+        flags = {name: bool(values[name]) for name in _FLAGS & values.keys()}  # torch.nn takes 1 for True
+        return kind(**values | flags, **options)
 
 
 def _torch_options(layer: nn.Module) -> tuple[str, ...]:

@@ -132,12 +132,13 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
     is_direct = request.is_plain and not (request.is_transformed or torch.is_autocast_enabled(x.device.type))
     h_n, gates = [], []
     layers: list[Tensor] = []
-    for first in range(0, len(weights), D):
+    starts = h0.split(parts := [D] * (len(weights) // D))  # which a trace checks, unlike slices
+    resets = (None,) * len(parts) if h_reset is None else h_reset.split(parts)
+    for k, state in enumerate(map(State, starts, resets)):
         if layers:
             x = apply_dropout(x, options.dropout, training=training)
-        these = slice(first, first + D)
+        these = slice(k * D, (k + 1) * D)
         groups, layer_gates = weights[these], None
-        state = State(h0[these], None if h_reset is None else h_reset[these])
         if choice.name == "native" and request.is_plain:
             norms = None if layer_norms is None else layer_norms[these]
             x, h = autograd.native_layer(x, state, groups, steps, request.form, request.wants_gradient, acts, norms)

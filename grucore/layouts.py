@@ -106,6 +106,8 @@ def _from_packed(packed: PackedSequence, hx: Tensor | None, call: Call, states: 
             "a PackedSequence cannot be exported to ONNX: pass the padded input and lengths=, which computes the same "
             "without sorting"
         )
+    if hx is not None:
+        check_tensor("hx", hx)
     if packed.data.dim() != 2:
         raise InputError(f"a PackedSequence must hold 2-dimensional data (N, I), got {tuple(packed.data.shape)}")
     if hx is not None and packed.sorted_indices is not None:

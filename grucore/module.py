@@ -330,6 +330,9 @@ class GRU(LayerWithOptions):
     def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Runs all layers for one step, for streaming; T such calls equal one call on the whole sequence.
 
+        The layer's hooks do not run, nor those by which torch.nn.utils.prune and the older weight_norm and
+        spectral_norm recompute weights; those of torch.nn.utils.parametrizations need none.
+
         Args:
             input: shape (B, I), or (I,) unbatched.
             hx: shape (K, B, H), or (K, H) unbatched; zeros if None.

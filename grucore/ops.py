@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from grucore import compat, flops
+from grucore.errors import InputError
 from grucore.kernels import Form, Gradients, State, Steps, Weights, reference, regularised
 from grucore.kernels.native import layer as native
 from grucore.kernels.noise import new_seed
@@ -109,12 +110,30 @@ def gru_layer(
     backend: str,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, h_n and kept."""
+    """y, h_n and kept.
+
+    Raises:
+        InputError: sizes or dtypes do not fit, as in a trace, which runs without the checks of a call.
+    """
+    _check(x, h0, h_reset, w_ih, w_hh, b_ih, b_hh, real, start)
     fields = (h0, h_reset, w_ih, w_hh, b_ih, b_hh, real, start, seed)
     values, noise = _values((*fields, reset_after, precision, heads, recurrent_dropout, zoneout))
     kept = _new_kept(x, h0, backend, keep)
     y, h_n = kernels(backend).gru_forward(x, *values, *([kept] if len(kept) else noise))
     return owner(y), owner(h_n), kept
+
+
+def _check(x: Tensor, h0: Tensor, *others: Tensor | None) -> None:
+    T, B, I = x.shape  # noqa: E741
+    D, _, H = h0.shape
+    shapes = (D, B, H), (D, B, H), (D, 3 * H, I), (D, 3 * H, H), (D, 3 * H), (D, 3 * H), (T, B), (T, B)
+    for name, tensor, shape in zip(_INPUTS[1:], (h0, *others), shapes, strict=False):
+        dtype = torch.bool if name in ("real", "start") else x.dtype
+        if tensor is not None and (tensor.shape != shape or tensor.dtype is not dtype):
+            raise InputError(
+                f"a layer that reads {x.dtype} of shape {tuple(x.shape)} needs {name} of {dtype} and shape {shape}, "
+                f"got {tensor.dtype} of {tuple(tensor.shape)}"
+            )
 
 
 def _new_kept(x: Tensor, h0: Tensor, backend: str, keep: bool) -> Tensor:

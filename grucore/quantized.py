@@ -64,6 +64,8 @@ class QuantizedGRU(LayerWithOptions):
         (torch.int8, torch.Size([12]))
     """
 
+    mode = "GRU"  # these two as of `GRU`
+    proj_size = 0
     initial_state: Tensor
 
     def __init__(self, layer: GRU, dtype: WeightDtype):
@@ -131,6 +133,9 @@ class QuantizedGRU(LayerWithOptions):
             return y.view(-1), h_n.squeeze(1)
         y, h_n = self._run(input.unsqueeze(0), hx, Call())
         return y.squeeze(0), h_n
+
+    def flatten_parameters(self) -> None:
+        """Does nothing; see `GRU.flatten_parameters`."""
 
     def final_state(self, h_n: Tensor) -> Tensor:
         """Returns the final state of the last layer, with its directions concatenated; as `GRU.final_state`."""
@@ -318,7 +323,7 @@ class QuantizedGRU(LayerWithOptions):
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": None}
+        return {**super().__getstate__(), "_packed": None}
 
 
 def _state(buffer: Tensor) -> tuple[int, int]:

@@ -35,7 +35,8 @@ def worst_error(layer: GRU, x: Tensor) -> float:
         y, h_n = module(x_)
         grads = torch.autograd.grad(y.sum() + h_n.sum(), [x_, *module.parameters()])
         results.append([t.detach().cpu() for t in (y, h_n, *grads)])
-    return max(rms_error(got, want) for got, want in zip(*results, strict=True))
+    errors = [rms_error(got, want) for got, want in zip(*results, strict=True)]
+    return float(torch.tensor(errors).max())  # NaN if one is; Python's max may lose it
 
 
 def milliseconds(module: nn.Module, x: Tensor, rounds: int = 7) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from torch import nn
@@ -31,7 +31,7 @@ def replace_torch(model: nn.Module, *, backend: dispatch.Backend = "auto") -> li
 
     Raises:
         TypeError: model is not a module.
-        InputError: an unknown backend. The model is left unchanged.
+        InputError: an unknown backend, or sizes that ours do not have. The model is left unchanged.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.GRU(3, 4))
@@ -45,8 +45,9 @@ def replace_torch(model: nn.Module, *, backend: dispatch.Backend = "auto") -> li
     """
     dispatch.check(backend)
     found = list(_found(model, _OURS))
-    for _, layer in found:
-        _become(layer, _OURS[_kind(layer)], backend=backend)
+    made = [_attributes(layer, _OURS[_kind(layer)]) for _, layer in found]  # before any is changed: one may be refused
+    for (_, layer), attributes in zip(found, made, strict=True):
+        _become(layer, _OURS[_kind(layer)], *attributes, backend=backend)
     return [name for name, _ in found]
 
 
@@ -74,7 +75,7 @@ def restore_torch(model: nn.Module) -> list[str]:
     for name, layer in found:
         copies.check_equal_exists(layer, f"{name!r}" if name else "the model")
     for _, layer in found:
-        _become(layer, _THEIRS[_kind(layer)])
+        _become(layer, _THEIRS[_kind(layer)], *_attributes(layer, _THEIRS[_kind(layer)]))
         if isinstance(layer, copies.TorchGRU):
             layer._init_flat_weights()
     return [name for name, _ in found]
@@ -92,14 +93,18 @@ def _kind(layer: nn.Module) -> type:
     return type(layer).__bases__[0] if parametrize.is_parametrized(layer) else type(layer)
 
 
-def _become(layer: nn.Module, kind: type, **options: Any) -> None:
-    """Changes a layer's class, and its attributes to those of the new class."""
+def _attributes(layer: nn.Module, kind: type) -> tuple[Collection[str], dict[str, Any]]:
+    """The names of a layer's attributes that its class has made, and the attributes of the new class."""
     state = vars(nn.Module()).keys()  # parameters, hooks, mode: these stay
     before, after = (vars(copies.alike(layer, each, device="meta")) for each in (_kind(layer), kind))
-    for name in before.keys() - state:
+    return before.keys() - state, {name: value for name, value in after.items() if name not in state}
+
+
+def _become(layer: nn.Module, kind: type, names: Collection[str], attributes: dict[str, Any], **options: Any) -> None:
+    """Changes a layer's class, and its attributes to those of the new class."""
+    for name in names:
         vars(layer).pop(name, None)
-    vars(layer).update((name, value) for name, value in after.items() if name not in state)
-    vars(layer).update(options)
+    vars(layer).update(attributes | options)
     if parametrize.is_parametrized(layer):
         own = {name: value for name, value in vars(type(layer)).items() if name not in ("__dict__", "__weakref__")}
         kind = type(type(layer).__name__, (kind,), own)

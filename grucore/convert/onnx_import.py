@@ -113,6 +113,8 @@ def _read(graph: _Graph, node: str | None, reverse: bool) -> tuple[list[list[Ten
             "gru(x.flip(0), hx)[0].flip(0)"
         )
         raise InputError(f"{_names(stack)} has direction={own.direction!r}: {what}")
+    if len({graph.lengths(each) for each in stack}) > 1:
+        raise InputError(f"{_names(stack)} have different sequence_lens; the layers of a stack have the same")
     groups = []
     for each in stack:
         graph.check_state_and_lengths(each)
@@ -142,6 +144,12 @@ class _Graph:
         self.inputs = {value.name for value in graph.input}
         self.computed: dict[str, np.ndarray] = {}
         self._check_order(graph.node)
+        self.dependent = set(self.inputs - self.initializers.keys())  # on the inputs of the graph
+        for node in graph.node:
+            given = [name for name in node.input if name]
+            is_source = not given and node.op_type != "Constant"  # as of random numbers
+            if is_source or node.domain not in _STANDARD or not self.dependent.isdisjoint(given):
+                self.dependent.update(node.output)
 
     def _check_order(self, nodes: Any) -> None:
         """Raises for values that are read before they are computed, or computed twice: searches would not end."""
@@ -165,9 +173,9 @@ class _Graph:
         if name in self.initializers:
             return self.onnx.numpy_helper.to_array(self.initializers[name])
         producer = self.producers.get(name)
-        if name not in self.computed and producer is not None and producer.domain in _STANDARD:
+        if producer is not None and name not in self.computed and name not in self.dependent:
             inputs = {each: self.constant(each) for each in producer.input if each}
-            if all(value is not None for value in inputs.values()) and (inputs or producer.op_type == "Constant"):
+            if all(value is not None for value in inputs.values()):
                 evaluator = require("onnx.reference", "onnx").ReferenceEvaluator(producer, opsets=self.opsets)
                 outputs = evaluator.run(None, inputs)
                 self.computed |= zip(producer.output, map(np.asarray, outputs), strict=True)
@@ -283,6 +291,13 @@ class _Graph:
         kinds = [w, r, *(half for halves in biases for half in halves)]
         return [[swap_gates(kind[d]) for kind in kinds] for d in range(directions)]
 
+    def lengths(self, node: Any) -> str:
+        """The name of a node's sequence_lens before any change of dtype, "" for none."""
+        name = [*node.input[4:5], ""][0]
+        while (producer := self.producers.get(name)) is not None and producer.op_type in ("Cast", "Identity"):
+            name = producer.input[0]
+        return name
+
     def check_state_and_lengths(self, node: Any) -> None:
         """Raises for constant lengths and for a constant initial state other than 0: a layer stores neither."""
         lengths, state = [*node.input[4:6], "", ""][:2]
@@ -298,6 +313,8 @@ class _Graph:
         while (value := self.constant(name)) is None:
             producer = self.producers.get(name)
             if producer is None or producer.op_type not in (*_MOVES, "ConstantOfShape"):
+                return None
+            if producer.op_type == "Gather" and producer.input[1] in self.dependent:  # as in an embedding
                 return None
             if producer.op_type == "ConstantOfShape":
                 filled = self.attributes(producer).get("value")

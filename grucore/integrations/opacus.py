@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from opacus.grad_sample import register_grad_sampler
 from opacus.validators import register_module_fixer, register_module_validator
-from opacus.validators.errors import ShouldReplaceModuleError
+from opacus.validators.errors import ShouldReplaceModuleError, UnsupportedModuleError
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from grucore import copies
+from grucore.cell import GRUCell
 from grucore.errors import InputError
 from grucore.functional import Call, run
 from grucore.module import GRU
@@ -166,3 +167,19 @@ def _fix(layer: GRU, **options: Any) -> DPGRU:
 @register_grad_sampler(GRU)
 def _refuse(layer: GRU, activations: Sequence[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
     raise TypeError(_REPLACED)
+
+
+_NO_CELLS = (
+    "there is no grad sampler for grucore.GRUCell: Opacus' own would ignore the state that it begins from. Use DPGRU, "
+    "or vmap(grad(...)) of torch.func"
+)
+
+
+@register_module_validator(GRUCell)
+def _validate_cell(cell: GRUCell) -> list[UnsupportedModuleError]:
+    return [UnsupportedModuleError(_NO_CELLS)]
+
+
+@register_grad_sampler(GRUCell)
+def _refuse_cell(cell: GRUCell, activations: Sequence[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
+    raise TypeError(_NO_CELLS)

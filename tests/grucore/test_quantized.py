@@ -197,6 +197,22 @@ def test_a_write_is_seen_at_the_next_call():
 
 
 @torch.no_grad()
+def test_a_copy_of_a_compiled_layer_has_its_own_weights():
+    quantized, x = GRU(7, 20).quantize("int8"), torch.randn(5, 3, 7)
+    quantized.compile(backend="eager")
+    for twin in (copy.deepcopy(quantized), pickle.loads(pickle.dumps(quantized))):
+        for buffer in twin.buffers():
+            buffer.zero_()
+        assert not twin(x)[0].any()
+
+
+def test_code_for_nn_gru_finds_what_it_calls():
+    quantized = GRU(7, 20).quantize("bf16")
+    quantized.flatten_parameters()
+    assert (quantized.mode, quantized.proj_size) == ("GRU", 0)
+
+
+@torch.no_grad()
 def test_other_buffers_are_never_taken_for_those_before():
     """Buffers of a functional call may get the memory of the ones before."""
     quantized, x = GRU(64, 64).quantize("bf16"), torch.randn(5, 2, 64)

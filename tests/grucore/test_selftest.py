@@ -1,5 +1,7 @@
 """`python -m grucore.selftest` passes here, and reports wrong results."""
 
+import math
+
 import torch
 
 from grucore import GRU, selftest
@@ -19,6 +21,12 @@ def test_a_wrong_result_is_said(monkeypatch, capsys):
     monkeypatch.setattr(selftest.GRU, "forward", lambda self, x: tuple(t * (1 + 1e-3) for t in right(self, x)))
     assert selftest.main() == 1
     assert "WRONG" in capsys.readouterr().out
+
+
+def test_a_gradient_that_is_not_a_number_is_wrong():
+    layer = GRU(4, 5)
+    layer.weight_hh_l0.register_hook(lambda gradient: gradient * float("nan"))
+    assert math.isnan(selftest.worst_error(layer, torch.randn(3, 2, 4)))
 
 
 def test_error_is_relative():

@@ -78,3 +78,30 @@ def test_a_trace_computes_and_trains_as_its_module(layer, function, example, oth
         torch.testing.assert_close(g, w)
     with torch.no_grad():
         torch.testing.assert_close(traced(*tensors), want)
+
+
+TRACED = torch.randn(5, 2, 3), torch.randn(1, 2, 4), torch.tensor([5, 2])
+WRONG = {
+    "features": (torch.randn(5, 2, 7), *TRACED[1:]),
+    "dtype": (TRACED[0].double(), *TRACED[1:]),
+    "rows of hx": (TRACED[0], torch.randn(1, 8, 4), TRACED[2]),
+    "units of hx": (TRACED[0], torch.randn(1, 2, 5), TRACED[2]),
+    "layers of hx": (TRACED[0], torch.randn(3, 2, 4), TRACED[2]),
+    "one length": (*TRACED[:2], torch.tensor([5])),
+    "too many lengths": (*TRACED[:2], torch.randint(0, 6, (4000,))),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("layer", [GRU(3, 4), GRU(3, 4).quantize("int8")], ids=["float", "quantised"])
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+@torch.no_grad()
+def test_a_trace_refuses_sizes_that_do_not_fit(layer, wrong):
+    """It runs without the checks of a call, and the kernels trust sizes."""
+    call = Call(layer, lambda m, x, hx, lengths: m(x, hx, lengths=lengths)[0])
+    traced = torch.jit.trace(call, TRACED)
+    torch.testing.assert_close(traced(*TRACED), call(*TRACED))
+    with pytest.raises(RuntimeError, match=r"a layer that reads .* needs .* got|split_with_sizes"):
+        traced(*wrong)
+    with pytest.raises(RuntimeError):
+        torch.jit.trace(call, wrong, check_trace=False)

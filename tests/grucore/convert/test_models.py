@@ -147,6 +147,30 @@ def test_an_option_that_torch_lacks_is_named_before_anything_changes():
         restore_torch(GRUCell(3, 4, reset_after=False))
 
 
+def test_a_layer_that_cannot_be_ours_is_named_before_anything_changes():
+    model = nn.Sequential(nn.GRU(3, 4), nn.GRU(4, 4))
+    model[1].hidden_size = -1
+    with pytest.raises(ValueError, match="hidden_size"):
+        replace_torch(model)
+    assert type(model[0]) is nn.GRU
+
+
+def test_flags_that_are_integers(x):
+    """torch.nn.GRU is made with 1 for True, though it cannot be called."""
+    model = nn.Sequential(nn.GRU(3, 4), nn.GRU(3, 4, bidirectional=1))
+    assert replace_torch(model) == ["0", "1"] and model[1].bidirectional is True
+    assert model[1](x)[0].shape == (5, 2, 8)
+
+
+@pytest.mark.parametrize("there", [GRU.from_torch, GRU.to_torch], ids=["from_torch", "to_torch"])
+def test_tied_weights_stay_tied_in_a_copy(there, x):
+    layer = nn.GRU(3, 4, bidirectional=True) if there == GRU.from_torch else GRU(3, 4, bidirectional=True)
+    layer.weight_hh_l0_reverse = layer.weight_hh_l0
+    copied = there(layer)
+    assert copied.weight_hh_l0_reverse is copied.weight_hh_l0 and copied.weight_hh_l0 is not layer.weight_hh_l0
+    torch.testing.assert_close(copied(x)[0], layer(x)[0])
+
+
 @pytest.mark.parametrize("function", [replace_torch, restore_torch])
 def test_what_is_not_a_module(function):
     with pytest.raises(TypeError, match=r"expected a torch.nn.Module, got list"):

@@ -235,6 +235,20 @@ def test_states_and_lengths_that_are_constants():
         assert from_onnx(proto(node, constants=WEIGHTS, x=[5, 2, 3], free=[1, 2, 4])).num_layers == 1
 
 
+def test_states_that_depend_on_inputs():
+    """An embedding of an input, and a residual network of 60 blocks, whose paths nobody could count."""
+    looked_up = helper.make_node("Gather", ["state", "ids"], ["s"], axis=1)
+    node = gru_node(inputs=("w", "r", "", "", "s"))
+    assert from_onnx(proto(looked_up, node, constants=WEIGHTS, x=[5, 2, 3], ids=[2])).num_layers == 1
+    blocks = []
+    for i in range(60):
+        name = f"s{i}" if i else "free"
+        blocks += [helper.make_node("Tanh", [name], [f"t{i}"])]
+        blocks += [helper.make_node("Add", [name, f"t{i}"], [f"s{i + 1}"])]
+    node = gru_node(inputs=("w", "r", "", "", "s60"))
+    assert from_onnx(proto(*blocks, node, constants=WEIGHTS, x=[5, 2, 3], free=[1, 2, 4])).num_layers == 1
+
+
 def squeeze(name):
     return helper.make_node("Squeeze", [f"{name}_y", "one"], [f"{name}_x"])
 
@@ -264,6 +278,18 @@ def test_stacks_are_found_and_told_apart():
     lstm = helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=3)
     refused("has none; its recurrent nodes are LSTM$", lstm)
     refused("must have one GRU node 'third'; it has GRU node 'gru'", gru_node(), node="third")
+    for first, other in ((("w", "r", "", "n"), ("w2", "r")), (("w", "r", "", "n"), ("w2", "r", "", "m"))):
+        nodes = [gru_node(inputs=first), squeeze("gru"), gru_node("second", "gru_x", other)]
+        with pytest.raises(ValueError, match="have different sequence_lens"):
+            from_onnx(proto(*nodes, constants=WEIGHTS, x=[5, 2, 3], n=[2], m=[2]))
+    casts = [helper.make_node("Cast", ["n"], [name], to=onnx.TensorProto.INT32) for name in ("a", "b")]
+    nodes = [
+        *casts,
+        gru_node(inputs=("w", "r", "", "a")),
+        squeeze("gru"),
+        gru_node("second", "gru_x", ("w2", "r", "", "b")),
+    ]
+    assert from_onnx(proto(*nodes, constants=WEIGHTS, x=[5, 2, 3], n=[2])).num_layers == 2
     differs = gru_node("second", "gru_x", ("w2", "r"), linear_before_reset=1)
     refused(r"must agree in .* got \[\('forward', 0, .*\('forward', 1, ", gru_node(), squeeze("gru"), differs)
 

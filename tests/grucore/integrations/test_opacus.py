@@ -5,7 +5,7 @@ import torch
 from oracle import assert_near, quantity
 from torch import nn
 
-from grucore import GRU, InputError
+from grucore import GRU, GRUCell, InputError
 
 f64 = torch.float64
 T, B = 5, 4
@@ -201,3 +201,14 @@ REFUSED = {
 def test_what_is_refused(call, message, opacus, grad_sample):
     with pytest.raises((InputError, TypeError), match=message):
         call(opacus, grad_sample)
+
+
+def test_cells_are_refused(opacus, grad_sample):
+    """Opacus' own sampler would ignore the state that a cell begins from."""
+    model = grad_sample.GradSampleModule(GRUCell(3, 4))
+    with pytest.raises(TypeError, match=r"no grad sampler for grucore\.GRUCell"):
+        model(torch.randn(2, 3), torch.randn(2, 4)).sum().backward()
+    validators = pytest.importorskip("opacus.validators")
+    assert "no grad sampler for grucore.GRUCell" in str(
+        validators.ModuleValidator.validate(nn.Sequential(GRUCell(3, 4)))
+    )
