@@ -131,9 +131,17 @@ struct Cell {
   }
 
  private:
+  // Where none of the new state is taken, it may be a NaN.
   static void zone_out(Vector<T> k, Vector<T>& z, Vector<T>& not_z, Vector<T>& slope_z) {
-    not_z *= k, slope_z *= k;
-    z = T(1) - not_z;
+    const Vector<T> none{};
+    not_z = k == none ? none : k * not_z;
+    slope_z = k == none ? none : k * slope_z;
+    z = k == none ? broadcast(T(1)) : fma<T>(k, z, T(1) - k);
+  }
+  // h' = (1 - z) n + z h
+  Vector<T> blended(Vector<T> z, Vector<T> not_z, Vector<T> n, Vector<T> h) const {
+    const Vector<T> y = fma<T>(z, h, not_z * n);
+    return zones ? (not_z == Vector<T>{} ? h : y) : y;
   }
   // How much of the new state is taken.
   Vector<T> taken(const Rows<T>& rows, int64_t i, int64_t panel) const {
@@ -146,6 +154,10 @@ struct Cell {
   }
   T* factors_of(const Rows<T>& rows, int64_t i, int64_t panel) const {
     return rows.factors[i] + panel * factors * rows.factor_stride;
+  }
+  // Zeros in the lanes beyond H, where an infinity in x or h, times weights of 0, may have left a NaN.
+  void clear_beyond(T* f, int64_t count, int64_t stride, int64_t units) const {
+    for (int64_t k = 0; units < W && k < count; k++) store(f + k * stride, load_first(f + k * stride, units));
   }
   T* gx_of(const Rows<T>& rows, int64_t i, int64_t panel) const { return rows.gx + (i * panels + panel) * PANEL; }
 
@@ -225,13 +237,14 @@ struct Cell {
         Vector<T> z = update.value, not_z = update.rest, slope_z = update.slope();
         if (zones) zone_out(taken(rows, first + i, panel + p), z, not_z, slope_z);
         const auto n = candidate<PLAIN>(fma<T>(r.value, gh_n, load(gx + (i * panels + p) * PANEL + 2 * W)));
-        write(rows, first + i, panel + p, fma<T>(z, h_p, not_z * n.value));
+        write(rows, first + i, panel + p, blended(z, not_z, n.value, h_p));
         if (rows.factors) {
           T* const f = factors_of(rows, first + i, panel + p);
           const int64_t next = rows.factor_stride;
           const Vector<T> a_n = not_z * n.slope();
           store(f, a_n * r.value), store(f + next, a_n * gh_n * r.slope());
           store(f + 2 * next, (h_p - n.value) * slope_z), store(f + 3 * next, a_n), store(f + 4 * next, z);
+          clear_beyond(f, FACTORS, next, H - (panel + p) * W);
         }
       }
   }
@@ -305,6 +318,7 @@ struct Cell {
           const int64_t next = rows.factor_stride;
           store(f + next, h_p * r.slope()), store(f + 2 * next, slope_z), store(f + 3 * next, r.value);
           store(f + 4 * next, z);
+          clear_beyond(f + next, FACTORS - 1, next, H - (panel + p) * W);
         }
       }
   }
@@ -337,11 +351,12 @@ struct Cell {
         const auto n = candidate<PLAIN>(load(u + (i * width + p) * W));
         const Vector<T> not_z = load(gx), z = load(gx + W);
         const Vector<T> h_p = load_first(rows.state[first + i] + (panel + p) * W, H - (panel + p) * W);
-        write(rows, first + i, panel + p, fma<T>(z, h_p, not_z * n.value));
+        write(rows, first + i, panel + p, blended(z, not_z, n.value, h_p));
         if (rows.factors) {
           T* const f = factors_of(rows, first + i, panel + p);
           T* const a_z = f + 2 * rows.factor_stride;  // holds the slope of z
           store(f, not_z * n.slope()), store(a_z, (h_p - n.value) * load(a_z));
+          clear_beyond(f, 2, 2 * rows.factor_stride, H - (panel + p) * W);
         }
       }
   }

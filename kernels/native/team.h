@@ -23,7 +23,7 @@ class alignas(64) Barrier {
       turn_.store(turn + 1, std::memory_order_release);
       return;
     }
-    for (int spins = 0; turn_.load(std::memory_order_acquire) == turn; spins++) {
+    for (int64_t spins = 0; turn_.load(std::memory_order_acquire) == turn; spins++) {
       if (spins < 2000) {
         pause();
       } else {

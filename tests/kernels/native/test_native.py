@@ -96,6 +96,26 @@ def test_inputs_of_every_magnitude(scale, bias):
     assert_near("output", layer.step(x[0], hx)[0], to_oracle(layer)(x[:1].double(), hx.double())[0][0])
 
 
+@pytest.mark.parametrize("where", ["x", "hx"])
+@pytest.mark.parametrize("reset_after", [True, False], ids=["after", "before"])
+@pytest.mark.parametrize("H", [5, 16, 20, 24])
+def test_an_infinity_that_saturates_gates_makes_no_nan(H, reset_after, where):
+    """Where H does not fill a vector, its last lanes have weights of 0, and inf * 0 is a NaN."""
+    layer = GRU(3, H, reset_after=reset_after, backend="native")
+    reference = GRU(3, H, reset_after=reset_after, backend="reference")
+    reference.load_state_dict(layer.state_dict())
+    x, hx = torch.randn(4, 2, 3), torch.randn(1, 2, H)
+    (x[2] if where == "x" else hx[0])[0, 1] = float("inf")
+    found = []
+    for each in (layer, reference):
+        given = x.clone().requires_grad_(), hx.clone().requires_grad_()
+        y, _ = each(*given)
+        grads = torch.autograd.grad(y.nan_to_num(0, 0, 0).sum(), [*given, *each.parameters()])
+        found.append([each.isnan() for each in (y, *grads)])
+    assert all((got <= want).all() for got, want in zip(*found, strict=True))
+    assert where == "hx" or not found[0][0].any()
+
+
 @torch.no_grad()
 def test_strides_and_views():
     layer = GRU(6, 5, backend="native")

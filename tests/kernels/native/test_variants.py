@@ -9,7 +9,7 @@ import torch
 from contract import Case, draw
 
 from grucore import GRU, GRUCell, InputError, dispatch, gru
-from grucore.kernels import regularised
+from grucore.kernels import Form, State, Steps, Weights, regularised
 from grucore.kernels.native import layer as native
 from grucore.kernels.native.library import LIBRARY, UNAVAILABLE
 from grucore.kernels.regularised import ACTIVATIONS, Gains, Variant
@@ -125,6 +125,27 @@ def threads():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+def test_zoneout_keeps_the_digits_of_z_and_the_state_itself():
+    """An update gate of 2e-9 times a state of a million; and a state that stays where the new one is a NaN."""
+    variant, seed, H = Variant(zoneout=0.5, training=True), torch.tensor(3), 40
+    weights = Weights(*(torch.zeros(1, *shape) for shape in ((3 * H, 1), (3 * H, H), (3 * H,), (3 * H,))))
+    weights.b_ih[0, H : 2 * H] = -20.0
+    state = State(torch.full((1, 1, H), 1e6))
+    for form in (Form(), Form(reset_after=False)):
+        got, _ = native.forward_by_direction(
+            torch.zeros(1, 1, 1), state, [weights.of(0)], Steps(), form, None, variant, seed
+        )
+        want, _, _ = regularised.gru_layer(torch.zeros(1, 1, 1), state, weights, None, Steps(), form, variant, seed)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=0)
+        assert 0 < want.min() < 0.01 and want.max() == 1e6
+        for value in (float("nan"), float("inf")):
+            x, ones = torch.full((1, 1, 1), value), weights._replace(w_ih=torch.ones(1, 3 * H, 1))
+            got, _ = native.forward_by_direction(x, state, [ones.of(0)], Steps(), form, None, variant, seed)
+            want, _, _ = regularised.gru_layer(x, state, ones, None, Steps(), form, variant, seed)
+            torch.testing.assert_close(got, want, equal_nan=True)
+            assert 0 < (want == 1e6).sum() <= H
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
