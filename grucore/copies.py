@@ -64,14 +64,15 @@ def copied(source: nn.Module, kind: type, **options: Any) -> Any:
     """A layer of `kind` with the options and the weights of `source`; parametrised weights as currently computed."""
     weight: Any = source.weight_ih_l0 if hasattr(source, "num_layers") else source.weight_ih
     copy = alike(source, kind, device=weight.device, dtype=weight.dtype, **options)
-    copies: dict[int, nn.Parameter] = {}
+    copies: dict[int, tuple[torch.Tensor, nn.Parameter]] = {}  # with the originals, so that no id is used again
     with torch.no_grad():
         for name, parameter in list(copy.named_parameters()):
             original = getattr(source, name)
             if id(original) in copies:  # tied weights stay tied
-                setattr(copy, name, copies[id(original)])
+                setattr(copy, name, copies[id(original)][1])
             else:
-                copies[id(original)] = parameter.copy_(original).requires_grad_(original.requires_grad)
+                copies[id(original)] = original, parameter
+                parameter.copy_(original).requires_grad_(original.requires_grad)
     return copy.train(source.training)
 
 

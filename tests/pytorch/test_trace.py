@@ -99,8 +99,8 @@ WRONG = {
 def test_a_trace_refuses_sizes_that_do_not_fit(layer, wrong):
     """It runs without the checks of a call, and the kernels trust sizes."""
     call = Call(layer, lambda m, x, hx, lengths: m(x, hx, lengths=lengths)[0])
-    traced = torch.jit.trace(call, TRACED)
-    torch.testing.assert_close(traced(*TRACED), call(*TRACED))
+    traced = torch.jit.trace(call, TRACED, check_trace=False)  # of float32, for the quantised one
+    torch.testing.assert_close(traced(*TRACED), call(*TRACED), atol=1e-2, rtol=0)
     with pytest.raises(RuntimeError, match=r"a layer that reads .* needs .* got|split_with_sizes"):
         traced(*wrong)
     with pytest.raises(RuntimeError):

@@ -100,7 +100,7 @@ def test_inputs_of_every_magnitude(scale, bias):
 @pytest.mark.parametrize("reset_after", [True, False], ids=["after", "before"])
 @pytest.mark.parametrize("H", [5, 16, 20, 24])
 def test_an_infinity_that_saturates_gates_makes_no_nan(H, reset_after, where):
-    """Where H does not fill a vector, its last lanes have weights of 0, and inf * 0 is a NaN."""
+    """The last lanes of a vector that H does not fill have weights of 0, and inf * 0 is a NaN."""
     layer = GRU(3, H, reset_after=reset_after, backend="native")
     reference = GRU(3, H, reset_after=reset_after, backend="reference")
     reference.load_state_dict(layer.state_dict())
