@@ -6,8 +6,6 @@ words with 5 or more occurrences in the 25,000 training reviews, validation spli
 are ordered by film, so a random split would validate on films that were trained on.
 """
 
-from __future__ import annotations
-
 import hashlib
 import random
 from collections.abc import Sequence
@@ -17,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import sample
 import torch
+from config import UserError
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -27,21 +26,17 @@ LABELS = ("negative", "positive")
 WORD_OR_MARK = r"\w+(?:['\u2019]\w+)*|[^\w\s]"  # "isn't" is one token, "?!" are two
 
 
-class DataError(Exception):
-    """Data is missing or has an unexpected form."""
-
-
 class Reviews(NamedTuple):
     """Texts and their labels: 0 negative, 1 positive, -1 unknown."""
 
     texts: list[str]
     labels: list[int]
 
-    def part(self, rows: Sequence[int]) -> Reviews:
+    def part(self, rows: Sequence[int]) -> "Reviews":
         """Selects rows."""
         return Reviews([self.texts[i] for i in rows], [self.labels[i] for i in rows])
 
-    def ordered(self) -> Reviews:
+    def ordered(self) -> "Reviews":
         """Sorts by label and text, so that the order is the same from every source."""
         return self.part(sorted(range(len(self.texts)), key=lambda i: (self.labels[i], self.texts[i])))
 
@@ -80,7 +75,7 @@ def load(source: str, part: str) -> Reviews:
         part: "train", "test" or "unsupervised".
 
     Raises:
-        DataError: there is nothing that can be read.
+        UserError: there is nothing that can be read.
     """
     if source == "sample":
         train, test = sample.corpus()
@@ -91,18 +86,18 @@ def load(source: str, part: str) -> Reviews:
             "stanfordnlp/imdb", part, "stanfordnlp/imdb from the hub (--data sample needs no network)"
         )
     elif not folder.is_dir():
-        raise DataError(f"--data must be sample, hub or a folder, got {source!r}, which is not a folder")
+        raise UserError(f"--data must be sample, hub or a folder, got {source!r}, which is not a folder")
     elif (file := folder / f"{part}.parquet").exists():
         reviews = _by_datasets("parquet", "train", f"{file}, a parquet file", data_files=str(file))
     elif (folder / part).is_dir() or (folder / "train" / "unsup").is_dir():
         reviews = _tree(folder, part)
     else:
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-        raise DataError(f"{folder} must hold {file.name}, or {part}/pos/*.txt and so on; found {found}")
+        raise UserError(f"{folder} must hold {file.name}, or {part}/pos/*.txt and so on; found {found}")
     expected = {-1} if part == "unsupervised" else {0, 1}
     if set(reviews.labels) != expected or not all(isinstance(text, str) for text in reviews.texts):
         got = f"{len(reviews.texts)} rows with labels {sorted(set(reviews.labels), key=str)[:5]}"
-        raise DataError(f"{source}: expected texts with labels {sorted(expected)} in its {part} split, got {got}")
+        raise UserError(f"{source}: expected texts with labels {sorted(expected)} in its {part} split, got {got}")
     return reviews
 
 
@@ -113,9 +108,9 @@ def _by_datasets(path: str, split: str, name: str, **options: str) -> Reviews:
     try:
         rows = datasets.load_dataset(path, split=split, **options)
     except Exception as error:  # the library raises many kinds, its own and those of HTTP clients
-        raise DataError(f"could not read {name}: {error.__cause__ or error}") from error
+        raise UserError(f"could not read {name}: {error.__cause__ or error}") from error
     if missing := {"text", "label"} - set(rows.column_names):
-        raise DataError(f"{name} must have columns text and label, got {rows.column_names}: {missing} missing")
+        raise UserError(f"{name} must have columns text and label, got {rows.column_names}: {missing} missing")
     return Reviews(list(rows["text"]), list(rows["label"]))
 
 
@@ -126,11 +121,11 @@ def _tree(folder: Path, part: str) -> Reviews:
         where = folder / ("train" if part == "unsupervised" else part) / name
         paths = sorted(where.glob("*.txt"), key=lambda path: (len(path.name.split("_")[0]), path.name))  # by number
         if not paths:
-            raise DataError(f"{where} must hold the reviews as *.txt, found none")
+            raise UserError(f"{where} must hold the reviews as *.txt, found none")
         try:
             texts += [path.read_text(encoding="utf-8") for path in paths]
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{where} must hold UTF-8 texts: {error}") from error
+            raise UserError(f"{where} must hold UTF-8 texts: {error}") from error
         labels += [label] * len(paths)
     return Reviews(texts, labels)
 
@@ -143,17 +138,17 @@ def split_at_random(reviews: Reviews, seed: int) -> tuple[Reviews, Reviews]:
     return reviews.part(order[:cut]), reviews.part(order[cut:])
 
 
-def split_by_blocks(reviews: Reviews, share: float = 0.1, blocks: int = 5) -> tuple[Reviews, Reviews]:
-    """Training and validation splits: for each label, `blocks` blocks of consecutive reviews validate.
+def split_by_blocks(reviews: Reviews) -> tuple[Reviews, Reviews]:
+    """Training and validation splits: for each label, five blocks of consecutive reviews, a tenth in all, validate.
 
     A text that is in both is removed from the training split.
     """
     validation: list[int] = []
     for label in (0, 1):
         rows = [i for i, each in enumerate(reviews.labels) if each == label]
-        size = max(1, round(share * len(rows) / blocks))
-        for block in range(blocks):
-            begin = round((block + 0.5) * len(rows) / blocks - size / 2)
+        size = max(1, round(len(rows) / 50))
+        for block in range(5):
+            begin = round((block + 0.5) * len(rows) / 5 - size / 2)
             validation += rows[max(0, begin) : begin + size]
     held_out = {reviews.texts[i] for i in validation}
     return reviews.part([i for i, text in enumerate(reviews.texts) if text not in held_out]), reviews.part(validation)
@@ -220,12 +215,6 @@ def training_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: 
         chunk = [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
         batches += [chunk[i] for i in rng.permutation(len(chunk))]
     return batches
-
-
-def evaluation_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """All rows in batches from short to long, the longest row of each batch first."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    return [order[i : i + batch_size][::-1] for i in range(0, len(order), batch_size)]
 
 
 def seed_torch(*numbers: int) -> None:

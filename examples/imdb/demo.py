@@ -7,19 +7,16 @@ It only answers this machine and stores nothing. Pages load nothing from elsewhe
 without a network.
 """
 
-from __future__ import annotations
-
 import argparse
-import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
 
+from config import UserError, command
 from explain import explain
 from flask import Flask, Response, abort, request
 from page import POLICY, Explanation, render
 from predict import SHIPPED, Predictor
-from run_folder import RunError
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import make_server
 
@@ -43,7 +40,7 @@ def create_app(checkpoint: Path = SHIPPED) -> Flask:
     if predictor.folder.read_config()["data"] == "sample":
         example = "my brother called it dreadful . although the pacing is dull , this film is superb ."
         about = f"Trained on synthetic reviews of {words}: it does not understand other words or grammar."
-    with suppress(ValueError):  # the model may not know any of its words
+    with suppress(UserError):  # the model may not know any of its words
         explain(predictor, example)  # the first call is slow, and visitors should not wait for it
     app = Flask(__name__)
     app.config.update(TRUSTED_HOSTS=[HOST, "localhost"])  # no other site's name for this address
@@ -67,7 +64,7 @@ def create_app(checkpoint: Path = SHIPPED) -> Flask:
         try:
             with one_at_a_time:
                 return page(text, explain(predictor, text))
-        except ValueError as error:
+        except UserError as error:
             return page("", message=f"Nothing to judge: {error}."), 422
 
     @app.errorhandler(HTTPException)
@@ -89,14 +86,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     given = parser.parse_args()
     if not 0 <= given.port < 1 << 16:
-        raise RunError(f"--port must be from 0 to 65535, got {given.port}")
+        raise UserError(f"--port must be from 0 to 65535, got {given.port}")
     server = make_server(HOST, given.port, create_app(given.checkpoint), threaded=True)
     print(f"http://{HOST}:{server.port}/ shows {given.checkpoint}; Ctrl-C ends it", flush=True)
     server.serve_forever()  # until Ctrl-C
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except RunError as error:
-        sys.exit(f"error: {error}")
+    command(main)

@@ -1,13 +1,11 @@
 """Accuracy and calibration of a model, and plots of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from data import LABELS, Encoded, collate, evaluation_batches
+from data import LABELS, Encoded, collate
 from matplotlib.figure import Figure
 from model import Judge
 from torch import Tensor
@@ -23,7 +21,10 @@ def margins_of(
     """Computes `margins` of all reviews, (parts, N), on the device; processes share the work."""
     rank, count, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     found = None
-    for rows in evaluation_batches([len(row) for row in encoded.tokens], batch_size):
+    lengths = [len(row) for row in encoded.tokens]
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)  # batches of similar lengths, which pad little
+    for begin in range(0, len(order), batch_size):
+        rows = order[begin : begin + batch_size][::-1]
         batch = collate(encoded, rows, rank, count)
         of_batch = margins(batch.tokens.to(device), batch.lengths.to(device))
         found = of_batch.new_zeros(len(of_batch), len(encoded.tokens)) if found is None else found
@@ -76,8 +77,7 @@ def save_curves(metrics: list[dict[str, Any]], title: str, path: str) -> None:
             for part, style in (("train", "--"), ("validation", "-")):
                 label = f"GRU {member + 1}, {part}"
                 axes.plot(epochs, [line[f"{part}_{quantity}"] for line in lines], f"C{member}.{style}", label=label)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(quantity)
+        axes.set(xlabel="epoch", ylabel=quantity)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     axes.legend()

@@ -8,18 +8,17 @@ review ended there. Contributions are integrated gradients (Sundararajan et al. 
 the GRUs' inputs, relative to a blank review of the same length; those of the n-grams are exact, since they are linear.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path
 
 import torch
 from captum.attr import IntegratedGradients
+from config import UserError, command
 from data import LABELS, UNKNOWN, pieces
 from page import Explanation, render
 from predict import SHIPPED, Predictor
-from run_folder import RunError, RunFolder
+from run_folder import RunFolder
 from torch import Tensor, nn
 
 from grucore import GRU
@@ -33,12 +32,9 @@ def explain(predictor: Predictor, text: str) -> Explanation:
     """Explains the prediction of a review.
 
     Raises:
-        ValueError: the review cannot be predicted.
+        UserError: the review cannot be predicted.
     """
-    encoded = predictor.encode(text)
-    if isinstance(encoded, str):
-        raise ValueError(encoded)
-    judge, tokens = predictor.judge, encoded[None, :MAX_TOKENS]
+    judge, tokens = predictor.judge, predictor.encode(text)[None, :MAX_TOKENS]
     lengths = torch.tensor([tokens.shape[1]], device=predictor.device)
     words = pieces(predictor.tokenizer, text)
     evidence = None if judge.ngrams is None else judge.ngrams.evidence(tokens, lengths)
@@ -47,8 +43,8 @@ def explain(predictor: Predictor, text: str) -> Explanation:
     weight = judge.sharpness.item() * (1 - judge.share)
 
     def score(*versions: Tensor) -> Tensor:
-        logits = [m.read(x, lengths.expand(len(x))) for m, x in zip(judge.members, versions, strict=True)]
-        return weight * torch.stack([each[:, 1] - each[:, 0] for each in logits]).mean(0)
+        margins = [m.read(x, lengths.expand(len(x))) for m, x in zip(judge.members, versions, strict=True)]
+        return weight * torch.stack(margins).mean(0)
 
     for steps in (32, 128, 512):  # a saturated GRU's score changes within a small part of the path
         by_member, error = IntegratedGradients(score).attribute(
@@ -110,9 +106,9 @@ def main() -> None:
     parser.add_argument("text", help="a review, or - to read it from standard input")
     given = parser.parse_args()
     if not given.html.parent.is_dir() or given.html.is_dir():
-        raise RunError(f"--html must be a file in a folder that exists, got {given.html}")
+        raise UserError(f"--html must be a file in a folder that exists, got {given.html}")
     if given.html.exists() and not given.force:
-        raise RunError(f"{given.html} exists: --force overwrites it")
+        raise UserError(f"{given.html} exists: --force overwrites it")
     text = sys.stdin.buffer.read().decode(errors="surrogateescape") if given.text == "-" else given.text
     explanation = explain(Predictor(given.checkpoint, given.device), text)
     if explanation.left_out:
@@ -122,7 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (RunError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    command(main)

@@ -1,7 +1,5 @@
 """The models: the published classifier, a GRU over segments, and the ensemble of GRUs and n-grams."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,10 +41,10 @@ class LastState(nn.Module):
         return x, lengths if self.masked else torch.full_like(lengths, x.shape[1])
 
     def read(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Logits (B, 2) from the result of `embed`."""
+        """Log-odds (B,) of positive, from the result of `embed`."""
         if not self.masked:
             y, _ = self.gru(x)
-            return self.out(y[:, -1])
+            return margin(self.out(y[:, -1]))
         if isinstance(self.gru, nn.GRU):
             # Not a PackedSequence, whose backward on CPU is several times as slow (benchmarks/RESULTS.md). In one
             # direction the state after the last token is the same without it.
@@ -55,10 +53,10 @@ class LastState(nn.Module):
         else:
             _, h_n = self.gru(x, lengths=lengths)
             h = self.gru.final_state(h_n)
-        return self.out(self.dropout(h))
+        return margin(self.out(self.dropout(h)))
 
     def forward(self, tokens: Tensor, lengths: Tensor, evidence: Tensor | None = None) -> Tensor:
-        """Logits (B, 2) of tokens (B, T), padded on the right, and lengths (B,), each at least 1."""
+        """Log-odds (B,) of tokens (B, T), padded on the right, and lengths (B,), each at least 1."""
         return self.read(self.embed(tokens, evidence), lengths)
 
 
@@ -109,13 +107,13 @@ class Segments(nn.Module):
         return x.view(len(inside), self.segment, -1), inside
 
     def read(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """Logits (B, 2) from the result of `embed`."""
+        """Log-odds (B,) of positive, from the result of `embed`."""
         rows, inside = self.cut(x, lengths)
         y = self.states(rows, inside)  # (B * segments, segment, 2 H), 0 in the padding
         real = torch.arange(self.segment, device=x.device) < inside[:, None]
         largest = (y - 3.0 * ~real[:, :, None]).amax(1)  # padding is below every state
         largest, total = (each.unflatten(0, (len(x), -1)) for each in (largest, y.sum(1)))
-        return self.out(self.dropout(torch.cat([largest.amax(1), total.sum(1) / lengths[:, None]], 1)))
+        return margin(self.out(self.dropout(torch.cat([largest.amax(1), total.sum(1) / lengths[:, None]], 1))))
 
     def states(self, x: Tensor, lengths: Tensor) -> Tensor:
         """The GRU's output (B, T, 2 H) of x (B, T, E + kinds), 0 after each row's length."""
@@ -134,7 +132,7 @@ class Segments(nn.Module):
                 parameter[..., : pretrained[name].shape[-1]] = pretrained[name]
 
     def forward(self, tokens: Tensor, lengths: Tensor, evidence: Tensor | None = None) -> Tensor:
-        """Logits (B, 2) of tokens (B, T), padded on the right, lengths (B,), each at least 1, and their evidence."""
+        """Log-odds (B,) of tokens (B, T), padded on the right, lengths (B,), each at least 1, and their evidence."""
         if self.training and tokens.shape[1] > self.crop:
             spare = (lengths - self.crop).clamp(min=0)
             begin = (torch.rand(len(spare), device=spare.device) * (spare + 1)).long()
@@ -177,8 +175,8 @@ class Judge(nn.Module):
             evidence, by_ngrams = self.ngrams.evidence(tokens, lengths), self.ngrams(tokens, lengths)
         margins = []
         for member in self.members if members is None else members:
-            logits = member(tokens, lengths, evidence if member.reads_evidence else None)
-            margins.append((logits[:, 1] - logits[:, 0]).float() + member.reads_evidence * by_ngrams)
+            by_gru = member(tokens, lengths, evidence if member.reads_evidence else None)
+            margins.append(by_gru + member.reads_evidence * by_ngrams)
         if members is None and self.ngrams is not None:
             margins.append(by_ngrams)
         return torch.stack(margins)
@@ -205,6 +203,11 @@ def build_member(config: Any, vocabulary_size: int, index: int) -> LastState | S
     if config.segment is None:
         return LastState(vocabulary_size, config)
     return Segments(vocabulary_size, config, KINDS if config.ngrams and index >= config.plain else 0)
+
+
+def margin(logits: Tensor) -> Tensor:
+    """Log-odds (B,) of positive, in float32, from logits (B, 2)."""
+    return (logits[:, 1] - logits[:, 0]).float()
 
 
 def parameter_count(model: nn.Module) -> int:

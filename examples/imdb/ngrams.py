@@ -12,8 +12,6 @@ For a training review all these come from a model that has not seen it (cross-fi
 trust them blindly.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from scipy import optimize, sparse, special

@@ -4,8 +4,6 @@ page.html has the content, page.css the style, in light and dark. Shades are cla
 policy below can forbid all styles except page.css.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import unicodedata
@@ -73,10 +71,10 @@ def render(explanation: Explanation | None = None, **form: object) -> str:
     return _TEMPLATE.render(style=Markup(STYLE), policy=POLICY, **shown)
 
 
-def visible(word: str, longest: int = 40) -> str:
+def visible(word: str) -> str:
     """Makes a word displayable: invisible and bidirectional characters become numbers; long words are truncated."""
     shown = "".join(c if unicodedata.category(c)[0] != "C" else f"\\u{ord(c):04x}" for c in word)
-    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+    return shown if len(shown) <= 40 else shown[:39] + "…"
 
 
 def percent(probability: float) -> str:

@@ -8,16 +8,15 @@ Prints one line per review: its label and the probability of that label, or `err
 final exit status is 1. A checkpoint consists of JSON and safetensors: reading it executes nothing.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from config import UserError, command
 from data import LABELS, UNKNOWN, Reviews, encode
-from run_folder import RunError, RunFolder
+from run_folder import RunFolder
 
 SHIPPED = Path(__file__).parent / "model"  # trained on real reviews; summary.json records how, and its accuracy
 LONGEST = 1_000_000  # tokens of a review; the longest of IMDB has 2,900
@@ -31,42 +30,46 @@ class Predictor:
         device: where to run it.
 
     Raises:
-        RunError: the folder does not contain a complete run, or has another format or vocabulary; or `device` is a GPU
+        UserError: the folder does not contain a complete run, or has another format or vocabulary; or `device` is a GPU
             and there is none.
     """
 
     def __init__(self, checkpoint: Path = SHIPPED, device: str = "cpu"):
         if device == "cuda" and not torch.cuda.is_available():
-            raise RunError("--device cuda needs a GPU that this PyTorch can use, and there is none; --device cpu works")
+            raise UserError(
+                "--device cuda needs a GPU that this PyTorch can use, and there is none; --device cpu works"
+            )
         if not checkpoint.is_dir():
-            raise RunError(f"--checkpoint must be the folder of a run, got {checkpoint}, which is not a folder")
+            raise UserError(f"--checkpoint must be the folder of a run, got {checkpoint}, which is not a folder")
         self.folder, self.device = RunFolder(checkpoint), torch.device(device)
         self.tokenizer = self.folder.read_tokenizer()
         self.judge = self.folder.read_judge(self.tokenizer).to(self.device)
 
     @torch.inference_mode()
-    def __call__(self, text: str) -> float | str:
-        """The probability that a review is positive, or a message why there is none."""
+    def __call__(self, text: str) -> float:
+        """The probability that a review is positive. Raises as `encode`."""
         tokens = self.encode(text)
-        if isinstance(tokens, str):
-            return tokens
         return self.judge(tokens[None], torch.tensor([len(tokens)], device=self.device)).sigmoid().item()
 
-    def encode(self, text: str) -> torch.Tensor | str:
-        """A review's token ids (T,), or a message why it cannot be predicted."""
+    def encode(self, text: str) -> torch.Tensor:
+        """A review's token ids (T,).
+
+        Raises:
+            UserError: it cannot be predicted.
+        """
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            return f"not UTF-8 text: {error}"
+            raise UserError(f"not UTF-8 text: {error}") from error
         if "\0" in text:
-            return "NUL bytes: expected the text of a film review"
+            raise UserError("NUL bytes: expected the text of a film review")
         if not self.tokenizer.encode(text).ids:
-            return "no words: expected the text of a film review"
+            raise UserError("no words: expected the text of a film review")
         (tokens,) = encode(self.tokenizer, Reviews([text], [0])).tokens
         if (tokens == UNKNOWN).all():
-            return f"no word of the {self.tokenizer.get_vocab_size():,} that the model knows"
+            raise UserError(f"no word of the {self.tokenizer.get_vocab_size():,} that the model knows")
         if len(tokens) > LONGEST:
-            return f"{len(tokens):,} tokens: expected {LONGEST:,} at most"
+            raise UserError(f"{len(tokens):,} tokens: expected {LONGEST:,} at most")
         return tokens.to(self.device)
 
 
@@ -84,18 +87,15 @@ def main() -> None:
     done = refused = 0
     for text in texts:
         done += 1
-        result = predict(text)
-        if isinstance(result, str):
+        try:
+            positive = predict(text)
+            print(LABELS[positive >= 0.5], f"{max(positive, 1 - positive):.4f}", flush=True)
+        except UserError as error:
             refused += 1
-            print(f"error: {result}", flush=True)
-        else:
-            print(LABELS[result >= 0.5], f"{max(result, 1 - result):.4f}", flush=True)
+            print(f"error: {error}", flush=True)
     if refused:
-        sys.exit(f"error: {refused} of {done} reviews have no prediction")
+        raise UserError(f"{refused} of {done} reviews have no prediction")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except RunError as error:
-        sys.exit(f"error: {error}")
+    command(main)

@@ -5,8 +5,6 @@ Johnson and Zhang 2016 (arXiv:1602.02373), who keep such GRUs as they are; here 
 starts, as in Dai and Le 2015 (arXiv:1511.01432).
 """
 
-from __future__ import annotations
-
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -33,7 +31,7 @@ LEARNING_RATE = 5e-3  # the highest of one cycle
 PRETRAINED, CHECKPOINT = "pretrained.safetensors", "pretraining.pt"
 
 
-def pretrained(run: Run, tokens: list[Tensor]) -> dict[str, Tensor]:
+def pretrained(run: "Run", tokens: list[Tensor]) -> dict[str, Tensor]:
     """The weights of an embedding and a GRU trained on the texts `tokens`, and how long it took, in seconds.
 
     Nothing is trained if the run's folder contains them.
@@ -89,7 +87,7 @@ def windows_of(tokens: list[Tensor], segment: int) -> Tensor:
     return torch.cat(windows)
 
 
-def _train(run: Run, tokens: list[Tensor]) -> dict[str, Tensor]:
+def _train(run: "Run", tokens: list[Tensor]) -> dict[str, Tensor]:
     config, accelerator = run.config, run.accelerator
     rank, processes = accelerator.process_index, accelerator.num_processes
     windows = windows_of(tokens, config.segment)
@@ -108,7 +106,8 @@ def _train(run: Run, tokens: list[Tensor]) -> dict[str, Tensor]:
             part.load_state_dict(saved[name])
     start = time.perf_counter() - seconds
     run.say(f"pre-training on {len(windows):,} segments of {config.segment} words")
-    for step in tqdm(range(done, total), initial=done, total=total, desc="pre-training", disable=run.silent):
+    bar = tqdm(range(done, total), initial=done, total=total, desc="pre-training", disable=run.without_bar)
+    for step in bar:
         epoch, i = divmod(step, per_epoch)
         if step == done or i == 0:
             order = np.random.default_rng([config.seed, epoch]).permutation(len(windows))
@@ -121,7 +120,7 @@ def _train(run: Run, tokens: list[Tensor]) -> dict[str, Tensor]:
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if run.silent and (step + 1) % 100 == 0:
+        if bar.disable and (step + 1) % 100 == 0:
             run.say(f"pre-training: step {step + 1:,} of {total:,}, loss {loss.item():.4f}")
         if run.checkpoint_every and (step + 1) % run.checkpoint_every == 0 and accelerator.is_main_process:
             now = {name: part.state_dict() for name, part in parts.items()}

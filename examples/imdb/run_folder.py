@@ -13,8 +13,7 @@ pretrained.safetensors               for `semi`: where its GRUs start; pretraini
 .lock              held by the process that trains the run
 """
 
-from __future__ import annotations
-
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -22,26 +21,24 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from config import UserError
 from filelock import FileLock, Timeout
 from model import Judge
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from tokenizers import Tokenizer
 from torch import Tensor
 
 FORMAT = 4
-
-
-class RunError(Exception):
-    """A run folder cannot be used, or a file in it cannot be written or read."""
 
 
 class RunFolder:
@@ -61,7 +58,7 @@ class RunFolder:
         if not (self / "config.json").exists():
             found = {path.name for path in self.path.iterdir()} if self.path.exists() else set()
             if any(not name.startswith(".unfinished-") for name in found - {".lock", "vocabulary.json"}):
-                raise RunError(f"{self.path} contains files but not a run: give an empty or a new folder as --output")
+                raise UserError(f"{self.path} contains files but not a run: give an empty or a new folder as --output")
             learned = learn()
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
@@ -69,23 +66,25 @@ class RunFolder:
             self.write_text("config.json", json.dumps(config | {"format": FORMAT}, indent=1) + "\n")
             return
         if not resume:
-            raise RunError(f"{self.path} already contains a run: continue it with --resume, or give another --output")
+            raise UserError(f"{self.path} already contains a run: continue it with --resume, or give another --output")
         self._lock()
         before = self.read_config()
         # The schedule depends on the number of epochs.
         names = (before.keys() | config.keys()) - ({"epochs"} if config["schedule"] == "constant" else set())
         pairs = {name: (before.get(name), config.get(name)) for name in sorted(names)}
         if changes := [f"{name}: {old!r} there, {new!r} now" for name, (old, new) in pairs.items() if old != new]:
-            raise RunError(f"{self.path} contains another run ({', '.join(changes)}): give another --output")
+            raise UserError(f"{self.path} contains another run ({', '.join(changes)}): give another --output")
 
     def _lock(self) -> None:
         self._held = FileLock(self / ".lock", is_singleton=True)
         try:
             self._held.acquire(timeout=0)
         except Timeout:
-            raise RunError(f"{self.path} contains a run that another process is training: wait until it ends") from None
+            raise UserError(
+                f"{self.path} contains a run that another process is training: wait until it ends"
+            ) from None
         except OSError as error:
-            raise RunError(f"could not write {self / '.lock'}: {error}") from error
+            raise UserError(f"could not write {self / '.lock'}: {error}") from error
 
     def write(self, name: str, write_to: Callable[[str], object]) -> None:
         """Writes a file atomically, by way of a temporary one."""
@@ -96,7 +95,7 @@ class RunFolder:
                 os.fsync(file.fileno())
             temporary.replace(self / name)
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if the disk is full
-            raise RunError(f"could not write {self / name}: {error}. The previous file, if any, is intact") from error
+            raise UserError(f"could not write {self / name}: {error}. The previous file, if any, is intact") from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -114,54 +113,51 @@ class RunFolder:
 
     def read_config(self) -> dict[str, Any]:
         """Reads the run's configuration, which must have the format of this code."""
-        try:
+        with self._reading("config.json", "the config.json of a run"):
             config = json.loads((self / "config.json").read_text(encoding="utf-8"))
             version = config.pop("format", 1)
-        except (OSError, ValueError, AttributeError, TypeError) as error:  # the last two: not an object
-            raise RunError(f"{self / 'config.json'} must be the config.json of a run: {error}") from error
         if version != FORMAT:
-            raise RunError(f"{self.path} contains a run of format {version!r}; this code reads format {FORMAT}")
+            raise UserError(f"{self.path} contains a run of format {version!r}; this code reads format {FORMAT}")
         return config
 
     def read_tokenizer(self) -> Tokenizer:
         """Reads the run's tokenizer."""
-        try:
+        with self._reading("vocabulary.json", "the vocabulary.json of a run"):
             return Tokenizer.from_str((self / "vocabulary.json").read_text(encoding="utf-8"))
-        except Exception as error:  # the library raises bare Exception
-            raise RunError(f"{self / 'vocabulary.json'} must be the vocabulary.json of a run: {error}") from error
 
     def read_judge(self, tokenizer: Tokenizer) -> Judge:
         """Reads the best model, in evaluation mode; it must match the run's `tokenizer` and configuration."""
         path, config = self / "best.safetensors", self.read_config()
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not a dictionary
-        except (OSError, SafetensorError) as error:
-            raise RunError(f"{path} must be the model of a run: {error}") from error
+        with self._reading(path.name, "the model of a run"), safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not a dictionary
         for name, expected in (("format", str(FORMAT)), ("vocabulary", named(tokenizer))):
             if (there := metadata.get(name)) != expected:
-                raise RunError(f"{path} was written with {name} {there}, but the folder has {name} {expected}")
+                raise UserError(f"{path} was written with {name} {there}, but the folder has {name} {expected}")
         try:
             judge = Judge(SimpleNamespace(**config), tokenizer.get_vocab_size(), int(metadata["members"]))
             judge.load_state_dict(state)
         except (AttributeError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise RunError(f"{path} does not match config.json and vocabulary.json: {error}") from error
+            raise UserError(f"{path} does not match config.json and vocabulary.json: {error}") from error
         return judge.eval()
 
     def read_tensors(self, name: str) -> dict[str, Tensor]:
         """Reads a safetensors file that is not a model."""
-        try:
+        with self._reading(name, "a file of this run (delete it, to make it again)"):
             return load_file(self / name)
-        except (OSError, SafetensorError) as error:
-            raise RunError(f"{self / name} must be a file of this run: {error}. Delete it, to make it again") from error
 
     def read_checkpoint(self, name: str = "last.pt") -> dict[str, Any]:
         """Reads a checkpoint."""
-        try:
+        with self._reading(name, "the checkpoint of a run"):
             return torch.load(self / name, map_location="cpu", weights_only=True)  # executes nothing in the file
-        except Exception as error:  # RuntimeError, UnpicklingError, EOFError and others
-            raise RunError(f"{self / name} must be the checkpoint of a run: {error}") from error
+
+    @contextlib.contextmanager
+    def _reading(self, name: str, expected: str) -> Iterator[None]:
+        """Names the file and what it must be in each error; the libraries raise many kinds."""
+        try:
+            yield
+        except Exception as error:
+            raise UserError(f"{self / name} must be {expected}: {error}") from error
 
 
 def named(tokenizer: Tokenizer) -> str:
@@ -170,15 +166,9 @@ def named(tokenizer: Tokenizer) -> str:
     return f"{digest} of {tokenizer.get_vocab_size()} words"
 
 
-def _commit() -> str | None:
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-COMMIT = _commit()  # of the running code, even if something is committed meanwhile
+DESCRIBE = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+# Of the running code, even if something is committed meanwhile.
+COMMIT = (shutil.which("git") and subprocess.run(DESCRIBE, capture_output=True, text=True).stdout.strip()) or None
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

@@ -5,8 +5,6 @@ that one sentence are the reasons why word counts fail (logistic regression on t
 split): negation, concessions with the opposite sentiment, opinions of other people and of other films, and plot.
 """
 
-from __future__ import annotations
-
 import random
 
 POSITIVE, NEGATIVE, ASPECTS, PEOPLE, FILMS = (

@@ -9,8 +9,6 @@ Read it from top to bottom: a step, epochs, a run, its test. Options are in conf
 run_folder.py. All choices are made on validation data; the test split is read once, at the end.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import dataclasses
@@ -27,16 +25,16 @@ from typing import Any
 import data
 import torch
 from accelerate import Accelerator
-from config import BEST, Config, parse
-from data import Batch, DataError, Encoded, Reviews
+from config import Config, UserError, command, parse, preset
+from data import Batch, Encoded, Reviews
 from evaluation import judged, margins_of, measured, save_curves, save_predictions, set_sharpness
 from model import Judge, build_member, parameter_count
 from pretrain import PRETRAINED, pretrained
-from run_folder import RunError, RunFolder, provenance
+from run_folder import RunFolder, provenance
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
@@ -46,7 +44,7 @@ NOTHING = torch.zeros(4, dtype=torch.float64)  # loss, right reviews, reviews, t
 class Trainer:
     """One GRU in training: `step` depends only on its state and the batch, not on global random state."""
 
-    def __init__(self, run: Run, member: int, steps: int):
+    def __init__(self, run: "Run", member: int, steps: int):
         self.config, self.accelerator, self.member, self.steps = run.config, run.accelerator, member, steps
         config, accelerator, self.step_count = self.config, self.accelerator, 0
         model = build_member(config, run.tokenizer.get_vocab_size(), member)
@@ -96,13 +94,13 @@ class Trainer:
                 None if whole is None else whole[rows].to(accelerator.device) for whole in batch
             )
             with contextlib.nullcontext() if i == len(parts) else accelerator.no_sync(self.model):
-                logits = self.model(tokens, lengths, evidence if self.bare.reads_evidence else None).float()
+                margins = self.model(tokens, lengths, evidence if self.bare.reads_evidence else None)
                 if self.bare.reads_evidence:  # it is trained to correct the n-grams
-                    logits = logits + pad(offsets[:, None], (1, 0))
-                losses = cross_entropy(logits, torch.stack([1 - targets, targets], 1), reduction="none") * weights
+                    margins = margins + offsets
+                losses = binary_cross_entropy_with_logits(margins, targets, reduction="none") * weights
                 # Gradients are averaged over processes; this turns the average into the mean over the batch's reviews.
                 accelerator.backward(losses.sum() * accelerator.num_processes / total)
-            right = ((logits[:, 1] > logits[:, 0]) == (targets > 0.5)) * weights
+            right = ((margins > 0) == (targets > 0.5)) * weights
             sums += torch.stack([losses.detach().sum(), right.sum(), weights.sum(), (lengths * weights).sum()])
         if config.clip:
             accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
@@ -160,14 +158,13 @@ class Run:
         return margins_of(margins, encoded, self.config.batch_size, self.accelerator)
 
     @property
-    def silent(self) -> bool:
-        """Whether this process shows no progress bar."""
-        return not (sys.stderr.isatty() and self.accelerator.is_main_process)
+    def without_bar(self) -> bool | None:
+        """For tqdm: whether this process shows no progress bar; None, if there is no terminal."""
+        return None if self.accelerator.is_main_process else True
 
     def say(self, text: str) -> None:
         """Prints a line, in one process only."""
-        if self.accelerator.is_main_process:
-            print(text, flush=True)
+        self.accelerator.print(text, flush=True)
 
 
 def train_epoch(run: Run, trainer: Trainer, encoded: Encoded, epoch: int, saved: dict | None) -> dict[str, Any]:
@@ -176,9 +173,9 @@ def train_epoch(run: Run, trainer: Trainer, encoded: Encoded, epoch: int, saved:
     done, seconds, totals = (saved[name] for name in ("done", "seconds", "totals")) if saved else (0, 0.0, NOTHING)
     totals, begin = totals.to(accelerator.device, copy=True), time.perf_counter() - seconds
     lengths = [len(row) for row in encoded.tokens]
-    batches = data.training_batches(lengths, config.batch_size, config.seed + trainer.member, epoch, config.bucketed)
+    batches = data.training_batches(lengths, config.batch_size, config.seed + trainer.member, epoch, config.masked)
     name = trainer.label(epoch)
-    bar = tqdm(total=len(batches), initial=done, desc=name, unit="batch", leave=False, disable=run.silent)
+    bar = tqdm(total=len(batches), initial=done, desc=name, unit="batch", leave=False, disable=run.without_bar)
     for i, rows in enumerate(batches[done:], done + 1):
         batch = data.collate(encoded, rows, accelerator.process_index, accelerator.num_processes)
         totals += accelerator.reduce(trainer.step(batch, len(rows)), "sum")
@@ -186,7 +183,7 @@ def train_epoch(run: Run, trainer: Trainer, encoded: Encoded, epoch: int, saved:
         if i % 100 == 0:
             loss, rate = (totals[0] / totals[2]).item(), totals[3].item() / (time.perf_counter() - begin)
             bar.set_postfix_str(f"loss {loss:.4f}, {rate:,.0f} tokens/s")
-            if run.silent:
+            if bar.disable:
                 run.say(f"{name}: batch {i}/{len(batches)}, loss {loss:.4f}, {rate:,.0f} tokens/s")
         if run.checkpoint_every and i % run.checkpoint_every == 0 and i < len(batches):
             run.save(trainer, i, totals, time.perf_counter() - begin)
@@ -218,7 +215,7 @@ def train(run: Run, judge: Judge, train_part: Encoded, validation: Encoded, save
             margins = run.margins(partial(judge.margins, members=[evaluated]), validation)
             line |= {f"validation_{name}": value for name, value in measured(margins[0], validation.targets).items()}
             if not math.isfinite(line["train_loss"] + line["validation_loss"]):
-                raise RunError(f"{trainer.label(epoch)} ended with a non-finite loss: try a lower --learning-rate")
+                raise UserError(f"{trainer.label(epoch)} ended with a non-finite loss: try a lower --learning-rate")
             line["seconds"] = round(line["seconds"] + time.perf_counter() - begin, 2)
             earlier = [each["validation_loss"] for each in run.metrics if each["member"] == member]
             is_best = all(line["validation_loss"] < loss for loss in earlier)
@@ -263,11 +260,11 @@ def soft_labels(run: Run, given: argparse.Namespace, texts: Reviews) -> Tensor:
         else:
             teacher = RunFolder(run.folder / "teacher")
             shared = ("gru", "seed", "embedding_size", "hidden_size", "vocabulary_size", "ngrams", "precision")
-            best = dataclasses.replace(BEST, **{name: getattr(run.config, name) for name in shared})
-            config = best if is_first else dataclasses.replace(run.config, rounds=run.config.rounds - 1)
+            best = Config(**vars(preset("best")) | {name: getattr(run.config, name) for name in shared})
+            config = best if is_first else Config(**vars(run.config) | {"rounds": run.config.rounds - 1})
             train_run(config, given, teacher.path, run.accelerator, resume=(teacher / "config.json").exists())
         if teacher.read_config()["reviews"]["validation"] != run.folder.read_config()["reviews"]["validation"]:
-            raise RunError(f"{teacher.path} was trained on {run.folder.path}'s validation data, so cannot teach it")
+            raise UserError(f"{teacher.path} was trained on {run.folder.path}'s validation data, so cannot teach it")
         tokenizer = teacher.read_tokenizer()
         judge = teacher.read_judge(tokenizer).to(run.accelerator.device)
         run.say(f"labelling {len(texts.texts):,} reviews")
@@ -280,7 +277,7 @@ def soft_labels(run: Run, given: argparse.Namespace, texts: Reviews) -> Tensor:
         run.accelerator.wait_for_everyone()
     found = run.folder.read_tensors("soft-labels.safetensors")["probabilities"]
     if len(found) != len(texts.texts):
-        raise RunError(f"{run.folder.path}: {len(found)} soft labels for {len(texts.texts)} reviews: the data changed")
+        raise UserError(f"{run.folder.path}: {len(found)} soft labels for {len(texts.texts)} reviews: the data changed")
     return found
 
 
@@ -290,7 +287,7 @@ def train_run(
     """Trains a run, or the remainder of it, without testing."""
     parts, learn = prepare(config, given)
     folder = RunFolder(path)
-    described = dataclasses.asdict(config) | {
+    described = vars(config) | {
         "data": given.data if given.data in ("sample", "hub") else "folder",
         "reviews": {name: part.digest() for name, part in parts.items()},
     }
@@ -368,18 +365,18 @@ def main() -> None:
     """Trains and tests."""
     given, config = parse(__doc__)
     if given.device == "cuda" and not torch.cuda.is_available():
-        raise RunError("--device cuda needs a GPU that this PyTorch can use, and there is none; --device cpu works")
+        raise UserError("--device cuda needs a GPU that this PyTorch can use, and there is none; --device cpu works")
     if given.describe:
         parts, learn = prepare(config, given)
         sizes = {name: len(part.texts) for name, part in parts.items()} | {"vocabulary": learn().get_vocab_size()}
         judge = Judge(config, sizes["vocabulary"], config.members)
-        described = sizes | {"classes": 2, "parameters": parameter_count(judge)} | dataclasses.asdict(config)
+        described = sizes | {"classes": 2, "parameters": parameter_count(judge)} | vars(config)
         print(json.dumps(described))
         return
     path = given.output or Path("runs") / f"imdb-{given.preset}-{Path(given.data).name}-{given.gru}-{given.seed}"
     accelerator = Accelerator(cpu=given.device == "cpu", mixed_precision=config.precision)
     if config.precision == "fp16" and accelerator.device.type != "cuda":
-        raise RunError("--precision fp16 needs a GPU; bf16 runs on a CPU too")
+        raise UserError("--precision fp16 needs a GPU; bf16 runs on a CPU too")
     if given.data == "sample" and accelerator.is_main_process:
         print("--data sample: synthetic reviews from a grammar, not IMDB", flush=True)
     try:
@@ -393,7 +390,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (DataError, RunError) as error:
-        sys.exit(f"error: {error}")
+    command(main)

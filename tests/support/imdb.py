@@ -50,8 +50,7 @@ def run(script: str, *arguments: object, text: bytes = b"") -> tuple[int, str, s
     """Runs a script's `main` in this process; returns its exit status and output. Its own errors end it as usual."""
     import importlib
 
-    from data import DataError
-    from run_folder import RunError
+    from config import command
 
     main = importlib.import_module(script.removesuffix(".py")).main
     out, errors, code = io.StringIO(), io.StringIO(), 0
@@ -63,13 +62,10 @@ def run(script: str, *arguments: object, text: bytes = b"") -> tuple[int, str, s
         mock.patch.object(sys, "stdin", given),
     ):
         try:
-            main()
+            command(main)
         except SystemExit as end:
             code = 1 if isinstance(end.code, str) else end.code or 0
             errors.write(str(end.code))
-        except (DataError, RunError, ValueError) as error:
-            code = 1
-            errors.write(f"error: {error}")
     return code, out.getvalue(), errors.getvalue()
 
 

@@ -6,7 +6,8 @@ import data as module
 import imdb
 import pytest
 import torch
-from data import DataError, Encoded, Reviews, load
+from config import UserError
+from data import Encoded, Reviews, load
 from sample import corpus, generate
 
 TEXTS = ["A GOOD film,\tbut<br /><br />long.\n", "b b b b b a a a a a c c c c", "B C d\u2003e\u0085E e e \u0130 a"]
@@ -77,13 +78,6 @@ def test_only_bucketed_batches_save_padding_and_stay_within_their_chunk():
     assert {i for batch in bucketed[:100] for i in batch} == {i for batch in plain[:100] for i in batch}
 
 
-def test_evaluation_is_by_length_with_each_batch_reversed():
-    sizes = lengths(150)
-    batches = module.evaluation_batches(sizes, 64)
-    assert [len(batch) for batch in batches] == [64, 64, 22]
-    assert [sizes[i] for batch in batches for i in batch[::-1]] == sorted(sizes)
-
-
 def test_processes_share_a_padded_batch():
     rows = [torch.tensor([5, 6, 7]), torch.tensor([8]), torch.tensor([9, 9])]
     evidence = [torch.ones(len(row), 2) for row in rows]
@@ -142,7 +136,7 @@ def bad(folder, kind):
 @pytest.mark.parametrize("kind", ["no folder", "empty", "corrupt", "columns", "labels", "no texts", "not UTF-8"])
 def test_bad_data(tmp_path, kind):
     folder, message = bad(tmp_path, kind)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         load(str(folder), "train")
 
 
@@ -159,5 +153,5 @@ def test_the_hub(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", two_rows)
     assert load("hub", "train") == Reviews(["b", "a"], [1, 0])
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(DataError, match=r"stanfordnlp/imdb from the hub \(--data sample needs no network\): no route"):
+    with pytest.raises(UserError, match=r"stanfordnlp/imdb from the hub \(--data sample needs no network\): no route"):
         load("hub", "train")

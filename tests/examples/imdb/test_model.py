@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import imdb  # noqa: F401, it makes the example importable
 import pytest
 import torch
-from model import Judge, LastState, Segments
+from model import Judge, LastState, Segments, margin
 from torch import nn
 
 LENGTHS = torch.tensor([9, 1, 5])
@@ -23,7 +23,7 @@ def test_the_published_classifier_reads_behind_the_padding_and_never_drops_out()
     model = LastState(30, config(masked=False)).train()
     reference = nn.GRU(6, 5, batch_first=True)
     reference.load_state_dict(model.gru.state_dict())
-    expected = model.out(reference(model.embedding(TOKENS))[0][:, -1])
+    expected = margin(model.out(reference(model.embedding(TOKENS))[0][:, -1]))
     torch.testing.assert_close(model(TOKENS, LENGTHS), expected)
 
 
@@ -33,9 +33,9 @@ def test_masked_it_reads_the_state_after_the_last_token(gru):
     model = LastState(30, config(gru=gru)).eval()
     reference = nn.GRU(6, 5, batch_first=True)
     reference.load_state_dict(model.gru.state_dict())
-    for row, length, logits in zip(TOKENS, LENGTHS, model(TOKENS, LENGTHS), strict=True):
+    for row, length, log_odds in zip(TOKENS, LENGTHS, model(TOKENS, LENGTHS), strict=True):
         _, h = reference(model.embedding(row[None, :length]))
-        torch.testing.assert_close(logits, model.out(h[-1])[0])
+        torch.testing.assert_close(log_odds, margin(model.out(h[-1]))[0])
 
 
 @pytest.mark.parametrize("gru", ["grucore", "torch"])
@@ -48,8 +48,8 @@ def test_segments_are_read_by_themselves_and_pooled(gru):
     for b, length in enumerate(LENGTHS.tolist()):
         x = torch.cat([model.embedding(TOKENS[b, :length]), evidence[b, :length]], 1)
         y = torch.cat([reference(piece[None])[0][0] for piece in x.split(4)])
-        expected = model.out(torch.cat([y.amax(0), y.mean(0)]))
-        torch.testing.assert_close(model(TOKENS, LENGTHS, evidence)[b], expected)
+        expected = margin(model.out(torch.cat([y.amax(0), y.mean(0)])[None]))
+        torch.testing.assert_close(model(TOKENS, LENGTHS, evidence)[b : b + 1], expected)
 
 
 def test_in_training_a_window_of_each_review_is_read():
@@ -89,7 +89,7 @@ def test_the_judge_takes_the_weighted_mean_and_corrects_the_ngrams():
     assert [member.reads_evidence for member in judge.members] == [False, True]
     member = judge.members[1]
     alone = member(TOKENS, LENGTHS, judge.ngrams.evidence(TOKENS, LENGTHS))
-    torch.testing.assert_close(margins[1], alone[:, 1] - alone[:, 0] + 8)
+    torch.testing.assert_close(margins[1], alone + 8)
     assert judge.weight_of_ngrams == 0.25 + 0.75 / 2
     expected = 0.5 * (0.375 * margins[0] + 0.375 * margins[1] + 0.25 * margins[2])
     torch.testing.assert_close(judge(TOKENS, LENGTHS), expected)

@@ -5,8 +5,8 @@ import shutil
 
 import imdb
 import pytest
+from config import UserError
 from predict import SHIPPED, Predictor
-from run_folder import RunError
 
 pytestmark = pytest.mark.slow
 
@@ -48,9 +48,9 @@ def test_every_line_has_an_answer(best):
 def test_a_run_that_is_not_whole(best, tmp_path, name):
     run = shutil.copytree(best, tmp_path / "run")
     (run / name).unlink()
-    with pytest.raises(RunError, match=f"{run / name} must be"):
+    with pytest.raises(UserError, match=f"{run / name} must be"):
         Predictor(run)
-    with pytest.raises(RunError, match="must be the folder of a run"):
+    with pytest.raises(UserError, match="must be the folder of a run"):
         Predictor(tmp_path / "nothing")
 
 
@@ -58,7 +58,7 @@ def test_weights_of_another_shape(best, tmp_path):
     run = shutil.copytree(best, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"hidden_size": 9}))
-    with pytest.raises(RunError, match=r"best.safetensors does not match config.json"):
+    with pytest.raises(UserError, match=r"best.safetensors does not match config.json"):
         Predictor(run)
 
 

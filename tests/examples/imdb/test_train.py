@@ -15,9 +15,9 @@ import pytest
 import run_folder
 import torch
 import train
-from data import DataError
+from config import UserError
 from filelock import FileLock
-from run_folder import RunError, RunFolder
+from run_folder import RunFolder
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
@@ -253,7 +253,7 @@ def test_refused(book, data, flags, message):
     if "cuda" in flags and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     before = {path.name: path.read_bytes() for path in book.iterdir()}
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(UserError) as caught:
         imdb.train(book, "--data", data, *imdb.BOOK, "--epochs", 1, *flags)
     assert message in str(caught.value)
     assert {path.name: path.read_bytes() for path in book.iterdir()} == before
@@ -261,7 +261,7 @@ def test_refused(book, data, flags, message):
 
 def test_a_run_in_use_is_refused(book, data, tmp_path):
     run = shutil.copytree(book, tmp_path / "run")
-    with FileLock(run / ".lock"), pytest.raises(RunError, match="contains a run that another process is training"):
+    with FileLock(run / ".lock"), pytest.raises(UserError, match="contains a run that another process is training"):
         imdb.train(run, "--data", data, *imdb.BOOK, "--epochs", 2, "--resume")
     imdb.train(run, "--data", data, *imdb.BOOK, "--epochs", 2, "--resume")
 
@@ -269,7 +269,7 @@ def test_a_run_in_use_is_refused(book, data, tmp_path):
 def test_a_lock_that_cannot_be_written_is_named(book, data, tmp_path):
     run = shutil.copytree(book, tmp_path / "run", ignore=shutil.ignore_patterns(".lock"))
     (run / ".lock").mkdir()
-    with pytest.raises(RunError, match=r"could not write .*lock"):
+    with pytest.raises(UserError, match=r"could not write .*lock"):
         imdb.train(run, "--data", data, *imdb.BOOK, "--epochs", 2, "--resume")
 
 
@@ -277,19 +277,19 @@ def test_data_that_changed_underneath_are_refused(tmp_path):
     folder = imdb.write_parquet(tmp_path / "data")
     run = imdb.train(tmp_path / "run", "--data", folder, "--epochs", 1)
     imdb.write_parquet(folder, train=44)
-    with pytest.raises(RunError, match=r"contains another run \(reviews: .* there, .* now\)"):
+    with pytest.raises(UserError, match=r"contains another run \(reviews: .* there, .* now\)"):
         imdb.train(run, "--data", folder, "--epochs", 2, "--resume")
 
 
 def test_a_folder_of_other_files_is_refused(data, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(RunError, match="contains files but not a run"):
+    with pytest.raises(UserError, match="contains files but not a run"):
         imdb.train(tmp_path, "--data", data)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_missing_data_are_named_and_nothing_is_made(tmp_path):
-    with pytest.raises(DataError, match="which is not a folder"):
+    with pytest.raises(UserError, match="which is not a folder"):
         imdb.train(tmp_path / "run", "--data", tmp_path / "nothing")
     assert not (tmp_path / "run").exists()
 
@@ -298,7 +298,7 @@ def test_missing_data_are_named_and_nothing_is_made(tmp_path):
 def test_truncated_files_are_named(book, data, tmp_path, name):
     run = shutil.copytree(book, tmp_path / "run")
     (run / name).write_bytes((run / name).read_bytes()[:100])
-    with pytest.raises(RunError, match=f"{run / name} must be"):
+    with pytest.raises(UserError, match=f"{run / name} must be"):
         imdb.train(run, "--data", data, *imdb.BOOK, "--epochs", 2, "--resume")
 
 
@@ -306,12 +306,12 @@ def test_other_formats_and_vocabularies_are_named(book, best, tmp_path):
     run = shutil.copytree(book, tmp_path / "run")
     shutil.copy(best / "vocabulary.json", run)
     with pytest.raises(
-        RunError, match=r"with vocabulary \w+ of \d+ words, but the folder has vocabulary \w+ of \d+ words"
+        UserError, match=r"with vocabulary \w+ of \d+ words, but the folder has vocabulary \w+ of \d+ words"
     ):
         RunFolder(run).read_judge(RunFolder(run).read_tokenizer())
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"format": 2}))
-    with pytest.raises(RunError, match="contains a run of format 2; this code reads format 4"):
+    with pytest.raises(UserError, match="contains a run of format 2; this code reads format 4"):
         RunFolder(run).read_config()
 
 
@@ -322,7 +322,7 @@ def test_a_full_disk_leaves_the_files_before_and_the_run_resumes(book, data, tmp
     (run / f".unfinished-{name}").symlink_to("/dev/full")
     before = (run / name).read_bytes()
     flags = ["--data", data, *imdb.BOOK, "--epochs", 2, "--resume"]
-    with pytest.raises(RunError, match=f"could not write .*{name}: .*is intact"):
+    with pytest.raises(UserError, match=f"could not write .*{name}: .*is intact"):
         imdb.train(run, *flags)
     assert (run / name).read_bytes() == before and not (run / f".unfinished-{name}").exists()
     imdb.train(run, *flags)
@@ -330,14 +330,14 @@ def test_a_full_disk_leaves_the_files_before_and_the_run_resumes(book, data, tmp
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path):
-    with pytest.raises(RunError, match="epoch 1/40 ended with a non-finite loss: try a lower --learning-rate"):
+    with pytest.raises(UserError, match="epoch 1/40 ended with a non-finite loss: try a lower --learning-rate"):
         imdb.train(tmp_path / "run", "--data", data, "--learning-rate", 1e30)
 
 
 def test_a_pickle_in_a_checkpoint_is_not_run(book, data, tmp_path):
     run = shutil.copytree(book, tmp_path / "run")
     torch.save({"trainer": run_folder.provenance}, run / "last.pt")
-    with pytest.raises(RunError, match="must be the checkpoint of a run"):
+    with pytest.raises(UserError, match="must be the checkpoint of a run"):
         imdb.train(run, "--data", data, *imdb.BOOK, "--epochs", 2, "--resume")
 
 
