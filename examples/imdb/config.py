@@ -32,7 +32,7 @@ class Option(NamedTuple):
 
 
 OPTIONS = {
-    "epochs": Option(int, 40, 1, 2, "passes over the training data", least=1),
+    "epochs": Option(int, 40, 2, 2, "passes over the training data", least=1),
     "batch_size": Option(int, 64, 64, 96, "reviews in a batch, of all processes together", least=1),
     "accumulate": Option(int, 1, 1, 1, "parts that a batch's gradients are computed in, to save memory", least=1),
     "learning_rate": Option(float, 1e-3, 2e-3, 4e-3, "Adam's; the highest of the schedule"),
@@ -50,9 +50,9 @@ OPTIONS = {
     "word_dropout": Option(float, None, 0.1, 0.1, "of whole words", most=0.99),
     "averaging": Option(float, None, 0.995, 0.995, "decay of the average over steps that is validated", most=1),
     "ngrams": Option(int, None, 600_000, 600_000, "n-grams that are known; 0: only GRUs"),
-    "ngram_share": Option(float, None, 0.0, 0.25, "of the n-grams by themselves in the prediction", most=1),
-    "plain": Option(int, None, 0, 2, "so many GRUs, the first, are not told of n-grams"),
-    "pretraining_epochs": Option(int, None, None, 4, "passes over all texts, without labels, before the GRUs' first"),
+    "ngram_share": Option(float, None, 0.25, 0.25, "of the n-grams by themselves in the prediction", most=1),
+    "plain": Option(int, None, 1, 2, "so many GRUs, the first, are not told of n-grams"),
+    "pretraining_epochs": Option(int, None, 8, 4, "passes over all texts, without labels, before the GRUs' first"),
     "rounds": Option(int, None, None, 2, "of training on soft labels by the previous round, or by best", least=1),
     "soft_weight": Option(float, None, None, 0.5, "of what the teacher labelled, where n-grams are fitted", most=0.99),
 }

@@ -303,8 +303,8 @@ def train_run(
         targets = torch.cat([train_part.targets, soft_labels(run, given, parts["unlabelled"])])
         importance = torch.cat([importance, torch.full((len(unlabelled.tokens),), config.soft_weight)])
         train_part = Encoded(train_part.tokens + unlabelled.tokens, targets)
-        if config.pretraining_epochs:
-            run.pretrained = pretrained(run, train_part.tokens)
+    if config.pretraining_epochs:
+        run.pretrained = pretrained(run, train_part.tokens)
     saved = folder.read_checkpoint() if (folder / "last.pt").exists() else None
     trained = saved is not None and bool(saved["metrics"])  # at least one epoch, so there is a best one
     judge = folder.read_judge(tokenizer) if trained else Judge(config, tokenizer.get_vocab_size(), members=0)
