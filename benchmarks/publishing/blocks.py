@@ -108,13 +108,17 @@ def imdb_results(runs: list[dict[str, Any]]) -> str:
 def imdb_ablations(root: Path) -> str:
     """Makes the example's table of changed recipes: validation losses and accuracies, each recipe itself first."""
     folder = root / IMDB_RESULTS
-    recipes = {"best": folder / "ablations" / "recipe.json", "semi": folder / "semi-cpu.json"}
+    recipes = {preset: folder / f"{preset}-cpu.json" for preset in ("best", "semi")}
     lines = []
     for preset, recipe in recipes.items():
         expected = json.loads(recipe.read_text())["config"]
         for file in (recipe, *sorted(folder.glob(f"ablations/{preset}-*.json"))):
             run = json.loads(file.read_text())
-            names = (expected.keys() | run["config"].keys()) - {"reviews", "data"}
+            names = (expected.keys() | run["config"].keys()) - {
+                "reviews",
+                "data",
+                "bucketed",
+            }  # the last is of older runs
             pairs = {name.replace("_", " "): (expected.get(name), run["config"].get(name)) for name in sorted(names)}
             changed = {name: new for name, (old, new) in pairs.items() if old != new}
             shown = {float: "{:.4g}", type(None): "none"}

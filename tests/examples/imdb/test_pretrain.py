@@ -8,6 +8,7 @@ import pretrain
 import pytest
 import torch
 from config import UserError
+from data import load, split_by_blocks
 from model import Segments
 from safetensors.torch import load_file
 from torch import nn
@@ -143,3 +144,19 @@ def test_the_grus_start_from_it(semi, flags, tmp_path):
 def test_without_it(flags, tmp_path):
     run = imdb.train(tmp_path / "run", *flags, "--pretraining-epochs", 0)
     assert not (run / "pretrained.safetensors").exists() and (run / "summary.json").exists()
+
+
+@pytest.mark.slow
+def test_best_reads_no_other_texts_for_it(data, tmp_path, monkeypatch):
+    """Only those of the training split; its GRUs of both kinds start from there."""
+    shorten(monkeypatch)
+    seen, of = [], pretrain.windows_of
+    monkeypatch.setattr(pretrain, "windows_of", lambda tokens, segment: seen.append(len(tokens)) or of(tokens, segment))
+    flags = ["--data", data, *imdb.BEST, "--pretraining-epochs", 1, "--plain", 1, "--learning-rate", 0]
+    run = imdb.train(tmp_path / "run", *flags)
+    train_part, _ = split_by_blocks(load(str(data), "train"))
+    assert seen == [len(train_part.texts)]
+    members, start = imdb.state(run), load_file(run / "pretrained.safetensors")
+    for member in (0, 1):
+        of_member = members[f"members.{member}.embedding.weight"]
+        assert torch.equal(of_member, start["embedding.weight"])
