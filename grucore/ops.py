@@ -245,17 +245,31 @@ def differentiable(
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         leaves: list[Any] = [alias(t) for t in (x, *state, *weights, *(gains or ()))]
-        layer = leaves[0], State(*leaves[1:3]), Weights(*leaves[3:7])
-        if variant is None:
-            y, h_n, _ = reference.gru_layer(*layer, steps, form)
-        else:
-            norms = None if gains is None else Gains(*leaves[7:])
-            y, h_n, _ = regularised.gru_layer(*layer, norms, steps, form, variant, seed)
+        norms = None if gains is None else Gains(*leaves[7:])
+        y, h_n = _equations(leaves[0], State(*leaves[1:3]), Weights(*leaves[3:7]), norms, steps, form, variant, seed)
     outs, d_outs = zip(*((out, d) for out, d in ((y, dy), (h_n, dh_n)) if d is not None), strict=True)
     given = [t for t in leaves if t is not None]
     made = iter(torch.autograd.grad(outs, given, d_outs, create_graph=create_graph, materialize_grads=True))
     found: list[Any] = [None if t is None else next(made) for t in leaves]
     return Gradients(*found[:7]), None if gains is None else Gains(*found[7:])
+
+
+def _equations(
+    x: Tensor,
+    state: State,
+    weights: Weights,
+    gains: Gains | None,
+    steps: Steps,
+    form: Form,
+    variant: Variant | None,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """y and h_n by PyTorch's operators, which autograd can differentiate."""
+    if variant is None:
+        y, h_n, _ = reference.gru_layer(x, state, weights, steps, form)
+    else:
+        y, h_n, _ = regularised.gru_layer(x, state, weights, gains, steps, form, variant, seed)
+    return y, h_n
 
 
 def _save_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -274,10 +288,7 @@ def _double_backward(ctx: Any, *d_gradients: Tensor | None) -> tuple[Tensor | No
     with torch.enable_grad():
         dy, dh_n, x, *tensors = (alias(t) for t in primals)
         (state, weights, steps, form), noise = _values((*tensors, real, start, seed, *ctx.options))
-        if noise:
-            y, h_n, _ = regularised.gru_layer(x, state, weights, None, steps, form, *noise)  # type: ignore[arg-type]
-        else:
-            y, h_n, _ = reference.gru_layer(x, state, weights, steps, form)  # type: ignore[arg-type]
+        y, h_n = _equations(x, state, weights, None, steps, form, *(noise or (None, None)))  # type: ignore[arg-type]
         ends = [(out, d_out) for out, d_out in ((y, dy), (h_n, dh_n)) if d_out is not None]
         outs, d_outs = zip(*ends, strict=True)
         arguments = (x, *tensors)

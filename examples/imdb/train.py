@@ -159,7 +159,7 @@ class Run:
 
     @property
     def without_bar(self) -> bool | None:
-        """For tqdm: whether this process shows no progress bar; None, if there is no terminal."""
+        """tqdm's `disable`: None shows a bar only on a terminal; other processes than the main one show none."""
         return None if self.accelerator.is_main_process else True
 
     def say(self, text: str) -> None:

@@ -19,5 +19,6 @@ vector.h      vectors, sigmoid and tanh
 team.h        threads; library.cpp: those and the instruction set, chosen when the library is loaded
 
 Besides x and y, a layer keeps the derivatives of as many steps as fit in 32 MiB for backward (`layer.KEPT_BYTES`). The
-others are recomputed, which takes a third longer and gives the same bits; in 16 bits it begins from rounded states.
+others are recomputed, which takes a third longer and gives the same bits, but not in float16 and bfloat16, where it
+starts from rounded states.
 """

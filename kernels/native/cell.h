@@ -138,7 +138,7 @@ struct Cell {
     slope_z = k == none ? none : k * slope_z;
     z = k == none ? broadcast(T(1)) : fma<T>(k, z, T(1) - k);
   }
-  // h' = (1 - z) n + z h
+  // h' = (1 - z) n + z h; with zoneout, h itself where nothing of n is taken.
   Vector<T> blended(Vector<T> z, Vector<T> not_z, Vector<T> n, Vector<T> h) const {
     const Vector<T> y = fma<T>(z, h, not_z * n);
     return zones ? (not_z == Vector<T>{} ? h : y) : y;
