@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grucore import compat, ops
+from grucore import compat, equations, ops
 from grucore.checks import Group
 from grucore.kernels import Form, Gradients, State, Steps, Weights
 from grucore.kernels.native import layer as native
@@ -93,7 +93,7 @@ class _StackedLayer(torch.autograd.Function):
         variant, seed = ctx.noise or (None, None)
         if compat.backward_is_transformed(dy, dh_n):
             state, weights = State(*tensors[:2]), Weights(*tensors[2:6])
-            found = ops.differentiable(dy, dh_n, x, state, weights, None, Steps(*tensors[6:]), ctx.form, variant, seed)
+            found = equations.gradients(dy, dh_n, x, state, weights, None, Steps(*tensors[6:]), ctx.form, variant, seed)
             gradients = found[0]
         elif torch.is_grad_enabled():  # the operator's gradient has a gradient
             variant = variant or Variant()
@@ -101,7 +101,7 @@ class _StackedLayer(torch.autograd.Function):
             gradients = ops.gru_layer_backward(dy, dh_n, y, x.new_empty(0), x, *tensors, *options)
         else:
             values = State(*tensors[:2]), Weights(*tensors[2:6]), Steps(*tensors[6:]), ctx.form
-            with torch.autocast(x.device.type, enabled=False):
+            with compat.without_autocast(x):
                 gradients = ops.kernels(ctx.backend).gru_backward(dy, dh_n, y, x, *values, need_dx, *ctx.noise)
         wanted = (need_dx, *(t is not None for t in tensors[:6]))
         return *(g if is_wanted else None for g, is_wanted in zip(gradients, wanted, strict=True)), *(None,) * 5
@@ -189,7 +189,7 @@ def _gradients(
     weights = Weights(*stacked(groups))
     if variant is not None or is_transformed:
         norms = None if gains is None else Gains(*stacked(gains))
-        return ops.differentiable(dy, dh_n, x, state, weights, norms, steps, form, variant, seed)
+        return equations.gradients(dy, dh_n, x, state, weights, norms, steps, form, variant, seed)
     values = (*state, *weights, *steps, None, *form, 0.0, 0.0, "native", need_dx)
     kept = x.new_empty(0) if kept is None else kept
     dx, dh0, dh_reset, *d_weights = ops.gru_layer_backward(dy, dh_n, y, kept, x, *values)

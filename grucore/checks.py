@@ -49,10 +49,10 @@ def check_alike(input: Tensor, hx: Tensor | None, w_ih: Tensor, reset_state: Ten
         check_tensor(name, tensor)
         differs = tensor.dtype != w_ih.dtype if name == "input" else not tensor.is_floating_point()
         if differs and compat.autocast_dtype(w_ih, tensor) is None:
-            raise InputError(
-                f"{name} dtype ({tensor.dtype}) does not match weight dtype ({w_ih.dtype}). "
-                f"Convert it: {name}.to({w_ih.dtype}), or convert the model: model.to({tensor.dtype})"
-            )
+            advice = f"Convert it: {name}.to({w_ih.dtype})"
+            if tensor.is_floating_point():
+                advice += f", or convert the model: model.to({tensor.dtype})"
+            raise InputError(f"{name} dtype ({tensor.dtype}) does not match weight dtype ({w_ih.dtype}). {advice}")
         if tensor.device != w_ih.device:
             raise InputError(
                 f"{name} is on {tensor.device} and the weights are on {w_ih.device}. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,10 +21,20 @@ _AUTOCAST_DEVICES = [each for each in _DEVICES if is_autocast_available(each)]
 def autocast_dtype(*tensors: Tensor) -> torch.dtype | None:
     """The dtype to which torch.autocast casts all of these; None if it is off or skips one of them, such as float64."""
     device = tensors[0].device.type
-    if device not in _AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
+    if not _is_autocast_enabled(device):
         return None
     casts = all(t.is_floating_point() and t.dtype is not torch.float64 for t in tensors)
     return torch.get_autocast_dtype(device) if casts else None
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
+    """A context without autocast; an empty one where it is off, for torch.export writes down every change."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if _is_autocast_enabled(device) else nullcontext()
+
+
+def _is_autocast_enabled(device: str) -> bool:
+    return device in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device)
 
 
 def transformed() -> bool:

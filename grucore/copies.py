@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # Bound at import, so that converting still works in a program that assigns our class to torch.nn.GRU.
 from torch.nn import GRU as TorchGRU
@@ -14,6 +15,7 @@ from torch.nn import GRUCell as TorchGRUCell
 
 from grucore.errors import InputError
 from grucore.kernels.heads import block_diagonal
+from grucore.names import GAINS, of_weights, parameter_names
 from grucore.options import OF_RUN, OF_TORCH_CELL, OF_TORCH_GRU, changed
 
 _FLAGS = {"bias", "batch_first", "bidirectional"}
@@ -52,28 +54,40 @@ def to_dense(layer: Any, kind: type) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about dropout, given when layer was made
         copy = kind(layer.input_size, layer.hidden_size, **options, device=weight.device, dtype=weight.dtype)
-    with torch.no_grad():
-        for name, parameter in copy.named_parameters():
-            original = getattr(layer, name)
-            values = block_diagonal(original) if original.dim() == 3 else original
-            parameter.copy_(values).requires_grad_(original.requires_grad)
-    return copy.train(layer.training)
+    return _filled(copy, layer)
 
 
 def copied(source: nn.Module, kind: type, **options: Any) -> Any:
     """A layer of `kind` with the options and the weights of `source`; parametrised weights as currently computed."""
     weight: Any = source.weight_ih_l0 if hasattr(source, "num_layers") else source.weight_ih
     copy = alike(source, kind, device=weight.device, dtype=weight.dtype, **options)
-    copies: dict[int, tuple[torch.Tensor, nn.Parameter]] = {}  # with the originals, so that no id is used again
+    return _filled(copy, source)
+
+
+def _filled(copy: Any, source: nn.Module) -> Any:
+    """`copy` with the parameters of `source`, dense and tied as there; what a subclass has of its own stays as made."""
+    copies: dict[int, tuple[Tensor, nn.Parameter]] = {}  # with the originals, so that no id is used again
     with torch.no_grad():
-        for name, parameter in list(copy.named_parameters()):
-            original = getattr(source, name)
-            if id(original) in copies:  # tied weights stay tied
+        for name in _parameters_of(copy):
+            original, parameter = getattr(source, name), getattr(copy, name)
+            values = block_diagonal(original) if original.dim() == 3 else original
+            if id(original) in copies:
                 setattr(copy, name, copies[id(original)][1])
-            else:
+            elif isinstance(parameter, nn.Parameter):
+                parameter.copy_(values).requires_grad_(original.requires_grad)
                 copies[id(original)] = original, parameter
-                parameter.copy_(original).requires_grad_(original.requires_grad)
+            else:  # the subclass parametrises it
+                setattr(copy, name, values.detach())
     return copy.train(source.training)
+
+
+def _parameters_of(layer: Any) -> tuple[str, ...]:
+    """The names of the parameters of one of our layers or torch.nn's, without those that a subclass adds."""
+    kinds = of_weights(layer.bias) + (GAINS if getattr(layer, "layer_norm", False) else ())
+    if not hasattr(layer, "num_layers"):
+        return kinds
+    groups = parameter_names(layer.num_layers, 2 if layer.bidirectional else 1, kinds)
+    return *chain(*groups), *(("initial_state",) if getattr(layer, "learn_initial_state", False) else ())
 
 
 def alike(source: nn.Module, kind: type, **options: Any) -> Any:

@@ -13,7 +13,7 @@ from torch.nn.functional import dropout as apply_dropout
 from torch.nn.functional import linear
 from torch.nn.parameter import Parameter
 
-from grucore import autograd, compat, dispatch, ops
+from grucore import autograd, compat, dispatch, equations, ops
 from grucore.checks import (
     Group,
     check_alike,
@@ -25,7 +25,7 @@ from grucore.checks import (
     check_weights,
 )
 from grucore.errors import InputError, check_flag, check_tensor, differ
-from grucore.kernels import Gates, State, Steps, Weights, reference, regularised
+from grucore.kernels import Gates, State, Steps, Weights, reference
 from grucore.kernels.eager.bptt import gru_step
 from grucore.kernels.heads import joined, of_heads, states_of_heads
 from grucore.kernels.regularised import Gains, acting
@@ -144,11 +144,10 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
             x, h = autograd.native_layer(x, state, groups, steps, request.form, request.wants_gradient, acts, norms)
         elif choice.name == "onnx":
             x, h = onnx_trace.layer(x, state.h0, _weights(groups), call.lengths, hx is not None, options)
-        elif choice.name == "reference":
-            x, h, layer_gates = reference.gru_layer(x, state, _weights(groups), steps, request.form)
-        elif choice.name == "regularised":
+        elif choice.name in ("reference", "regularised"):
             gains = None if layer_norms is None else Gains(*autograd.stacked(layer_norms[these]))
-            x, h, layer_gates = regularised.gru_layer(x, state, _weights(groups), gains, steps, request.form, variant)
+            adds = variant if choice.name == "regularised" else None
+            x, h, layer_gates = equations.layer(x, state, _weights(groups), gains, steps, request.form, adds)
         elif is_direct:
             wants_gradient = request.wants_gradient
             x, h = autograd.layer(x, state, _weights(groups), steps, request.form, choice.name, wants_gradient, acts)

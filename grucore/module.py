@@ -405,6 +405,8 @@ class GRU(LayerWithOptions):
     def quantize(self, dtype: Literal["int8", "bf16"]) -> QuantizedGRU:
         """A copy with quantised weights, for inference on a CPU; this layer stays as it is.
 
+        Tied weights become separate, and a subclass's own code stays behind.
+
         Args:
             dtype: of the weights: "int8", with a scale for each row, or "bf16", bfloat16.
 
@@ -448,7 +450,8 @@ class GRU(LayerWithOptions):
     def to_dense(self) -> GRU:
         """A copy without heads that computes the same: its recurrent weights are block-diagonal, zeros included.
 
-        For what knows no heads: `to_torch`, the converters, ONNX. Trained on, it does not stay block-diagonal.
+        For what knows no heads: `to_torch`, the converters, ONNX. Trained on, it does not stay block-diagonal. A
+        subclass's own code and parameters stay behind.
 
         Raises:
             InputError: layer_norm, which normalises each head.
@@ -466,7 +469,8 @@ class GRU(LayerWithOptions):
     def to_torch(self) -> nn.GRU:
         """A copy as torch.nn.GRU: the same options, parameters, device, dtype and mode.
 
-        Parametrised weights (weight_norm, pruning) are copied as currently computed.
+        Parametrised weights (weight_norm, pruning) are copied as currently computed. A subclass's own code and
+        parameters stay behind.
 
         Raises:
             InputError: the layer has an option that torch.nn.GRU does not have.

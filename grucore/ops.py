@@ -2,7 +2,7 @@
 
 torch.compile and torch.export see `grucore::gru_layer` as one opaque node, whatever T is. Its backward pass is a
 separate operator, `grucore::gru_layer_backward`, which has a gradient of its own: second order gradients come from
-`kernels.reference`, the first order is hand-written. The arguments are the flattened fields of the contract's values;
+`equations.py`, the first order is hand-written. The arguments are the flattened fields of the contract's values;
 `kept` holds intermediate results that the native kernels save for backward, and is empty for the others. Recurrent
 dropout and zoneout are those of the Triton kernels, 0 for the others; with a seed they are random.
 """
@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from grucore import compat, flops
+from grucore import compat, equations, flops
 from grucore.errors import InputError
-from grucore.kernels import Form, Gradients, State, Steps, Weights, reference, regularised
+from grucore.kernels import Form, Gradients, State, Steps, Weights
 from grucore.kernels.native import layer as native
 from grucore.kernels.noise import new_seed
-from grucore.kernels.regularised import Gains, Variant, is_noisy
+from grucore.kernels.regularised import Variant, is_noisy
 
 
 def layer(
@@ -217,7 +217,7 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, _: None) -> tupl
     if compat.backward_is_transformed(dy, dh_n):
         x, *fields = saved[2:]
         (state, weights, steps, form), noise = _values((*fields, *ctx.options))
-        found = differentiable(dy, dh_n, x, state, weights, None, steps, form, *(noise or (None, None)))[0]
+        found = equations.gradients(dy, dh_n, x, state, weights, None, steps, form, *noise)[0]
     else:
         found = Gradients(*gru_layer_backward(dy, dh_n, *saved, *ctx.options, need_dx))
     gradients = found._asdict()
@@ -229,49 +229,6 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, _: None) -> tupl
 torch.library.register_autograd("grucore::gru_layer", _backward, setup_context=_save)
 
 
-def differentiable(
-    dy: Tensor | None,
-    dh_n: Tensor | None,
-    x: Tensor,
-    state: State,
-    weights: Weights,
-    gains: Gains | None,
-    steps: Steps,
-    form: Form,
-    variant: Variant | None,
-    seed: Tensor | None,
-) -> tuple[Gradients, Gains | None]:
-    """Computes the gradients with PyTorch's autograd, so that they can be differentiated again, and vmapped."""
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        leaves: list[Any] = [alias(t) for t in (x, *state, *weights, *(gains or ()))]
-        norms = None if gains is None else Gains(*leaves[7:])
-        y, h_n = _equations(leaves[0], State(*leaves[1:3]), Weights(*leaves[3:7]), norms, steps, form, variant, seed)
-    outs, d_outs = zip(*((out, d) for out, d in ((y, dy), (h_n, dh_n)) if d is not None), strict=True)
-    given = [t for t in leaves if t is not None]
-    made = iter(torch.autograd.grad(outs, given, d_outs, create_graph=create_graph, materialize_grads=True))
-    found: list[Any] = [None if t is None else next(made) for t in leaves]
-    return Gradients(*found[:7]), None if gains is None else Gains(*found[7:])
-
-
-def _equations(
-    x: Tensor,
-    state: State,
-    weights: Weights,
-    gains: Gains | None,
-    steps: Steps,
-    form: Form,
-    variant: Variant | None,
-    seed: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """y and h_n by PyTorch's operators, which autograd can differentiate."""
-    if variant is None:
-        y, h_n, _ = reference.gru_layer(x, state, weights, steps, form)
-    else:
-        y, h_n, _ = regularised.gru_layer(x, state, weights, gains, steps, form, variant, seed)
-    return y, h_n
-
-
 def _save_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
     dy, dh_n, _, _, *inputs = inputs  # type: ignore[assignment]
     ctx.options = inputs[_TENSORS:-2]
@@ -280,15 +237,16 @@ def _save_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 
 def _double_backward(ctx: Any, *d_gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The gradient of `gru_layer_backward`: differentiates the gradient of the reference."""
+    """The gradient of `gru_layer_backward`: differentiates the gradient of the equations."""
     if all(d is None for d in d_gradients):
         return _by_name(_BACKWARD_INPUTS)
     *primals, real, start, seed = ctx.saved_tensors
     create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        dy, dh_n, x, *tensors = (alias(t) for t in primals)
+    with compat.without_autocast(primals[2]), torch.enable_grad():
+        dy, dh_n, x, *tensors = map(equations.alias, primals)
+        assert x is not None
         (state, weights, steps, form), noise = _values((*tensors, real, start, seed, *ctx.options))
-        y, h_n = _equations(x, state, weights, None, steps, form, *(noise or (None, None)))  # type: ignore[arg-type]
+        y, h_n, _ = equations.layer(x, state, weights, None, steps, form, *noise)
         ends = [(out, d_out) for out, d_out in ((y, dy), (h_n, dh_n)) if d_out is not None]
         outs, d_outs = zip(*ends, strict=True)
         arguments = (x, *tensors)
@@ -305,13 +263,6 @@ def _double_backward(ctx: Any, *d_gradients: Tensor | None) -> tuple[Tensor | No
             grads, list(inputs.values()), d_wanted, create_graph=create_graph, allow_unused=True
         )
     return _by_name(_BACKWARD_INPUTS, **dict(zip(inputs, results, strict=True)))
-
-
-def alias(t: Tensor | None) -> Tensor | None:
-    """A separate graph node per input, so that gradients stop here even if one input was computed from another."""
-    if t is None:
-        return None
-    return t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
 
 
 torch.library.register_autograd("grucore::gru_layer_backward", _double_backward, setup_context=_save_backward)

@@ -116,6 +116,11 @@ class LayerWithOptions(_Module):
             raise InputError(f"heads must divide hidden_size, got {sizes}")
         vars(self).update({name: getattr(options, name) for name in given})
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes the default of each option that was not there yet when a layer was pickled."""
+        names = DEFAULTS if "num_layers" in state else OF_CELL
+        super().__setstate__({name: DEFAULTS[name] for name in names} | state)
+
     def _weight_hh_shape(self) -> tuple[int, ...]:
         gates, units = 3 * self.hidden_size // self.heads, self.hidden_size // self.heads
         return (gates, units) if self.heads == 1 else (self.heads, gates, units)
@@ -139,7 +144,7 @@ class LayerWithOptions(_Module):
         Otherwise a step reads the weights as they are, and a call on a sequence packs them first. Inside the context
         they are packed once, and again after a write that PyTorch counts: by an optimizer, `load_state_dict` or any
         in-place operator. A write through `.data` or NumPy is not counted, and the old weights stay in use. Weights of
-        16 bits are not kept: each call converts them.
+        16 bits, which each call converts, and weights in shared memory, which another process may write, are not kept.
 
         Example:
             >>> from grucore import GRUCell
@@ -179,5 +184,5 @@ def form_of(options: Options, device: torch.device) -> Form:
 
 
 def _check_name(option: str, value: Any, known: Collection[Any]) -> None:
-    if value not in known:
+    if not isinstance(value, str | None) or value not in known:
         raise InputError(f"{option} must be one of {', '.join(map(repr, known))}, got {value!r}")

@@ -51,7 +51,8 @@ class Hold(AbstractContextManager[None]):
     """
 
     def __init__(self, groups: Sequence[Sequence[Tensor]]):
-        self.groups = [group for group in groups if not any(w.is_inference() for w in group)]  # those have no version
+        # A write in inference mode, or by a process that shares the memory, goes uncounted.
+        self.groups = [group for group in groups if not any(w.is_inference() or w.is_shared() for w in group)]
         self.addresses: list[list[int]] = []  # of each time that it was entered
 
     def __enter__(self) -> None:

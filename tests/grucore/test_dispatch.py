@@ -59,8 +59,8 @@ def test_the_explanation_is_what_the_same_call_runs(given, call, name, monkeypat
         ("eager", functional.autograd, "layer"),
         ("native", functional.autograd, "native_layer"),
         ("native", direct, "native_layer"),
-        ("reference", functional.reference, "gru_layer"),
-        ("regularised", functional.regularised, "gru_layer"),
+        ("reference", functional.equations.reference, "gru_layer"),
+        ("regularised", functional.equations.regularised, "gru_layer"),
     )
     for label, module, attribute in modules:
         run = getattr(module, attribute)

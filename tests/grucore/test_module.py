@@ -117,6 +117,18 @@ def test_copies_are_independent_and_equal(pair, how):
     assert layer.weight_hh_l0.count_nonzero() > 0
 
 
+@pytest.mark.parametrize("layer", [GRU(4, 5), GRUCell(4, 5)], ids=["GRU", "GRUCell"])
+def test_a_pickle_of_before_an_option_was_there(layer):
+    state = layer.__getstate__()
+    for name in ("heads", "zoneout", "activation"):
+        del state[name]
+    twin = type(layer).__new__(type(layer))
+    twin.__setstate__(state)
+    assert repr(twin) == repr(layer)
+    x = torch.randn(3, 2, 4) if type(layer) is GRU else torch.randn(2, 4)
+    torch.testing.assert_close(twin(x), layer(x))
+
+
 def test_to_dtype_and_meta_device():
     layer = GRU(4, 5, device="meta")
     y, h_n = layer(torch.empty(3, 2, 4, device="meta"))
@@ -345,6 +357,10 @@ BAD_CALLS = {
     "dtype": (
         r"input dtype \(torch.float64\) does not match weight dtype \(torch.float32\)",
         lambda m: m(torch.randn(5, 2, 3).double()),
+    ),
+    "integers": (
+        r"input dtype \(torch.int64\) .*Convert it: input.to\(torch.float32\)$",
+        lambda m: m(torch.ones(5, 2, 3).long()),
     ),
     "hx dtype": (r"hx dtype \(torch.int64\)", lambda m: m(torch.randn(5, 2, 3), torch.zeros(1, 2, 4).long())),
     "device": ("input is on meta and the weights are on cpu", lambda m: m(torch.randn(5, 2, 3, device="meta"))),

@@ -188,6 +188,7 @@ BAD = {
     "zoneout": ({"zoneout": 1.5}, r"zoneout should be a number in range \[0, 1\].*got 1.5"),
     "recurrent dropout": ({"recurrent_dropout": True}, "recurrent_dropout should be a number"),
     "activation": ({"activation": "gelu"}, "activation must be one of 'tanh', .*got 'gelu'"),
+    "a list": ({"activation": ["relu"]}, r"activation must be one of 'tanh', .*got \['relu'\]"),
     "layer norm": ({"layer_norm": True, "reset_after": False}, "layer_norm requires reset_after=True"),
 }
 

@@ -171,6 +171,33 @@ def test_tied_weights_stay_tied_in_a_copy(there, x):
     torch.testing.assert_close(copied(x)[0], layer(x)[0])
 
 
+def test_tied_weights_stay_tied_without_heads(x):
+    layer = GRU(3, 4, bidirectional=True, heads=2)
+    layer.weight_hh_l0_reverse = layer.weight_hh_l0
+    dense = layer.to_dense()
+    assert dense.weight_hh_l0_reverse is dense.weight_hh_l0
+    torch.testing.assert_close(dense(x)[0], layer(x)[0])
+
+
+class WithMore(GRU):
+    """A layer with parameters of its own, and a parametrised one."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.more = nn.Linear(2, 2)
+        nn.utils.parametrizations.weight_norm(self, "weight_ih_l0")
+
+
+def test_a_subclass_may_have_more(x):
+    theirs = nn.GRU(3, 4)
+    ours = WithMore.from_torch(theirs)
+    assert type(ours.more) is nn.Linear
+    for copied in (ours, ours.to_torch(), WithMore(3, 4, heads=2).to_dense()):
+        assert isinstance(copied(x)[0], torch.Tensor)
+    torch.testing.assert_close(ours(x)[0], theirs(x)[0])
+    torch.testing.assert_close(ours.to_torch()(x)[0], theirs(x)[0])
+
+
 @pytest.mark.parametrize("function", [replace_torch, restore_torch])
 def test_what_is_not_a_module(function):
     with pytest.raises(TypeError, match=r"expected a torch.nn.Module, got list"):

@@ -78,6 +78,16 @@ def test_a_write_is_seen_at_the_next_call(write):
         near(layer.step(X[0], H)[0][None], layer, X[:1])
 
 
+@torch.no_grad()
+def test_weights_in_shared_memory_are_not_kept():
+    """Another process may write them, which raises no version here; nor does this write."""
+    layer = GRU(7, 20).share_memory()
+    with layer.packed_weights():
+        layer(X)
+        layer.weight_hh_l0.data.mul_(-1)
+        near(layer(X)[0], layer)
+
+
 @pytest.mark.parametrize("B", [1, 9, 40])
 @torch.no_grad()
 def test_steps_and_cells(B):
