@@ -199,6 +199,8 @@ def _obstacle_to_triton(request: Request) -> str | None:
     if NO_TRITON:
         return NO_TRITON
     device, dtype = request.device, request.dtype
+    if torch.version.hip:
+        return "the triton kernels contain PTX, for NVIDIA's GPUs, and this is PyTorch for AMD's"
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"the triton kernels need a CUDA device, but the tensors are on {device}"
     if dtype not in (torch.float16, torch.bfloat16, torch.float32):

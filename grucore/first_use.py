@@ -28,6 +28,7 @@ class Case(NamedTuple):
     device: torch.device
     dtype: torch.dtype
     precision: str
+    batch: int  # of the tiny layer
     hidden_size: int
     directions: int  # times heads
     is_step: bool  # T = D = 1, which has a kernel of its own
@@ -63,7 +64,15 @@ def obstacle(
     kind = plan.kind(dtype, form.precision)
     names = ["step" if flags["is_step"] else "forward"] + ["backward"] * flags["wants_gradient"]
     plans = tuple(plan.plan(name, batch, hidden_size, directions, kind, limits) for name in names)
-    return checked(Case(device, dtype, form.precision, hidden_size, directions, plans=plans, heads=form.heads, **flags))
+    sizes = rows_like(batch, plans[0].block_b), hidden_size, directions
+    return checked(Case(device, dtype, form.precision, *sizes, plans=plans, heads=form.heads, **flags))
+
+
+def rows_like(batch: int, block_b: int) -> int:
+    """The rows of a tiny batch that has the plans of `batch` rows: two tiles, if that many have these plans."""
+    limits = {row["max_batch"] for row in plan.TABLE} - {None}
+    least = max((most for most in limits if most < batch), default=0) + 1
+    return min(max(least, block_b + 1), *(most for most in limits if most >= batch), 2**31)
 
 
 @functools.cache
@@ -87,6 +96,8 @@ def difference(case: Case) -> str | None:
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(case.device.type, enabled=False):
         try:
             errors = _errors(case)
+        except torch.OutOfMemoryError:  # says nothing of the kernels
+            raise
         except Exception as error:  # whatever it is, the call can go on without these kernels
             return f"{type(error).__name__}: {error}"
     wrong = [f"{name} by {error:.1e}" for name, error in errors.items() if not error <= limit]
@@ -97,7 +108,7 @@ def _errors(case: Case) -> dict[str, float]:
     """RMS errors relative to the results' own, by name."""
     from grucore.kernels.triton import layer  # which imports Triton
 
-    T, B, I = 1 if case.is_step else 3, min(2 * case.plans[0].block_b, 33), 8  # noqa: E741
+    T, B, I = 1 if case.is_step else 3, case.batch, 8  # noqa: E741
     H, D = case.hidden_size, case.directions
     generator = torch.Generator("cpu").manual_seed(0)
 

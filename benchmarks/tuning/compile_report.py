@@ -67,7 +67,8 @@ def arguments(kernel: Any, dtype: str) -> dict[str, str]:
 def compiled(kernel: Any, dtype: str, row: dict[str, int], flags: bool, arch: int, noise: str = "") -> dict[str, Any]:
     """Compiles a kernel for one row of the table, with or without noise, and returns its properties."""
     hidden_size = row["max_hidden"] or LARGE
-    constants = {"D": 1, "HEADS": 1, "I": hidden_size, "H": hidden_size, "J": row["block_j"] or row["block_k"]}
+    constants = {"D": 1, "HEADS": 1, "I": hidden_size, "H": hidden_size, "UNITS": hidden_size}
+    constants |= {"J": row["block_j"] or row["block_k"]}
     constants |= {name.upper(): row[name] for name in ("block_b", "block_k", "streamed", "exchange", "stages")}
     constants |= {"HAS_FLAGS": flags, "HAS_DY": True, "HAS_BIAS": True, "UPCAST": False}
     constants |= {"HAS_DROPOUT": noise == "dropout", "HAS_ZONEOUT": noise == "zoneout"}

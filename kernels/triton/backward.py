@@ -85,7 +85,7 @@ def _gru_backward_kernel(
     if H % J:
         mask = mask & (offs_j < H)[None, :]
 
-    w_ptr = w_hh_ptr + d * 3 * H * H
+    w_ptr = w_hh_ptr + d.to(tl.int64) * (3 * H * H)
     w = ()
     if not STREAMED:
         for c in tl.static_range(3 * CHUNKS):

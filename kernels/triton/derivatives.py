@@ -14,7 +14,7 @@ a layer in bfloat16 it is stored in the 16 bits as float16, which is eight times
 
 After, with dh the gradient of each new state:  dg_hidden = (a_r, a_z, a_n r) dh  and  dg_input = (a_r, a_z, a_n) dh,
 in the places of gh and gx again.
-M rows, one for each (t, b); any H.
+M rows, one for each (t, b); any H, of which the launcher's padding, from UNITS on, gets what padding steps get.
 """
 
 import triton
@@ -47,6 +47,7 @@ def _gru_derivatives_kernel(
     zoneout,  # p, used if HAS_ZONEOUT
     rows,  # M
     H: tl.constexpr,
+    UNITS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_H: tl.constexpr,
     HAS_FLAGS: tl.constexpr,
@@ -73,14 +74,16 @@ def _gru_derivatives_kernel(
     a_hn = a_n * r
     if HAS_ZONEOUT:
         z = zoneout + (1.0 - zoneout) * z
-    if HAS_FLAGS:
-        flag = tl.load(flags_ptr + offs_m, mask=offs_m < rows, other=0)
-        real = is_real(flag)[:, None]
-        a_r = tl.where(real, a_r, 0.0)
-        a_z = tl.where(real, a_z, 0.0)
-        a_n = tl.where(real, a_n, 0.0)
-        a_hn = tl.where(real, a_hn, 0.0)
-        z = tl.where(real, z, 1.0)
+    if HAS_FLAGS or UNITS < H:
+        acts = (offs_h < UNITS)[None, :]
+        if HAS_FLAGS:
+            flag = tl.load(flags_ptr + offs_m, mask=offs_m < rows, other=0)
+            acts = acts & is_real(flag)[:, None]
+        a_r = tl.where(acts, a_r, 0.0)
+        a_z = tl.where(acts, a_z, 0.0)
+        a_n = tl.where(acts, a_n, 0.0)
+        a_hn = tl.where(acts, a_hn, 0.0)
+        z = tl.where(acts, z, 1.0)
 
     dtype = gx_ptr.dtype.element_ty
     z = z.to(tl.float16).to(dtype, bitcast=True) if dtype == tl.bfloat16 else z.to(dtype)

@@ -24,7 +24,7 @@ launch, in which all programs of a group must run at the same time, or else in o
 
 h is float32 and crosses chunks in memory; sums are float32. T time, B batch, C steps per chunk, D directions, or D
 times HEADS recurrences: those of the second direction run from the end, so that their first chunk is the last in time.
-H is a multiple of 16 (the launcher pads it). Flags per (t, b) are those of `flags.py`.
+H is a multiple of 16 (the launcher pads UNITS to it). Flags per (t, b) are those of `flags.py`.
 
 Tensor cores read W^T directly from W in shared memory. Float32 products without them ("ieee") would have bank conflicts
 of 8 lanes or more, so the launcher transposes each gate's W in memory for them, once per call.
@@ -89,6 +89,7 @@ def _gru_forward_kernel(
     D: tl.constexpr,
     HEADS: tl.constexpr,
     H: tl.constexpr,
+    UNITS: tl.constexpr,
     J: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -121,7 +122,7 @@ def _gru_forward_kernel(
         mask = mask & (offs_j < H)[None, :]
 
     BY_COLUMN: tl.constexpr = PRECISION == "ieee" and dtype == tl.float32
-    w_ptr = w_hh_ptr + d * 3 * H * H
+    w_ptr = w_hh_ptr + d.to(tl.int64) * (3 * H * H)
     w_r, w_z, w_n = (), (), ()
     if not STREAMED:
         for c in tl.static_range(CHUNKS):
@@ -199,6 +200,8 @@ def _gru_forward_kernel(
         h_new = new_state(acc_z, n, h, FAST)
         if HAS_ZONEOUT:
             h_new = zoneout * h + (1.0 - zoneout) * h_new
+        if UNITS < SPLITS * J:  # an infinity times their weights, which are 0, is NaN
+            h_new = tl.where((offs_j < UNITS)[None, :], h_new, 0.0)
         wanted = mask
         if HAS_FLAGS:
             # Padding and resets are applied last, where h has the layout of the products: at the beginning of the step

@@ -18,7 +18,7 @@ from .flags import step_flags
 from .noise import dropout_factors, zone_out
 from .plan import device, kind, plan
 
-PATIENCE = 2**23  # polls per program and launch, plus 256 per step: seconds, since each goes through the L2 cache
+PATIENCE = 2**27  # polls per program and launch, plus 256 per step: a minute, since each goes through the L2 cache
 
 # The least steps of a chunk, and the bytes of one value per unit and step up to which it is longer. The forward pass
 # has four such values at a time, the backward pass a dozen.
@@ -30,7 +30,8 @@ _FAILED: dict[torch.device, Tensor] = {}
 def failed_on(device: torch.device) -> Tensor:
     """The flag in host memory that a launch sets when a program gave up waiting."""
     if device not in _FAILED:
-        _FAILED[device] = torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=device.type == "cuda")
+        flag = torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=device.type == "cuda")
+        _FAILED.setdefault(device, flag)  # another thread may have made one
     return _FAILED[device]
 
 
@@ -79,7 +80,7 @@ class Launch:
         arithmetic = kind(x.dtype, form.precision)
         self.plan = plan(recurrence, self.batch, self.hidden_size, self.directions, arithmetic, device(x.device))
         width = self.plan.block_j or 16
-        self.H = -(-self.hidden_size // width) * width  # zero weights keep the units beyond hidden_size at 0
+        self.H = -(-self.hidden_size // width) * width  # the kernels keep the units beyond hidden_size at 0
         self.tiles = triton.cdiv(self.batch, self.plan.block_b)
         self.fast = arithmetic != "ieee" and not INTERPRETED
         self.precision = "tf32" if arithmetic == "tf32" else "ieee"

@@ -12,6 +12,7 @@ recurrences add up in float32. Without atomics, results are bitwise repeatable. 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -27,8 +28,10 @@ from .derivatives import _gru_derivatives_kernel, _gru_gate_gradients_kernel
 from .flags import began_at, first_states, real_before, states_before, tile_spans
 from .forward import _gru_forward_kernel
 from .launch import Chunk, Launch
-from .plan import kind
+from .plan import current, kind
 from .step import gru_step
+
+_SWITCH = threading.Lock()
 
 
 def gru_forward(
@@ -51,11 +54,13 @@ def gru_forward(
     shape = (layer.steps, layer.batch, layer.directions, layer.H)
     y = x.new_empty(shape) if layer.flags is None else x.new_zeros(shape)
     h = first_states(layer.h0, layer.h_reset, layer.flags, layer.heads).to(torch.float32, copy=True)
-    spans = None if layer.flags is None else tile_spans(layer.flags, layer.plan.block_b)
+    spans = None if layer.flags is None or not layer.steps else tile_spans(layer.flags, layer.plan.block_b)
     w_hh = layer.w_hh
     if kind(x.dtype, form.precision) == "ieee":  # as `forward.py` takes it
         w_hh = w_hh.unflatten(1, (3, -1)).transpose(2, 3).contiguous()
-    options = {"FAST": layer.fast, "zoneout": layer.zoneout, "HAS_ZONEOUT": layer.zoneout > 0 and seed is None}
+    narrow = layer.hidden_size
+    options: dict[str, Any] = {"UNITS": narrow, "FAST": layer.fast}
+    options |= {"zoneout": layer.zoneout, "HAS_ZONEOUT": layer.zoneout > 0 and seed is None}
     with _launching(layer):
         for chunk in layer.chunks() if layer.batch else ():
             gx = layer.input_side(chunk)
@@ -63,8 +68,7 @@ def gru_forward(
             tensors = (h, layer.h_reset, w_hh, layer.b_hn, layer.flags, spans, layer.keep, y)
             layer.launch(_gru_forward_kernel, chunk, gx, *tensors, slots=slots, **options)
             del gx, slots  # before those of the next chunk
-    narrow = layer.hidden_size
-    return y[..., :narrow].flatten(2), h[..., :narrow].to(x.dtype, memory_format=torch.contiguous_format)
+    return y[..., :narrow].flatten(2).contiguous(), h[..., :narrow].to(x.dtype).contiguous()
 
 
 def gru_backward(
@@ -81,7 +85,7 @@ def gru_backward(
     seed: Tensor | None = None,
 ) -> Gradients:
     """The gradients of one layer."""
-    if not x[..., 0].numel():
+    if not x.shape[0] * x.shape[1]:
         return _of_nothing(dh_n, x, state, weights, need_dx)
     sums = _Backward(Launch(x, state, weights, steps, form, "backward", variant, seed), dy, dh_n, y, need_dx)
     with _launching(sums.layer):
@@ -126,7 +130,7 @@ class _Backward:
             flags = None if layer.flags is None else layer.rows(layer.flags, chunk, d)
             operands = (gx[d], a[d], layer.b_hn[d], states[d], flags, layer.zoneout)
             options = {"HAS_FLAGS": flags is not None, "HAS_ZONEOUT": expected, "UPCAST": layer.upcast}
-            _over_rows(_gru_derivatives_kernel, H, operands, **options)
+            _over_rows(_gru_derivatives_kernel, H, operands, UNITS=layer.hidden_size, **options)
             if self.dy is not None:
                 d_states[d] = layer.rows(self.dy[:, :, d], chunk, d)
                 if flags is not None:
@@ -195,8 +199,7 @@ class _Backward:
         dx = None if self.dx is None else self.dx.view(self.layer.x.shape)
         if dx is not None and steps.real is not None:
             dx.masked_fill_(~steps.real.unsqueeze(-1), 0)
-        layout = torch.contiguous_format
-        every = (None if g is None else g.to(dtype, memory_format=layout) for g in (dx, *initial, *weights))
+        every = (None if g is None else g.to(dtype).contiguous() for g in (dx, *initial, *weights))
         return Gradients(*every)  # type: ignore[arg-type]
 
 
@@ -222,7 +225,7 @@ def _in_products(layer: Launch, states: Tensor, d: int) -> Tensor:
     return (states.unflatten(0, (-1, layer.batch)) * layer.keep[d]).to(states.dtype).flatten(0, 1)
 
 
-def _over_rows(kernel: Any, H: int, operands: tuple, **options: bool) -> None:
+def _over_rows(kernel: Any, H: int, operands: tuple, **options: int) -> None:
     """Launches a pointwise kernel over the rows of its first operand."""
     rows, block_m, block_h = len(operands[0]), 8, min(256, triton.next_power_of_2(H))
     grid = (triton.cdiv(rows, block_m), triton.cdiv(H, block_h))
@@ -231,13 +234,24 @@ def _over_rows(kernel: Any, H: int, operands: tuple, **options: bool) -> None:
 
 @contextmanager
 def _launching(layer: Launch) -> Iterator[None]:
-    """Makes the tensors' device the current one, as launches require, and sets the layer's precision of products."""
+    """Makes the tensors' device the current one, as launches require, and sets the precision of float32 products."""
+    with current(layer.x.device), _precision(layer.precision) if layer.x.dtype is torch.float32 else nullcontext():
+        yield
+
+
+@contextmanager
+def _precision(precision: str) -> Iterator[None]:
+    """Sets PyTorch's precision of float32 products, of which a process has one: other threads wait here."""
     switch = torch.backends.cuda.matmul
     name = "fp32_precision" if hasattr(switch, "fp32_precision") else "allow_tf32"  # torch 2.9 has the first
-    before = getattr(switch, name)
-    setattr(switch, name, layer.precision if name == "fp32_precision" else layer.precision == "tf32")
-    try:
-        with torch.cuda.device(layer.x.device) if layer.x.is_cuda else nullcontext():
+    wanted = precision if name == "fp32_precision" else precision == "tf32"
+    with _SWITCH:
+        before = getattr(switch, name)
+        if before == wanted:
             yield
-    finally:
-        setattr(switch, name, before)
+            return
+        setattr(switch, name, wanted)
+        try:
+            yield
+        finally:
+            setattr(switch, name, before)

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..noise import threshold
+from .plan import current
 
 _BLOCK_B = 8
 
@@ -90,7 +91,8 @@ def dropout_factors(seed: Tensor, p: float, recurrences: int, batch: int, H: int
     keep = torch.ones(recurrences, batch, H, device=seed.device)
     if threshold(p) > 0 and batch:
         grid, blocks = _tiles(recurrences, batch, H)
-        _gru_dropout_kernel[grid](keep, seed, batch, _most(p), 1 / max(1 - p, 1e-7), H=H, **blocks)
+        with current(seed.device):
+            _gru_dropout_kernel[grid](keep, seed, batch, _most(p), 1 / max(1 - p, 1e-7), H=H, **blocks)
     return keep
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import functools
 import json
+from contextlib import AbstractContextManager, nullcontext
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -92,6 +93,11 @@ def _found(recurrence: str, batch: int, hidden_size: int, directions: int, kind:
 
 
 found = functools.cache(_found)  # torch.compile ignores a cache, with a warning
+
+
+def current(of: torch.device) -> AbstractContextManager[Any]:
+    """A context in which launches run on that device."""
+    return torch.cuda.device(of) if of.type == "cuda" else nullcontext()
 
 
 def device(of: torch.device) -> Device:

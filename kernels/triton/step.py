@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import Weights
 from .activations import new_state, rounded, sigmoid, tanh
 from .exchange import INTERPRETED
-from .plan import device, kind, plan
+from .plan import current, device, kind, plan
 
 # The dimension that Triton takes for the one to go along in memory, where it sees adjacent elements in neither.
 FIRST_BY_DEFAULT: tl.constexpr = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7))
@@ -44,7 +44,7 @@ def _products(
 ):
     """The three accumulators with x W^T added, gate by gate."""
     offs_k = tl.arange(0, BLOCK_K)
-    x_ptrs, w_ptrs = x_ptr + offs_b.to(tl.int64) * K, w_ptr + offs_j * K
+    x_ptrs, w_ptrs = x_ptr + offs_b.to(tl.int64) * K, w_ptr + offs_j.to(tl.int64) * K
     for first in tl.range(0, K, BLOCK_K, num_stages=STAGES):
         k = first + offs_k
         if UNITS_FIRST:
@@ -144,7 +144,9 @@ def gru_step(
     weights = Weights(*(None if w is None else w.contiguous() for w in weights))  # type: ignore[arg-type]
     out = torch.empty_like(h)
     grid = (triton.cdiv(batch, chosen.block_b), triton.cdiv(hidden_size, chosen.block_j))
-    if batch:
+    if not batch:
+        return out
+    with current(x.device):
         _gru_step_kernel[grid](
             x,
             h,

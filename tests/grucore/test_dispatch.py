@@ -71,6 +71,14 @@ def test_the_explanation_is_what_the_same_call_runs(given, call, name, monkeypat
     assert explained[0].name == ran[0] == name
 
 
+def test_kernels_with_ptx_are_not_for_amd(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    request = dispatch.Request(torch.device("cuda"), torch.float32, 20, Form())
+    assert dispatch.choose("auto", request).name == "eager"
+    with pytest.raises(RuntimeError, match="contain PTX"):
+        dispatch.choose("triton", request)
+
+
 NOISE = ("recurrent_dropout", "zoneout")
 CHOICES = [
     ("auto", "cuda", torch.bfloat16, {}, H100, "triton", "the implementation for cuda tensors"),

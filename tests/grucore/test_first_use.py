@@ -19,8 +19,8 @@ def case_of(dtype=torch.float32, hidden_size=20, directions=1, is_step=False, ha
     kind = plan.kind(dtype, "ieee")
     names = ["step" if is_step else "forward", "backward"]
     plans = tuple(plan.plan(name, 4, hidden_size, directions, kind, plan.H100) for name in names)
-    device = torch.device(DEVICE)
-    return first_use.Case(device, dtype, "ieee", hidden_size, directions, is_step, has_steps, wants_gradient, plans)
+    sizes = first_use.rows_like(4, plans[0].block_b), hidden_size, directions
+    return first_use.Case(torch.device(DEVICE), dtype, "ieee", *sizes, is_step, has_steps, wants_gradient, plans)
 
 
 CASES = {
@@ -36,6 +36,29 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_right_kernels_pass(case):
     assert first_use.difference(case) is None
+
+
+@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize("kind", ["half", "tf32", "ieee"])
+def test_the_tiny_batch_has_the_plans_of_the_call(kind, capability):
+    device = plan.H100._replace(capability=capability)
+    for H, batch in itertools.product((16, 64, 128, 200, 512, 1500), (1, 20, 32, 33, 64, 256)):
+        plans = [[plan.plan(name, batch, H, 1, kind, device) for name in ("step", "forward", "backward")]]
+        rows = [first_use.rows_like(batch, each.block_b) for each in plans[0]]
+        plans += [[plan.plan(name, n, H, 1, kind, device) for name in ("step", "forward", "backward")] for n in rows]
+        assert all(each == plans[0] for each in plans), (H, batch, rows)
+        assert max(rows) <= 65
+
+
+def test_a_full_device_says_nothing_of_the_kernels(gpu):
+    def full(*_):
+        raise torch.OutOfMemoryError("full")
+
+    with gpu.context() as changed:
+        changed.setattr(layer, "gru_forward", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            first_use.checked(case_of())
+    assert first_use.checked(case_of()) is None
 
 
 def test_a_wrong_gradient_is_named(monkeypatch):

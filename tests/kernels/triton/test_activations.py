@@ -31,7 +31,9 @@ def activations_kernel(x_ptr, out_ptr, N, BLOCK: tl.constexpr):
 def test_exact_activations():
     """Within 8 units of 2^-24 of the value if it is a normal number (5.3 measured in the interpreter).
 
-    A GPU takes denormal numbers for 0 (seen on an H200).
+    A GPU takes denormal numbers for 0 (seen on an H200), and has approximate instructions. By the PTX manual ex2.approx
+    is off by 4 units, div.full by 4, both in a row here; rounding the argument of exp(-2 |x|) costs 2 |x|, and the
+    constant in it half as much at most.
     """
     x = torch.cat([torch.logspace(-44, 38, 2**15, dtype=torch.float64), torch.linspace(0, 100, 2**15)])
     x = torch.cat([x, torch.tensor([0, torch.inf, torch.nan]), torch.zeros(2**12 - 3)]).to(DEVICE, torch.float32)
@@ -40,7 +42,7 @@ def test_exact_activations():
     activations_kernel[(len(x) // 2**12,)](x, out, len(x), BLOCK=2**12)
     d = x.double()
     wants = [d.tanh(), d.tanh(), d.cosh() ** -2, d.sigmoid(), d.sigmoid(), (-d).sigmoid()]
-    units = 8 if DEVICE == "cpu" else 8 + d.abs()  # ex2.approx: its argument is rounded
+    units = 8 if DEVICE == "cpu" else (16 + 3 * d.abs()).nan_to_num(0, posinf=torch.inf)
     for got, want in zip(out.double(), wants, strict=True):
         assert torch.equal(got.isnan(), d.isnan())
         tiny = torch.finfo(torch.float32).tiny
