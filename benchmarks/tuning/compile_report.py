@@ -165,7 +165,8 @@ def sources() -> str:
     """Returns a digest of what the result depends on: the kernels, their plans, the budget, this file and Triton."""
     kernels = Path(str(sys.modules[plan.__module__].__file__)).parent
     digest = hashlib.sha256(triton.__version__.encode())
-    for file in (*sorted(kernels.glob("*.py")), kernels / "plans.json", BUDGET, Path(__file__)):
+    compiled = [file for file in sorted(kernels.glob("*.py")) if "triton.jit" in file.read_text()]
+    for file in (*compiled, kernels / "plan.py", kernels / "plans.json", BUDGET, Path(__file__)):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
