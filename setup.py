@@ -5,6 +5,7 @@
 
 import os
 import platform
+import runpy
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 NATIVE = Path("grucore/kernels/native")  # by the link, so that a source distribution has one copy of each file
+DIGEST = runpy.run_path(str(NATIVE / "sources.py"))["digest"](NATIVE)
 X86 = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma", "-mprefer-vector-width=512"],
@@ -52,7 +54,7 @@ class BuildNative(build_ext):
         folder.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)  # of an earlier build, which must not survive if this one fails
-        jobs = [(file, file, []) for file in ("library", "segments")]
+        jobs = [("library", "library", [f'-DGRU_SOURCES="{DIGEST}"']), ("segments", "segments", [])]
         jobs += [
             (file, f"{file}-{s}", [f"-DINSTRUCTION_SET={s}", *sets[s]])
             for file in ("forward", "backward", "step", "quantised")

@@ -70,7 +70,7 @@ def _filled(copy: Any, source: nn.Module) -> Any:
     with torch.no_grad():
         for name in _parameters_of(copy):
             original, parameter = getattr(source, name), getattr(copy, name)
-            values = block_diagonal(original) if original.dim() == 3 else original
+            values = block_diagonal(original) if original.dim() > parameter.dim() else original
             if id(original) in copies:
                 setattr(copy, name, copies[id(original)][1])
             elif isinstance(parameter, nn.Parameter):

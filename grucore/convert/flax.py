@@ -128,7 +128,11 @@ def _linen_group(tree: Mapping[str, Any]) -> list[Tensor]:
         raise InputError(
             f"a flax.linen.GRUCell has {wanted}; got { {name: sorted(part) for name, part in found.items()} }"
         )
-    kernels = {name: to_tensor(tree[name]["kernel"]).t() for name in tree}
+    kernels = {name: to_tensor(tree[name]["kernel"]) for name in tree}
+    for name, kernel in kernels.items():
+        if kernel.dim() != 2:
+            raise InputError(f"the kernel of {name} must have two dimensions, got shape {tuple(kernel.shape)}")
+    kernels = {name: kernel.t() for name, kernel in kernels.items()}
     biases = {name: to_tensor(tree[name]["bias"]) for name in (*_INPUT, "hn")}
     b_hh = [torch.zeros_like(biases["hn"]), torch.zeros_like(biases["hn"]), biases["hn"]]
     return [
@@ -181,5 +185,8 @@ def _nnx_cell(w_ih: Tensor, w_hh: Tensor, *biases: Tensor) -> Any:
     options = {"param_dtype": values[0].dtype, "recurrent_kernel_init": nnx.initializers.zeros_init()}
     cell = nnx.GRUCell(w_ih.shape[1], w_hh.shape[1], rngs=nnx.Rngs(0), **options)
     for parameter, value in zip((cell.dense_i.kernel, cell.dense_i.bias, cell.dense_h.kernel), values, strict=True):
-        parameter.set_value(value)
+        if hasattr(parameter, "set_value"):
+            parameter.set_value(value)
+        else:  # Flax 0.10, the last for Python 3.10
+            parameter.value = value
     return cell

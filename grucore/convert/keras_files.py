@@ -90,7 +90,7 @@ def _cells(file: Any, h5py: Any) -> Iterator[_Cell]:
     def visit(path: str, node: Any) -> None:
         if isinstance(node, h5py.Group) and not path.startswith(("optimizer", "_optimizer")):
             arrays = {key.removesuffix(":0"): array for key, array in node.items() if isinstance(array, h5py.Dataset)}
-            if path.endswith("cell/vars"):
+            if path.endswith("/cell/vars"):
                 arrays = {kind: arrays[str(i)] for i, kind in enumerate(_KINDS) if str(i) in arrays}
             if {"kernel", "recurrent_kernel"} <= set(arrays):
                 found.append((path, arrays))
@@ -101,7 +101,7 @@ def _cells(file: Any, h5py: Any) -> Iterator[_Cell]:
         weights = [_tensor(arrays[kind]) for kind in _KINDS if kind in arrays]
         if weights[0].shape[-1] != 3 * weights[1].shape[0]:
             continue  # an LSTM, with four gates, or a simple RNN, without gates
-        modern = path.endswith("cell/vars")
+        modern = path.endswith("/cell/vars")
         place, name, direction = _keras_3_place(path, file) if modern else _legacy_place(path, paths)
         yield _Cell(place, name, direction, weights)
 
@@ -150,11 +150,15 @@ def _layer(cells: list[_Cell], options: Any, path: Path) -> KerasLayer:
         return KerasLayer(name, {}, [{} for _ in cells], weights)
     described = [entry for entry in _described(options) if entry["config"].get("name") == name]
     kind = "Bidirectional" if bidirectional else "GRU"
-    if len({json.dumps(entry, sort_keys=True) for entry in described}) != 1 or described[0]["class_name"] != kind:
+    is_one = len({json.dumps(entry, sort_keys=True) for entry in described}) == 1
+    config = described[0]["config"] if is_one else {}
+    wrapped = [config.get("layer"), config.get("backward_layer")] if bidirectional else []
+    is_gru = all(each is None or each["class_name"] == "GRU" for each in wrapped)
+    if not (is_one and is_gru and described[0]["class_name"] == kind):
         raise InputError(
-            f"{path} does not store the options of one {kind} layer {name!r}: load it with Keras and pass the layer"
+            f"{path} does not store the options of one {kind} layer {name!r}{' of GRU' if bidirectional else ''}: load "
+            "it with Keras and pass the layer"
         )
-    config = described[0]["config"]
     if not bidirectional:
         return KerasLayer(name, {}, [config], weights)
     forward = config["layer"]["config"]

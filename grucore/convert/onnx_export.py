@@ -71,7 +71,7 @@ def to_onnx(
             f"the ONNX operator GRU takes {expected}, but the weights are {dtype}: convert the model first"
         )
     path = Path(path)
-    if path.exists():
+    if os.path.lexists(path):  # a link to nothing would be replaced, too
         raise FileExistsError(f"{path} exists and is not overwritten: give another path or move it away")
     onnx = require("onnx", "onnx")
     proto = _Graph(model, quantized, onnx, h0, lengths).proto()
@@ -127,7 +127,12 @@ class _Graph:
         states = [""] * layers
         if self.h0 and layers > 1:
             states = [f"h0_{k}" for k in range(layers)]
-            self._add("Split", ["h0", self._constant("split", torch.full((layers,), directions))], states, axis=0)
+            self._add(
+                "Split",
+                ["h0", self._constant("split", torch.full((layers,), directions, device="cpu"))],
+                states,
+                axis=0,
+            )
         elif self.h0:
             states = ["h0"]
         x = self._add("Transpose", ["input"], ["x_0"], perm=[1, 0, 2]) if model.batch_first else "input"
@@ -178,10 +183,12 @@ class _Graph:
         """Y (T, D, B, H) as (T, B, D*H): the next layer's input, or the output of the last."""
         name = "output" if last and not self.model.batch_first else f"x_{k + 1}"
         if not self.model.bidirectional:
-            axes = self._constant(f"squeeze_{k}", torch.tensor([1]))
+            axes = self._constant(f"squeeze_{k}", torch.tensor([1], device="cpu"))
             return self._add("Squeeze", [f"y_{k}", axes], [name])
         self._add("Transpose", [f"y_{k}"], [f"y_{k}_transposed"], perm=[0, 2, 1, 3])
-        shape = self._constant(f"shape_{k}", torch.tensor([0, 0, 2 * self.model.hidden_size]))  # 0: unchanged
+        shape = self._constant(
+            f"shape_{k}", torch.tensor([0, 0, 2 * self.model.hidden_size], device="cpu")
+        )  # 0: unchanged
         return self._add("Reshape", [f"y_{k}_transposed", shape], [name])
 
     def _add_final_state(self) -> None:
@@ -191,8 +198,14 @@ class _Graph:
             self._add("Concat", states, ["h_n"], axis=0)
             return
         self._add("Concat", states, ["h_last"], axis=0)
-        self._add("Equal", ["lengths", self._constant("zero", torch.tensor(0, dtype=torch.int32))], ["empty_rows"])
-        self._add("Unsqueeze", ["empty_rows", self._constant("unsqueeze", torch.tensor([0, 2]))], ["empty"])
+        self._add(
+            "Equal",
+            ["lengths", self._constant("zero", torch.tensor(0, dtype=torch.int32, device="cpu"))],
+            ["empty_rows"],
+        )
+        self._add(
+            "Unsqueeze", ["empty_rows", self._constant("unsqueeze", torch.tensor([0, 2], device="cpu"))], ["empty"]
+        )
         self._add("Where", ["empty", "h0", "h_last"], ["h_n"])
 
     def _add(self, op: str, inputs: list[str], outputs: list[str], **attributes: Any) -> str:

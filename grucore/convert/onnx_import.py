@@ -53,7 +53,8 @@ def from_onnx(source: Any, node: str | None = None, *, batch_first: bool | None 
 
     Args:
         source: the path of an ONNX file, or an onnx.ModelProto.
-        node: the name of the last GRU node of the stack; None if there is only one stack.
+        node: the name of the last GRU node of the stack; None if there is only one stack. Nodes that read each other
+            but differ in hidden_size, direction, linear_before_reset or activations are stacks of their own.
         batch_first: of the layer. None means True if the stack reads (B, T, I): with layout=1, or by swapping the first
             two dimensions directly before it.
         reverse: must be True for a stack with direction="reverse", and False otherwise.
@@ -98,13 +99,7 @@ def from_onnx(source: Any, node: str | None = None, *, batch_first: bool | None 
 def _read(graph: _Graph, node: str | None, reverse: bool) -> tuple[list[list[Tensor]], _Options, bool]:
     """The weights of a stack, its options, and whether it reads (B, T, I)."""
     stack = graph.stack(node)
-    options = [graph.options(each) for each in stack]
-    if len(set(options)) > 1:
-        raise InputError(
-            "the GRU nodes of a stack must agree in direction, linear_before_reset and activations, got "
-            f"{[tuple(each) for each in options]} of {_names(stack)}"
-        )
-    own = options[0]
+    own = graph.options(stack[0])
     if (own.direction == "reverse") != reverse:
         what = (
             "reverse=True is only for 'reverse'"
@@ -117,7 +112,7 @@ def _read(graph: _Graph, node: str | None, reverse: bool) -> tuple[list[list[Ten
         raise InputError(f"{_names(stack)} have different sequence_lens; the layers of a stack have the same")
     groups = []
     for each in stack:
-        graph.check_state_and_lengths(each)
+        graph.check_state_and_lengths(each, stack)
         groups += graph.weights(each, 2 if own.direction == "bidirectional" else 1)
     return groups, own, graph.reads_batch_first(stack[0])
 
@@ -201,7 +196,7 @@ class _Graph:
         return stack
 
     def layer_before(self, node: Any) -> Any:
-        """The GRU node whose concatenated directions are this one's input; None if it reads something else."""
+        """The GRU node of the same options whose concatenated directions are this one's input; None without one."""
         moves: list[Any] = []
         name = node.input[0]
         while (producer := self.producers.get(name)) is not None and producer.op_type in _LAYOUT:
@@ -209,17 +204,27 @@ class _Graph:
             name = producer.input[0]
         if producer is None or id(producer) not in self.nodes or name != producer.output[0]:
             return None
+        (width, units), own = self._width(producer), self._width(node)
+        if units != own[1] or self.options(producer) != self.options(node):
+            return None  # a layer of its own
         axes = ["B", "T", "D", "H"] if self.layout(producer) else ["T", "D", "B", "H"]
         for move in moves:
-            axes = self._moved(axes, move)
+            axes = self._moved(axes, move, width)
         return producer if axes == (["B", "T", "DH"] if self.layout(node) else ["T", "B", "DH"]) else None
+
+    def _width(self, node: Any) -> tuple[int, int]:
+        """D*H and H by a node's weights, 0 where these are no constants."""
+        recurrent = self.constant(node.input[2]) if len(node.input) > 2 else None  # (D, 3H, H)
+        if recurrent is None or recurrent.ndim != 3:
+            return 0, 0
+        return recurrent.shape[0] * recurrent.shape[2], recurrent.shape[2]
 
     def layout(self, node: Any) -> int:
         """0 if a node reads (T, B, I) and gives (T, D, B, H), 1 if it reads (B, T, I) and gives (B, T, D, H)."""
         return self.attributes(node).get("layout", 0)
 
-    def _moved(self, axes: list[str], node: Any) -> list[str]:
-        """The axes after an operator; "DH" is D and H merged. Empty if unknown."""
+    def _moved(self, axes: list[str], node: Any, width: int) -> list[str]:
+        """The axes after an operator; "DH" is D and H merged, of that width. Empty if unknown."""
         attributes = self.attributes(node)
         if node.op_type == "Identity":
             return axes
@@ -231,9 +236,26 @@ class _Graph:
         numbers = [] if given is None else [int(i) for i in np.ravel(given)]
         if node.op_type == "Squeeze" and len(numbers) == 1 and len(axes) == 4 and axes[numbers[0]] == "D":
             return ["DH" if axis == "H" else axis for axis in axes if axis != "D"]
-        if node.op_type == "Reshape" and axes[2:] == ["D", "H"] and len(numbers) == 3 and numbers[:2] == [0, 0]:
+        merges = node.op_type == "Reshape" and axes[2:] == ["D", "H"]
+        if merges and (self._keeps_two(node) or (len(numbers) == 3 and (numbers[:2] == [0, 0] or numbers[2] == width))):
             return [*axes[:2], "DH"]  # 0 keeps a dimension
         return []
+
+    def _keeps_two(self, reshape: Any) -> bool:
+        """Whether the shape is a concatenation of the first two sizes of what is reshaped, and a third number."""
+        shape = self.producers.get(reshape.input[1])
+        if shape is None or shape.op_type != "Concat" or len(shape.input) != 3:
+            return False
+        for i, name in enumerate(shape.input[:2]):
+            part = self.producers.get(name)
+            if part is None or part.op_type != "Slice" or len(part.input) < 3:
+                return False
+            sizes, ends = self.producers.get(part.input[0]), [self.constant(each) for each in part.input[1:3]]
+            if sizes is None or sizes.op_type != "Shape" or sizes.input[0] != reshape.input[0]:
+                return False
+            if [None if end is None else end.tolist() for end in ends] != [[i], [i + 1]]:
+                return False
+        return True
 
     def reads_batch_first(self, node: Any) -> bool:
         """Whether a node's input is (B, T, I), perhaps swapped directly before it."""
@@ -254,9 +276,12 @@ class _Graph:
         linear_before_reset = given.pop("linear_before_reset", 0)
         for name in ("hidden_size", "layout"):
             given.pop(name, None)
+        if linear_before_reset not in (0, 1):
+            raise InputError(f"{_names([node])} has linear_before_reset={linear_before_reset}: expected 0 or 1")
         if direction not in ("forward", "reverse", "bidirectional"):
             raise InputError(f"{_names([node])} has direction={direction!r}, which ONNX does not define")
-        activations = onnx_operator.read_activations(given, _names([node]))
+        directions = 2 if direction == "bidirectional" else 1
+        activations = onnx_operator.read_activations(given, _names([node]), directions)
         if len(set(activations)) > 1:
             raise InputError(f"{_names([node])} has different activations per direction, which cannot be converted")
         own = {name: value for name, value in given.items() if not name.startswith("activation")}
@@ -287,6 +312,8 @@ class _Graph:
         expected = [(directions, 3 * hidden, w.shape[-1]), (directions, 3 * hidden, hidden), (directions, 6 * hidden)]
         if shapes != expected[: len(shapes)]:
             raise InputError(f"{_names([node])} must have weights of shapes {expected[: len(shapes)]}, got {shapes}")
+        if (said := self.attributes(node).get("hidden_size", hidden)) != hidden:
+            raise InputError(f"{_names([node])} has hidden_size={said}, but weights of {hidden} units")
         biases = [each.chunk(2, 1) for each in b]
         kinds = [w, r, *(half for halves in biases for half in halves)]
         return [[swap_gates(kind[d]) for kind in kinds] for d in range(directions)]
@@ -298,14 +325,21 @@ class _Graph:
             name = producer.input[0]
         return name
 
-    def check_state_and_lengths(self, node: Any) -> None:
-        """Raises for constant lengths and for a constant initial state other than 0: a layer stores neither."""
+    def check_state_and_lengths(self, node: Any, stack: list[Any]) -> None:
+        """Raises for constant lengths and states other than 0, which no layer stores, and states of the same stack."""
         lengths, state = [*node.input[4:6], "", ""][:2]
         if lengths and self._origin(lengths) is not None:
             raise InputError(f"{_names([node])} has constant sequence_lens; in grucore lengths are passed in the call")
         if state and (value := self._origin(state)) is not None and value.any():
             raise InputError(
                 f"{_names([node])} has a constant initial_h other than 0; in grucore hx is passed in the call"
+            )
+        while (producer := self.producers.get(state)) is not None and producer.op_type in _MOVES:
+            state = producer.input[0]
+        if producer is not None and any(producer is each for each in stack):
+            raise InputError(
+                f"{_names([node])} begins from the state of {_names([producer])}, which is of the same stack: a "
+                "grucore layer has all its initial states from outside"
             )
 
     def _origin(self, name: str) -> np.ndarray | None:

@@ -64,17 +64,20 @@ def attributes(
     return given
 
 
-def read_activations(given: Mapping[str, Any], node: str) -> list[tuple[Activation, Activation]]:
+def read_activations(given: Mapping[str, Any], node: str, directions: int) -> list[tuple[Activation, Activation]]:
     """(recurrent_activation, activation) of each direction, under our names.
 
     Args:
         given: the attributes of a node, as Python values.
         node: its name in messages.
+        directions: how many it has.
 
     Raises:
-        InputError: a function that grucore does not have.
+        InputError: a function that grucore does not have, or not two for each direction.
     """
-    names = [name.lower() for name in given.get("activations") or ["Sigmoid", "Tanh"]]
+    names = [name.lower() for name in given.get("activations") or ["Sigmoid", "Tanh"] * directions]
+    if len(names) != 2 * directions:
+        raise InputError(f"{node} must have {2 * directions} activations, got {names}")
     values = {name: list(given.get(f"activation_{name}", [])) for name in ("alpha", "beta")}
     ours = []
     for name in names:

@@ -114,7 +114,7 @@ def _exported(inputs: tuple[Any, ...], attributes: dict[str, Any]) -> tuple[Tens
     y, h_n = torch.onnx.ops.symbolic_multi_out("GRU", inputs, attributes, dtypes=(x.dtype, x.dtype), shapes=shapes)
     if directions == 1:
         return y.squeeze(1), h_n
-    both = (y.transpose(1, 2), torch.tensor([0, 0, -1]))  # 0: unchanged
+    both = (y.transpose(1, 2), torch.tensor([0, 0, -1], device="cpu"))  # 0: unchanged
     return torch.onnx.ops.symbolic("Reshape", both, dtype=x.dtype, shape=(steps, batch, 2 * hidden)), h_n
 
 
@@ -146,7 +146,5 @@ class _Traced(torch.autograd.Function):
         }
         given = [symbolic_opset9.unused(g) if each is None else each for each in inputs]
         y, h_n = g.op("GRU", *given, **named, outputs=2)
-        if attributes["direction"] == "forward":
-            return g.op("Squeeze", y, g.op("Constant", value_t=torch.tensor([1]))), h_n
-        shape = g.op("Constant", value_t=torch.tensor([0, 0, -1]))  # 0: unchanged
+        shape = g.op("Constant", value_t=torch.tensor([0, 0, -1], device="cpu"))  # 0: unchanged
         return g.op("Reshape", g.op("Transpose", y, perm_i=[0, 2, 1, 3]), shape), h_n

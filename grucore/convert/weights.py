@@ -57,8 +57,18 @@ def swap_gates(weight: Tensor) -> Tensor:
 
 
 def to_tensor(array: Any) -> Tensor:
-    """A copy of a NumPy or JAX array on the CPU, bit for bit."""
-    array = np.array(array)
+    """A copy of a NumPy or JAX array, or of a tensor, on the CPU, bit for bit.
+
+    Raises:
+        InputError: it is not an array of numbers.
+    """
+    if isinstance(array, Tensor):
+        return array.detach().cpu().clone()
+    given, array = array, np.array(array)
+    if array.dtype == object:
+        boxed = " (flax.core.meta.unbox unboxes a tree)" if hasattr(given, "unbox") else ""
+        raise InputError(f"weights must be arrays of numbers, got {type(given).__name__}{boxed}")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype.name == "bfloat16":  # from ml_dtypes, which PyTorch cannot read
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)

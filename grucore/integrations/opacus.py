@@ -6,7 +6,7 @@ which there is a grad sampler, just as it replaces torch.nn.GRU by Opacus' own l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from grucore import copies
 from grucore.cell import GRUCell
 from grucore.errors import InputError
 from grucore.functional import Call, run
-from grucore.module import GRU
+from grucore.module import GRU, Trace
 from grucore.options import OF_TORCH_GRU, changed
 from grucore.steps import as_lengths
 
@@ -101,6 +101,10 @@ class DPGRU(GRU):
     def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Raises an InputError: hooks would not see the call."""
         raise InputError("DPGRU has no step, because hooks would not see it: call it on a sequence of one step")
+
+    def trace(self, *args: Any, **options: Any) -> Trace:
+        """Raises an InputError: hooks would not see the call."""
+        raise InputError("DPGRU has no trace, because hooks would not see it: trace a GRU with the same state_dict")
 
 
 def _swapped(tensor: Tensor | None) -> Tensor | None:
@@ -183,3 +187,45 @@ def _validate_cell(cell: GRUCell) -> list[UnsupportedModuleError]:
 @register_grad_sampler(GRUCell)
 def _refuse_cell(cell: GRUCell, activations: Sequence[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
     raise TypeError(_NO_CELLS)
+
+
+_SUBCLASS = (
+    "Opacus cannot hook the keyword arguments or h_n of a subclass of grucore.GRU, such as a parametrised layer: make "
+    "it a subclass of DPGRU"
+)
+
+
+def _register_layer(kind: type[GRU]) -> None:
+    if issubclass(kind, DPGRU):
+        register_grad_sampler(kind)(per_sample_gradients)
+    else:
+        register_module_validator(kind)(lambda _: [UnsupportedModuleError(_SUBCLASS)])
+        register_grad_sampler(kind)(_refuse_subclass)
+
+
+def _refuse_subclass(layer: GRU, activations: Sequence[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
+    raise TypeError(_SUBCLASS)
+
+
+def _register_cell(kind: type[GRUCell]) -> None:
+    register_module_validator(kind)(_validate_cell)
+    register_grad_sampler(kind)(_refuse_cell)
+
+
+def _for_subclasses(kind: Any, register: Callable[[Any], None]) -> None:
+    """Registers the subclasses of today and of tomorrow: Opacus looks modules up by their exact class."""
+
+    def of_new(cls: Any, **options: Any) -> None:
+        super(kind, cls).__init_subclass__(**options)
+        register(cls)
+
+    kind.__init_subclass__ = classmethod(of_new)
+    found = list(kind.__subclasses__())
+    for each in found:
+        found += each.__subclasses__()
+        if each is not DPGRU:
+            register(each)
+
+
+_for_subclasses(GRU, _register_layer)
+_for_subclasses(GRUCell, _register_cell)

@@ -2,7 +2,7 @@
 
 layer.py      the contract; float16 and bfloat16 are computed in float32
 call.py       how the library is called; packed.py: weights that stay packed between calls
-library.py    finds and loads the library, or says why it cannot
+library.py    finds and loads the library, or says why it cannot; sources.py: which sources it was built from
 gru.h         the C ABI
 cell.h        one direction's weights, packed, and the four equations: read this first
 forward.cpp   the recurrence

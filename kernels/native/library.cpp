@@ -95,7 +95,7 @@ void run_team(int64_t threads, void (*body)(const void*, int64_t, int64_t), cons
 }
 
 extern "C" {
-int64_t gru_abi() { return GRU_ABI; }
+const char* gru_sources() { return GRU_SOURCES; }
 const char* gru_instruction_set() { return SET ? SET->name : nullptr; }
 int64_t gru_packed_bytes(const GruCall* call) { return SET->packed_bytes(call); }
 void gru_pack(const GruCall* call, void* packed) { SET->pack(call, packed); }

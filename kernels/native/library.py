@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import warnings
 from pathlib import Path
 
-ABI = 6  # that of gru.h
+from .sources import digest
+
 PATH = Path(__file__).parent / "libgrucore.so"
+
+_AGAIN = "`pip install --force-reinstall --no-deps -e .` in the checkout"
+STALE = f"the native kernels were built from other sources than those beside them: {_AGAIN} builds them again"
 
 
 def _loaded() -> tuple[ctypes.CDLL | None, str]:
@@ -17,12 +22,13 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
     if not PATH.exists():
         return None, (
             "the native kernels are not built: they need x86-64 or 64-bit ARM and a C++ compiler when grucore is "
-            "installed, and then `pip install --force-reinstall --no-deps -e .` in the checkout builds them"
+            f"installed, and then {_AGAIN} builds them"
         )
     try:
         library = ctypes.CDLL(os.fspath(PATH))
-        if (abi := library.gru_abi()) != ABI:
-            return None, f"the native kernels are of another version (ABI {abi}, expected {ABI}): install grucore again"
+        if _sources_of(library) != digest(Path(__file__).parent):
+            warnings.warn(STALE, RuntimeWarning, stacklevel=2)
+            return None, STALE
         library.gru_instruction_set.restype = ctypes.c_char_p
         two = library.gru_forward, library.gru_backward, library.gru_forward_int8, library.gru_forward_bf16
         for function in two:
@@ -37,6 +43,14 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
     if (name := library.gru_instruction_set()) is None:
         return None, "the native kernels need AVX2 and FMA, which this processor lacks"
     return library, name.decode()
+
+
+def _sources_of(library: ctypes.CDLL) -> str:
+    """The digest that it was built with, "" of one that has none."""
+    if not hasattr(library, "gru_sources"):
+        return ""
+    library.gru_sources.restype = ctypes.c_char_p
+    return library.gru_sources().decode()
 
 
 # Loaded once, after torch, whose OpenMP runtime the library then finds.

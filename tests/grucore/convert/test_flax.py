@@ -134,6 +134,19 @@ def test_dtypes_are_kept(dtype):
         assert from_flax(cell).weight_ih_l0.dtype is dtype and same_parameters(from_flax(cell), ours)
 
 
+def test_arrays_of_other_kinds():
+    tree = linen_parameters(3)
+    big_endian = jax.tree.map(lambda a: np.asarray(a).astype(">f4"), tree)
+    tensors = jax.tree.map(lambda a: torch.nn.Parameter(torch.tensor(np.asarray(a))), tree)
+    assert all(same_parameters(from_flax(each), from_flax(tree)) for each in (big_endian, tensors))
+    stacked = jax.tree.map(lambda a: np.stack([a, a]), tree)
+    with pytest.raises(InputError, match=r"kernel of \w+ must have two dimensions, got shape \(2, "):
+        from_flax(stacked)
+    boxed = jax.tree.map(lambda a: linen.Partitioned(a, names=(None,) * a.ndim), tree)
+    with pytest.raises(InputError, match=r"arrays of numbers, got Partitioned \(flax.core.meta.unbox unboxes"):
+        from_flax(boxed)
+
+
 def test_trees_under_names_and_of_whole_layers():
     tree, x = linen_parameters(3), jnp.ones((2, 5, 3))
     assert same_parameters(from_flax({"params": {"cell": tree}}), from_flax(tree))

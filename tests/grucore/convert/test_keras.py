@@ -227,6 +227,23 @@ def test_one_layer_needs_no_name(keras, tmp_path):
     assert same_parameters(from_keras(path), from_keras(layer))
 
 
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_a_wrapped_layer_of_another_class_is_refused(suffix, keras, tmp_path):
+    """An RNN keeps the options of its cell elsewhere, where nobody would look."""
+    cell = keras.layers.GRUCell(4, activation="relu")
+    layer = keras.layers.Bidirectional(keras.layers.RNN(cell, return_sequences=True))
+    path = save(keras, tmp_path, layer, formats=(suffix,)).with_name(f"model.{suffix}")
+    with pytest.raises(InputError, match=r"does not store the options of one Bidirectional layer .* of GRU"):
+        from_keras(path)
+
+
+def test_cells_in_a_stack_of_cells_are_no_layer(keras, tmp_path):
+    cells = [keras.layers.GRUCell(4), keras.layers.GRUCell(4)]
+    path = save(keras, tmp_path, keras.layers.RNN(cells)).with_name("model.weights.h5")
+    with pytest.raises(InputError, match="must have one GRU layer"):
+        from_keras(path)
+
+
 def test_bfloat16_in_a_file(keras, tmp_path):
     """Keras writes bfloat16 like this on JAX; on PyTorch it writes float32 instead."""
     layer = keras.layers.GRU(4)

@@ -109,6 +109,20 @@ def test_nothing_is_overwritten(name, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
 
 
+def test_a_link_to_nothing_is_not_overwritten(tmp_path):
+    (tmp_path / "model.onnx").symlink_to(tmp_path / "elsewhere.onnx")
+    with pytest.raises(FileExistsError):
+        to_onnx(GRU(3, 4), tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").is_symlink()
+
+
+def test_the_default_device_does_not_matter(tmp_path):
+    model = GRU(3, 4, 2, bidirectional=True)
+    with torch.device("meta"):
+        to_onnx(model, tmp_path / "model.onnx", h0=True, lengths=True)
+    assert same_parameters(from_onnx(tmp_path / "model.onnx"), model)
+
+
 def test_nothing_is_half_written(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise RuntimeError("refused")
@@ -131,6 +145,21 @@ def test_what_torch_exports(how, batch_first, bidirectional, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing and deprecation; the newer exporter needs more packages
         torch.onnx.export(theirs, arguments, tmp_path / "model.onnx", dynamo=False, **options)
+    ours = from_onnx(tmp_path / "model.onnx")
+    assert repr(ours) == repr(theirs) and same_parameters(ours, theirs)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["one", "two"])
+@pytest.mark.parametrize("batch_first", [False, True], ids=["time-first", "batch-first"])
+@pytest.mark.parametrize("how", ["free", "fixed"])
+def test_what_torch_exports_by_default(how, batch_first, bidirectional, tmp_path):
+    theirs = nn.GRU(3, 4, 2, batch_first=batch_first, bidirectional=bidirectional).eval()
+    free = ({int(not batch_first): torch.export.Dim.DYNAMIC},) if how == "free" else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            theirs, (torch.randn(5, 2, 3),), tmp_path / "model.onnx", dynamo=True, dynamic_shapes=free, verbose=False
+        )
     ours = from_onnx(tmp_path / "model.onnx")
     assert repr(ours) == repr(theirs) and same_parameters(ours, theirs)
 
@@ -291,7 +320,12 @@ def test_stacks_are_found_and_told_apart():
     ]
     assert from_onnx(proto(*nodes, constants=WEIGHTS, x=[5, 2, 3], n=[2])).num_layers == 2
     differs = gru_node("second", "gru_x", ("w2", "r"), linear_before_reset=1)
-    refused(r"must agree in .* got \[\('forward', 0, .*\('forward', 1, ", gru_node(), squeeze("gru"), differs)
+    nodes = [gru_node(), squeeze("gru"), differs]
+    refused("has 2, which end with GRU node 'gru', GRU node 'second': pass one", *nodes)
+    each = [from_onnx(proto(*nodes, constants=WEIGHTS, x=[5, 2, 3]), name) for name in ("gru", "second")]
+    assert [(one.num_layers, one.reset_after) for one in each] == [(1, False), (1, True)]
+    carried = gru_node("second", "gru_x", ("w2", "r", "", "", "gru_h"))
+    refused("begins from the state of GRU node 'gru', which is of the same stack", gru_node(), squeeze("gru"), carried)
 
 
 @pytest.mark.parametrize("linear_before_reset", [0, 1])
@@ -339,7 +373,7 @@ def test_reverse_on_demand(tmp_path):
         assert min(given) < 6 or rms_error(ours(x.flip(0))[0].flip(0), want) <= LIMIT
     with pytest.raises(ValueError, match="has direction='forward': reverse=True is only for 'reverse'"):
         from_onnx(proto(gru_node(), constants=WEIGHTS, x=[5, 2, 3]), reverse=True)
-    refused("must agree in direction", *nodes[:2], gru_node("second", "gru_x", ("w2", "r")))
+    refused("has 2, which end with", *nodes[:2], gru_node("second", "gru_x", ("w2", "r")))
 
 
 @pytest.mark.parametrize("activation, recurrent_activation", [("relu", "hard_sigmoid"), ("linear", "softsign")])

@@ -227,3 +227,25 @@ def test_torch_export_is_left_as_it_is():
     program = export(GRU(3, 4), (torch.randn(5, 2, 3),))
     targets = [str(node.target) for node in program.graph.nodes]
     assert "grucore.gru_layer.default" in targets and not any("onnx" in target for target in targets)
+
+
+class Around(nn.Module):
+    """The exporter of dynamo=False passes keyword arguments of the model itself by position."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("opset", [9, 12])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_operators_of_old_versions(bidirectional, opset, tmp_path):
+    """Squeeze has its axes in another place before version 13."""
+    model, x = GRU(3, 4, bidirectional=bidirectional).eval(), torch.randn(5, 2, 3)
+    path = exported(Around(model), (x,), tmp_path / "model.onnx", False, opset_version=opset)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    got = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert all(rms_error(torch.tensor(a), b) <= LIMIT for a, b in zip(got, model(x), strict=True))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from oracle import assert_near, quantity
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from grucore import GRU, GRUCell, InputError
 
@@ -190,6 +191,13 @@ REFUSED = {
         lambda o, g: g.GradSampleModule(o.DPGRU(3, 4), batch_first=False)(torch.randn(T, B, 3))[0].sum().backward(),
         "pass Opacus batch_first=True",
     ),
+    "trace": (lambda o, g: o.DPGRU(3, 4).trace(torch.randn(T, B, 3)), "trace a GRU with the same state_dict"),
+    "a parametrised layer": (
+        lambda o, g: (
+            g.GradSampleModule(weight_norm(GRU(3, 4), "weight_ih_l0"))(torch.randn(T, B, 3))[0].sum().backward()
+        ),
+        "a subclass of DPGRU",
+    ),
     "not fixed": (
         lambda o, g: g.GradSampleModule(GRU(3, 4))(torch.randn(T, B, 3))[0].sum().backward(),
         "ModuleValidator.fix",
@@ -203,12 +211,33 @@ def test_what_is_refused(call, message, opacus, grad_sample):
         call(opacus, grad_sample)
 
 
-def test_cells_are_refused(opacus, grad_sample):
+def test_subclasses_are_what_their_class_is(opacus, grad_sample):
+    """Opacus looks up exact classes, and would take its own way without a word."""
+    validators = pytest.importorskip("opacus.validators")
+    assert "a subclass of DPGRU" in str(
+        validators.ModuleValidator.validate(nn.Sequential(type("Own", (GRU,), {})(3, 4)))
+    )
+    layer, plain = type("Own", (opacus.DPGRU,), {})(3, 4, dtype=f64), GRU(3, 4, dtype=f64)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(T, B, 3, dtype=f64)
+    loss(*grad_sample.GradSampleModule(layer)(x)).mean().backward()
+    loss(*plain(x)).mean().backward()
+    for name, parameter in plain.named_parameters():
+        assert_near(quantity(name), getattr(layer, name).grad_sample.mean(0), parameter.grad)
+
+
+def test_a_layer_with_heads_is_fixed(opacus):
+    validators = pytest.importorskip("opacus.validators")
+    model, x = nn.Sequential(GRU(3, 4, heads=2)), torch.randn(T, B, 3)
+    fixed = validators.ModuleValidator.fix(model)
+    assert repr(fixed[0]) == "DPGRU(3, 4, heads=2)" and torch.equal(fixed(x)[0], model(x)[0])
+
+
+@pytest.mark.parametrize("kind", [GRUCell, type("Own", (GRUCell,), {})])
+def test_cells_are_refused(kind, opacus, grad_sample):
     """Opacus' own sampler would ignore the state that a cell begins from."""
-    model = grad_sample.GradSampleModule(GRUCell(3, 4))
+    model = grad_sample.GradSampleModule(kind(3, 4))
     with pytest.raises(TypeError, match=r"no grad sampler for grucore\.GRUCell"):
         model(torch.randn(2, 3), torch.randn(2, 4)).sum().backward()
     validators = pytest.importorskip("opacus.validators")
-    assert "no grad sampler for grucore.GRUCell" in str(
-        validators.ModuleValidator.validate(nn.Sequential(GRUCell(3, 4)))
-    )
+    assert "no grad sampler for grucore.GRUCell" in str(validators.ModuleValidator.validate(nn.Sequential(kind(3, 4))))

@@ -10,6 +10,7 @@ in an emulator, such as those of 64-bit ARM:
 
 import functools
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ SETS = {
     "avx512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"],
     "neon": [],
 }
+SOURCES = f'-DGRU_SOURCES="{runpy.run_path(str(NATIVE / "sources.py"))["digest"](NATIVE)}"'
 SET = os.environ.get("SET", "avx2")
 FLAGS = ["-std=gnu++17", "-g", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-exceptions"]
 FUNCTIONS = ("packed_bytes", "pack", "forward", "backward", "step")
@@ -54,7 +56,7 @@ def objects(folder: Path, flags: tuple[str, ...], cxx: tuple[str, ...] = tuple(C
 
     jobs = [(name, [f"-DINSTRUCTION_SET={SET}"]) for name in ("backward", "forward", "quantised", "step")]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(compiled, [*jobs, ("library", names), ("segments", [])]))
+        return list(pool.map(compiled, [*jobs, ("library", [*names, SOURCES]), ("segments", [])]))
 
 
 def run_program(folder: Path, flags: list[str], sizes: str, under: tuple[str, ...] = ()) -> None:

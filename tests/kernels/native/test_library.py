@@ -1,5 +1,6 @@
 """A library that cannot be used, and the reason that is reported."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -8,17 +9,17 @@ import sys
 import pytest
 
 from grucore.kernels.native import library
+from grucore.kernels.native.sources import digest
 
 FUNCTIONS = ("gru_packed_bytes", "gru_pack", "gru_forward", "gru_backward", "gru_step", "gru_segments")
 FUNCTIONS += ("gru_quantised_bytes", "gru_quantised_pack", "gru_forward_int8", "gru_forward_bf16")
+THESE = digest(library.PATH.parent)
 SOURCES = {
-    "another ABI": (
-        f"long gru_abi() {{ return {library.ABI - 1}; }}",
-        f"of another version (ABI {library.ABI - 1}, expected {library.ABI}): install grucore again",
-    ),
-    "a library of something else": ("int other() { return 0; }", "cannot be loaded: "),
+    "of other sources": ('const char *gru_sources() { return "0"; }', "built from other sources than those beside"),
+    "of before it knew its sources": ("long gru_abi() { return 6; }", "built from other sources than those beside"),
+    "half a library": (f'const char *gru_sources() {{ return "{THESE}"; }}', "cannot be loaded: "),
     "no instruction set that the processor has": (
-        f"long gru_abi() {{ return {library.ABI}; }} const char *gru_instruction_set() {{ return 0; }}"
+        f'const char *gru_sources() {{ return "{THESE}"; }} const char *gru_instruction_set() {{ return 0; }}'
         + " ".join(f"void {name}() {{}}" for name in FUNCTIONS),
         "need AVX2 and FMA, which this processor lacks",
     ),
@@ -32,7 +33,9 @@ def test_a_library_that_cannot_be_used(source, reason, monkeypatch, tmp_path):
     subprocess.run(["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", path], input=source, text=True, check=True)
     monkeypatch.setattr(library, "PATH", path)
     monkeypatch.delenv("GRUCORE_NATIVE", raising=False)
-    loaded, said = library._loaded()
+    is_stale = reason in library.STALE
+    with pytest.warns(RuntimeWarning, match="other sources") if is_stale else contextlib.nullcontext():
+        loaded, said = library._loaded()
     assert loaded is None and reason in said
 
 
