@@ -28,36 +28,36 @@ def exported(layer: nn.GRU, h0: bool, lengths: bool) -> bytes:
 
 
 class OnnxRuntime(Provider):
-    """The exported model in onnxruntime."""
+    """The exported model in onnxruntime, with initial states and lengths only if there are any."""
 
     trains = False
     own_threads = True
 
     def __init__(self, layer: nn.GRU):
-        onnxruntime = imported("onnxruntime")
-        self.layer = layer
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        model = exported(layer, h0=True, lengths=True)
-        self.session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
-        self.names = [value.name for value in self.session.get_inputs()]
+        self.onnxruntime, self.layer = imported("onnxruntime"), layer
+        self.sessions: dict[tuple[str, ...], Any] = {}
+        self._session("input")  # reports here what is missing
 
-    def _run(self, **values: Tensor) -> list[Tensor]:
-        feeds = {name: values[name].detach().numpy() for name in self.names}
-        return [torch.from_numpy(result) for result in self.session.run(None, feeds)]
+    def _session(self, *names: str) -> Any:
+        if names not in self.sessions:
+            options = self.onnxruntime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            model = exported(self.layer, "h0" in names, "lengths" in names)
+            self.sessions[names] = self.onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
+        return self.sessions[names]
+
+    def _run(self, **values: Tensor | None) -> list[Tensor]:
+        feeds = {name: value.detach().numpy() for name, value in values.items() if value is not None}
+        return [torch.from_numpy(result) for result in self._session(*feeds).run(None, feeds)]
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """Goes through numpy."""
-        layer: Any = self.layer
-        hx = x.new_zeros(layer.num_layers * (1 + layer.bidirectional), x.shape[1], layer.hidden_size)
-        if lengths is None:
-            lengths = torch.full((x.shape[1],), len(x))
-        y, h_n = self._run(input=x, h0=hx, lengths=lengths.int())
+        y, h_n = self._run(input=x, lengths=None if lengths is None else lengths.int())
         return y, h_n
 
     def step(self, x: Tensor, hx: Tensor) -> Tensor:
         """Runs a sequence of one."""
-        return self._run(input=x, h0=hx, lengths=torch.ones(x.shape[1], dtype=torch.int32))[1]
+        return self._run(input=x, h0=hx)[1]
 
 
 class OpenVino(Provider):

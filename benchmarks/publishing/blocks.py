@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -92,15 +91,14 @@ def imdb_results(runs: list[dict[str, Any]]) -> str:
         best = sorted(set(summary["best_epoch"])) if of_each else [summary["best_epoch"]]
         line = [_preset(run), _layer(run), f"{summary['test_accuracy']:.4f}"]
         line.append(f"{' or '.join(map(str, best))} of {summary['epochs']}")
-        single = [statistics.mean(of_each), statistics.stdev(of_each)] if of_each else []
-        line.append("{:.4f} ± {:.4f}, {} seeds".format(*single, len(of_each)) if of_each else "-")
+        line.append(", ".join(f"{accuracy:.4f}" for accuracy in of_each) if of_each else "-")
         each = [summary.get(f"test_accuracy_{part}") for part in ("gru", "ngrams")]
         line += ["-" if accuracy is None else f"{accuracy:.4f}" for accuracy in each]
         gain = [summary.get(f"test_gain_{name}") for name in ("over_ngrams", "standard_error")]
         line.append("-" if gain[0] is None else f"{100 * gain[0]:+.2f} ± {100 * gain[1]:.2f}")
         line.append(f"{summary['device']}, {summary['threads']} threads" if "threads" in summary else summary["device"])
         lines.append([*line, summary["commit"], f"[{run['file']}](results/{run['file']})"])
-    titles = ["preset", "layer", "test accuracy", "from epoch", "one GRU", "mean of GRUs", "n-grams"]
+    titles = ["preset", "layer", "test accuracy", "from epoch", "each GRU", "mean of GRUs", "n-grams"]
     titles += ["points that GRUs add to n-grams", "on", "commit", "file"]
     return "\n".join(table(titles, lines))
 

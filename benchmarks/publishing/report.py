@@ -37,8 +37,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 DATA = {"sample": "synthetic sample"}
 INTRODUCTION = (
     "Each figure is the median of runs that alternate between libraries in one process, on fresh random inputs, with "
-    "the input projection included; training is forward and backward. *Times as fast as* is the other library's time "
-    "divided by grucore's: above 1, grucore is faster. For rows of different lengths nn.GRU gets a PackedSequence "
+    "the input projection included; those with threads of their own (onnxruntime, OpenVINO, Keras) run after the "
+    "others, one by one. Training is forward and backward. *Times as fast as* is the other library's time divided by "
+    "grucore's: above 1, grucore is faster. For rows of different lengths nn.GRU gets a PackedSequence "
     "(*packed*), or a padded batch whose padding is cleared afterwards (*padded*); ratios use the faster one that was "
     "measured. *Products only* computes only the layer's matrix products, one by one. FlashRNN and TorchRL are built "
     "for GPUs; on a CPU their plain PyTorch form runs. The results of every GRU were compared with float64 before it "
@@ -104,6 +105,7 @@ def fresh(found: list[Cell]) -> list[str]:
             if cell.mode == mode:
                 measured = [[name(p), figure(value)] for p in cell.rows if (value := cell.value(p, column))]
                 lines += ["", f"### {title}: {shape(cell.case)}, {cell.case.dtype}", ""]
+                lines += ["Of what trains, forward and backward; of the others, inference.", ""]
                 lines += table(["provider", unit], measured, cell.rows.values())
     return lines
 

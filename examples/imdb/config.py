@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,7 +44,7 @@ OPTIONS = {
     "hidden_size": Option(int, 256, 128, 192, "units of the GRU, in each direction", least=1),
     "dropout": Option(float, 0.5, 0.5, 0.4, "of the state that is judged", most=1),
     "members": Option(int, 1, 3, 3, "GRUs, each from its own seed", least=1),
-    "vocabulary_size": Option(int, None, 30_000, 30_000, "tokens that are known", least=3),
+    "vocabulary_size": Option(int, None, 30_000, 30_000, "tokens that are known", least=3, most=55_000),
     "segment": Option(int, None, 64, 64, "tokens that the GRU reads in one go", least=1),
     "crop": Option(int, None, 256, 224, "tokens of a review that a step of training reads", least=1),
     "embedding_dropout": Option(float, None, 0.3, 0.2, "of single numbers that the GRU reads", most=1),
@@ -92,6 +93,8 @@ def parse(description: str | None) -> tuple[argparse.Namespace, Config]:
         text = f"{option.help} (book {option.book}, best {option.best}, semi {option.semi})"
         parser.add_argument(flags[name], type=option.kind, choices=option.choices, help=text)
     given = parser.parse_args()
+    if not 0 <= given.seed < 2**32:
+        raise UserError(f"--seed must be from 0 to {2**32 - 1}, got {given.seed}")
     config = preset(given.preset, given.gru, given.seed)
     for name, option in OPTIONS.items():
         if (value := getattr(given, name)) is None:
@@ -110,3 +113,6 @@ def command(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:  # as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says so once more at its end
+        sys.exit(1)

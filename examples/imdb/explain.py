@@ -57,8 +57,7 @@ def explain(predictor: Predictor, text: str) -> Explanation:
         ngrams = judge.ngrams.contributions(tokens[0]) * judge.sharpness * judge.weight_of_ngrams
         contributions = contributions + ngrams
     reset, update = _gates(judge.members[0], read[0], lengths)
-    places, running = _running(predictor, tokens[0])
-    total = torch.logit(torch.tensor(running[-1], dtype=torch.float64)).item()
+    places, log_odds = _running(predictor, tokens[0])
     return Explanation(
         words=words[:MAX_TOKENS],
         known=(tokens[0] != UNKNOWN).tolist(),
@@ -67,8 +66,8 @@ def explain(predictor: Predictor, text: str) -> Explanation:
         reset=reset.tolist(),
         update=update.tolist(),
         places=places,
-        running=running,
-        score=total,
+        running=log_odds.sigmoid().tolist(),
+        score=log_odds[-1].item(),
         error=error.item(),
         grus=len(judge.members),
         left_out=max(0, len(words) - MAX_TOKENS),
@@ -86,14 +85,14 @@ def _gates(member: nn.Module, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tenso
 
 
 @torch.no_grad()
-def _running(predictor: Predictor, tokens: Tensor) -> tuple[list[int], list[float]]:
-    """The lengths of the prefixes that are read, the whole review last, and the probability of positive for each."""
+def _running(predictor: Predictor, tokens: Tensor) -> tuple[list[int], Tensor]:
+    """The lengths of the prefixes that are read, the whole review last, and the log-odds of positive for each."""
     stride = -(-len(tokens) // BEGINNINGS)
     places = torch.arange(len(tokens), 0, -stride, device=tokens.device).flip(0)
     # An unmasked model also reads the padding, so its prefixes are read one by one.
     size = 32 if all(member.masked for member in predictor.judge.members) else 1
     log_odds = [predictor.judge(tokens[: int(some[-1])].expand(len(some), -1), some) for some in places.split(size)]
-    return places.tolist(), torch.cat(log_odds).double().sigmoid().tolist()
+    return places.tolist(), torch.cat(log_odds).double()
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from data import PADDING, seed_torch
 from model import Segments
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.optim.lr_scheduler import OneCycleLR
@@ -39,7 +38,7 @@ def pretrained(run: "Run", tokens: list[Tensor]) -> dict[str, Tensor]:
     if not (run.folder / PRETRAINED).exists():
         state = _train(run, tokens)
         if run.accelerator.is_main_process:
-            run.folder.write(PRETRAINED, partial(save_file, state))
+            run.folder.write_tensors(PRETRAINED, state)
             (run.folder / CHECKPOINT).unlink(missing_ok=True)
         run.accelerator.wait_for_everyone()
     return run.folder.read_tensors(PRETRAINED)
@@ -122,7 +121,8 @@ def _train(run: "Run", tokens: list[Tensor]) -> dict[str, Tensor]:
         schedule.step()
         if bar.disable and (step + 1) % 100 == 0:
             run.say(f"pre-training: step {step + 1:,} of {total:,}, loss {loss.item():.4f}")
-        if run.checkpoint_every and (step + 1) % run.checkpoint_every == 0 and accelerator.is_main_process:
+        is_due = i == per_epoch - 1 or (run.checkpoint_every and (step + 1) % run.checkpoint_every == 0)
+        if is_due and accelerator.is_main_process:
             now = {name: part.state_dict() for name, part in parts.items()}
             now |= {"done": step + 1, "seconds": time.perf_counter() - start}
             run.folder.write(CHECKPOINT, partial(torch.save, now))

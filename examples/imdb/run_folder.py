@@ -56,28 +56,34 @@ class RunFolder:
         From then on no other process can start it, as long as this object exists.
         """
         if not (self / "config.json").exists():
-            found = {path.name for path in self.path.iterdir()} if self.path.exists() else set()
+            found = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
             if any(not name.startswith(".unfinished-") for name in found - {".lock", "vocabulary.json"}):
                 raise UserError(f"{self.path} contains files but not a run: give an empty or a new folder as --output")
             learned = learn()
-            self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
             self.write_text("vocabulary.json", learned.to_str(pretty=True) + "\n")
-            self.write_text("config.json", json.dumps(config | {"format": FORMAT}, indent=1) + "\n")
+            self._write_config(config)
             return
         if not resume:
             raise UserError(f"{self.path} already contains a run: continue it with --resume, or give another --output")
         self._lock()
         before = self.read_config()
-        # The schedule depends on the number of epochs.
-        names = (before.keys() | config.keys()) - ({"epochs"} if config["schedule"] == "constant" else set())
+        # The schedule depends on the number of epochs, and so does where the next GRU begins.
+        may_change = {"epochs"} if config["schedule"] == "constant" and config["members"] == 1 else set()
+        names = (before.keys() | config.keys()) - may_change
         pairs = {name: (before.get(name), config.get(name)) for name in sorted(names)}
         if changes := [f"{name}: {old!r} there, {new!r} now" for name, (old, new) in pairs.items() if old != new]:
             raise UserError(f"{self.path} contains another run ({', '.join(changes)}): give another --output")
+        if before != config:
+            self._write_config(config)
+
+    def _write_config(self, config: dict[str, Any]) -> None:
+        self.write_text("config.json", json.dumps(config | {"format": FORMAT}, indent=1) + "\n")
 
     def _lock(self) -> None:
         self._held = FileLock(self / ".lock", is_singleton=True)
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             self._held.acquire(timeout=0)
         except Timeout:
             raise UserError(
@@ -97,11 +103,16 @@ class RunFolder:
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if the disk is full
             raise UserError(f"could not write {self / name}: {error}. The previous file, if any, is intact") from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # of a folder that cannot be written to
+                temporary.unlink(missing_ok=True)
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a text file."""
         self.write(name, lambda path: Path(path).write_text(text, encoding="utf-8"))
+
+    def write_tensors(self, name: str, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+        """Writes a safetensors file."""
+        self.write(name, lambda path: Path(path).write_bytes(save(tensors, metadata)))
 
     def write_judge(self, judge: Judge, tokenizer: Tokenizer) -> None:
         """Writes the model, with its vocabulary and the number of members trained so far."""
@@ -109,7 +120,7 @@ class RunFolder:
         state = {name: tensor.cpu().contiguous() for name, tensor in judge.state_dict().items()}
         if self.read_config()["stored"] == "float16":
             state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-        self.write("best.safetensors", lambda path: Path(path).write_bytes(save(state, metadata)))
+        self.write_tensors("best.safetensors", state, metadata)
 
     def read_config(self) -> dict[str, Any]:
         """Reads the run's configuration, which must have the format of this code."""

@@ -31,7 +31,6 @@ from evaluation import judged, margins_of, measured, save_curves, save_predictio
 from model import Judge, build_member, parameter_count
 from pretrain import PRETRAINED, pretrained
 from run_folder import RunFolder, provenance
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -101,7 +100,8 @@ class Trainer:
                 # Gradients are averaged over processes; this turns the average into the mean over the batch's reviews.
                 accelerator.backward(losses.sum() * accelerator.num_processes / total)
             right = ((margins > 0) == (targets > 0.5)) * weights
-            sums += torch.stack([losses.detach().sum(), right.sum(), weights.sum(), (lengths * weights).sum()])
+            read = lengths if config.crop is None else lengths.clamp(max=config.crop)
+            sums += torch.stack([losses.detach().sum(), right.sum(), weights.sum(), (read * weights).sum()])
         if config.clip:
             accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
         self.optimizer.step()
@@ -242,6 +242,10 @@ def prepare(config: Config, given: argparse.Namespace) -> tuple[dict[str, Review
         train_part, validation = data.split_at_random(train_all.ordered(), config.seed)
     else:
         train_part, validation = data.split_by_blocks(train_all)
+    if not any(text.split() for text in train_part.texts) or set(train_part.labels) != {0, 1}:
+        raise UserError(
+            f"{given.data}: too few reviews of either label are left for training after those for validation"
+        )
     parts = {"train": train_part, "validation": validation, "test": test_part.ordered()}
     if config.preset == "semi":
         parts["unlabelled"] = data.without(data.load(given.data, "unsupervised"), test_part, validation)
@@ -273,7 +277,7 @@ def soft_labels(run: Run, given: argparse.Namespace, texts: Reviews) -> Tensor:
         if run.accelerator.is_main_process:
             if not is_first and run.config.pretraining_epochs:  # all rounds start from the same weights
                 run.folder.write(PRETRAINED, partial(shutil.copyfile, teacher / PRETRAINED))
-            run.folder.write("soft-labels.safetensors", lambda path: save_file({"probabilities": probabilities}, path))
+            run.folder.write_tensors("soft-labels.safetensors", {"probabilities": probabilities})
         run.accelerator.wait_for_everyone()
     found = run.folder.read_tensors("soft-labels.safetensors")["probabilities"]
     if len(found) != len(texts.texts):
@@ -285,6 +289,8 @@ def train_run(
     config: Config, given: argparse.Namespace, path: Path, accelerator: Accelerator, resume: bool
 ) -> tuple[Run, Judge, dict[str, Reviews]]:
     """Trains a run, or the remainder of it, without testing."""
+    if config.preset == "semi" and given.teacher and not (given.teacher / "summary.json").exists():
+        raise UserError(f"--teacher must be a run that has ended, and {given.teacher} has no summary.json")
     parts, learn = prepare(config, given)
     folder = RunFolder(path)
     described = vars(config) | {

@@ -213,7 +213,7 @@ class _Graph:
         return producer if axes == (["B", "T", "DH"] if self.layout(node) else ["T", "B", "DH"]) else None
 
     def _width(self, node: Any) -> tuple[int, int]:
-        """D*H and H by a node's weights, 0 where these are no constants."""
+        """D*H and H by a node's weights, 0 where these are not constant."""
         recurrent = self.constant(node.input[2]) if len(node.input) > 2 else None  # (D, 3H, H)
         if recurrent is None or recurrent.ndim != 3:
             return 0, 0
