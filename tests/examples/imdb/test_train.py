@@ -244,6 +244,7 @@ REFUSED = {
     "out of range": (["--epochs", 0], "--epochs must be from 1 to inf, got 0"),
     "no probability": (["--dropout", 1.5], "--dropout must be from 0 to 1, got 1.5"),
     "fp16 on a CPU": (["--precision", "fp16"], "--precision fp16 needs a GPU"),
+    "a seed below 0": (["--seed", -1], "--seed must be from 0 to 4294967295, got -1"),
     "no GPU": (["--device", "cuda"], "--device cuda needs a GPU"),
 }
 
@@ -286,6 +287,38 @@ def test_a_folder_of_other_files_is_refused(data, tmp_path):
     with pytest.raises(UserError, match="contains files but not a run"):
         imdb.train(tmp_path, "--data", data)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(data, tmp_path):
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UserError, match=r"could not write .*lock: .*(File exists|Not a directory)"):
+            imdb.train(output, "--data", data)
+
+
+def test_epochs_may_change_for_one_gru_only_and_are_recorded(book, data, tmp_path):
+    run = shutil.copytree(book, tmp_path / "run")
+    imdb.train(run, "--data", data, *imdb.BOOK, "--epochs", 2, "--resume")
+    assert json.loads((run / "config.json").read_text())["epochs"] == 2
+    two = imdb.train(tmp_path / "two", "--data", data, *imdb.BOOK, "--epochs", 1, "--members", 2)
+    with pytest.raises(UserError, match=r"epochs: 1 there, 2 now"):
+        imdb.train(two, "--data", data, *imdb.BOOK, "--epochs", 2, "--members", 2, "--resume")
+
+
+def test_a_teacher_has_ended(data, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_after(9, patch)
+        imdb.train(tmp_path / "best", "--data", data, *imdb.BEST)
+    for teacher in ("best", "nowhere"):
+        with pytest.raises(UserError, match=f"must be a run that has ended, and .*{teacher} has no summary.json"):
+            imdb.train(tmp_path / "run", "--data", data, *imdb.SEMI, "--teacher", tmp_path / teacher)
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_few_reviews_are_named(tmp_path):
+    folder = imdb.write_parquet(tmp_path / "data", train=6)
+    with pytest.raises(UserError, match="too few reviews of either label are left for training"):
+        imdb.train(tmp_path / "run", "--data", folder, *imdb.BEST)
 
 
 def test_missing_data_are_named_and_nothing_is_made(tmp_path):
