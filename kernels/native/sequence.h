@@ -32,7 +32,7 @@ struct Sequence {
   }
 
   // The most rows of a chunk, or of a step.
-  int64_t chunk_rows() const { return std::max(CHUNK_ROWS, call.segments); }
+  int64_t chunk_rows() const { return std::max(std::min(CHUNK_ROWS, call.T * call.B), call.segments); }
 
   // Where a row of step k lies in an array with strides for time and batch; `offset` rows run before that step.
   template <typename T>
