@@ -19,6 +19,7 @@ _NO_GRADIENTS = (0,) * 16
 _NO_NOISE = (0, 0, 0, 0, 1.0)
 PLAIN = 0, 1  # tanh for the candidate and sigmoid for the gates, as activations.h counts them
 _NOWHERE = (0, 0, 0)  # a tensor that is not given, with two strides
+_WORTH_PACKED = 2**19  # B H (I + H) of a step: with fewer products, packed weights cost more than they save
 DX = 2  # parts that dx is the sum of, at most: recurrence d adds to part d % DX, in an order that no thread changes
 
 
@@ -158,7 +159,7 @@ def step(
         *_NO_GRADIENTS,
     ]
     held: list[object] = []
-    call = _packed_if_held(fields, group, held)
+    call = _packed_if_held(fields, group, held) if B * H * (I + H) >= _WORTH_PACKED else _PACK(*fields)
     if LIBRARY.gru_forward(call, 1) if held else LIBRARY.gru_step(call):
         raise MemoryError(f"gru_step: not enough memory for {B} rows of {I} features and {H} units")
 
