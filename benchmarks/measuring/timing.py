@@ -13,7 +13,7 @@ import torch
 
 Name = TypeVar("Name", bound=Hashable)
 SECONDS = {"cpu": 1.0, "cuda": 6.0}  # per case, over all its runs; no round starts later, after the first three
-BURST_MS = 1.0  # shorter runs are called several times per sample on a CPU: reading a clock takes a microsecond
+BURST_MS = 5.0  # shorter runs are called several times per sample on a CPU, since a sample begins with cold caches
 FLUSH_BYTES = 2**28  # larger than any L2 cache, so that a run does not find data of the one before
 
 
