@@ -43,10 +43,15 @@ def measure(
 ) -> Iterator[Row]:
     """Yields a row per provider on one case; those with threads of their own are built and timed last, one by one."""
     problem = Problem(case, mode, device)
-    apart = [name for name in names if PROVIDERS[name].own_threads]
+    apart = [name for name in names if _has_own_threads(name)]
     yield from _measure(problem, [name for name in names if name not in apart], rounds, device, seconds)
     for name in apart:
         yield from _measure(problem, [name], rounds, device, seconds)
+
+
+def _has_own_threads(name: str) -> bool:
+    own = PROVIDERS[name].own_threads
+    return own == "always" or (own == "of several" and torch.get_num_threads() > 1)
 
 
 def _measure(problem: Problem, names: list[str], rounds: int, device: str, seconds: float | None) -> Iterator[Row]:
@@ -54,7 +59,7 @@ def _measure(problem: Problem, names: list[str], rounds: int, device: str, secon
     for name in names:
         rows[name] = row = new_row(name, problem.mode, problem.case, device)
         row.precision = problem.precision
-        alone &= not PROVIDERS[name].own_threads
+        alone &= not _has_own_threads(name)
         try:
             runs[name] = _checked(PROVIDERS[name](copy.deepcopy(problem.layer)), problem, row, device)
         except torch.OutOfMemoryError:

@@ -22,7 +22,7 @@ class Provider:
     trains = True  # computes gradients of x and of the parameters
     exact = True  # computes a GRU, so its results are compared with float64
     reset_after = True  # the form of the GRU
-    own_threads = False  # has threads of its own, which spin: it is built and run after the others
+    own_threads = "never"  # "always", or "of several" threads: those spin, so it is built and run after the others
 
     def __init__(self, layer: nn.GRU):
         self.layer: nn.Module = layer

@@ -31,7 +31,7 @@ class OnnxRuntime(Provider):
     """The exported model in onnxruntime, with initial states and lengths only if there are any."""
 
     trains = False
-    own_threads = True
+    own_threads = "of several"
 
     def __init__(self, layer: nn.GRU):
         self.onnxruntime, self.layer = imported("onnxruntime"), layer
@@ -68,7 +68,7 @@ class OpenVino(Provider):
     """
 
     trains = False
-    own_threads = True
+    own_threads = "always"
 
     def __init__(self, layer: nn.GRU):
         self.core, self.layer = imported("openvino").Core(), layer
@@ -109,7 +109,7 @@ class Keras(Provider):
     """keras.layers.GRU on JAX, compiled."""
 
     trains = False
-    own_threads = True
+    own_threads = "always"
 
     def __init__(self, layer: nn.GRU):
         os.environ.setdefault("KERAS_BACKEND", "jax")
