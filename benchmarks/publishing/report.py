@@ -38,8 +38,9 @@ DATA = {"sample": "synthetic sample"}
 INTRODUCTION = (
     "Each figure is the median of runs that alternate between libraries in one process, on fresh random inputs, with "
     "the input projection included; those with threads of their own (OpenVINO, Keras, with several threads "
-    "onnxruntime) run after the others, one by one. Training is forward and backward. *Times as fast as* is the other library's time divided by "
-    "grucore's: above 1, grucore is faster. For rows of different lengths nn.GRU gets a PackedSequence "
+    "onnxruntime) run after the others, one by one. Training is forward and backward. *Times as fast as* is the other "
+    "library's time divided by grucore's: above 1, grucore is faster. For rows of different lengths nn.GRU gets a "
+    "PackedSequence "
     "(*packed*), or a padded batch whose padding is cleared afterwards (*padded*); ratios use the faster one that was "
     "measured. *Products only* computes only the layer's matrix products, one by one. FlashRNN and TorchRL are built "
     "for GPUs; on a CPU their plain PyTorch form runs. The results of every GRU were compared with float64 before it "
