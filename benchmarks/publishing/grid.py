@@ -179,8 +179,9 @@ def has_cells(rows: Iterable[Row]) -> bool:
 
 def section(machine: Run, rows: list[Row], limits: Mapping[Run, Mapping[str, float]]) -> list[str]:
     """Makes a machine's tables, with its peak if it was measured."""
-    anywhere = machine._replace(instruction_set="")  # a file of limits names no set: its rows do
-    known = {what: v for run, values in limits.items() if run.machine == anywhere for what, v in values.items()}
+    bare = machine._replace(instruction_set="", commit="")  # limits are the machine's; their rows name the sets
+    same = (values for run, values in limits.items() if run.machine._replace(commit="") == bare)
+    known = {what: v for values in same for what, v in values.items()}
     bound = peak.peak_of(known, machine.instruction_set)
     software = f"torch {machine.torch}, triton {machine.triton}"
     lines = ["", f"## {heading(machine)}, commit {machine.commit}"]

@@ -173,7 +173,7 @@ def test_tables_compare_by_cpu_on_one_thread_and_by_wall_on_all():
     rows += [row("grucore-auto", 4.0, 9, **ON_TWO), row("torch", 12.0, 9, **ON_TWO)]
     operations = ceilings.work(CASE, "inference")[0]
     limit = {"one core fma avx2": operations / 1e-3 / 1e12 * 2}  # so that a millisecond is half the peak
-    limits = {Run("cpu, 2 threads", "2+cpu", "", "", "abc"): limit}
+    limits = {Run("cpu, 2 threads", "2+cpu", "", "", "of another commit"): limit}
     page = report.report(rows, limits, [])
     assert "## cpu, native kernels with avx2, commit abc" in page and page.count("## cpu") == 1
     assert "*CPU* is CPU time with 1 thread. *wall* is wall time with 2" in page
