@@ -112,7 +112,7 @@ def imdb_ablations(root: Path) -> str:
         expected = json.loads(recipe.read_text())["config"]
         for file in (recipe, *sorted(folder.glob(f"ablations/{preset}-*.json"))):
             run = json.loads(file.read_text())
-            names = (expected.keys() | run["config"].keys()) - {"reviews", "data", "bucketed"}  # the last: older runs
+            names = (expected.keys() | run["config"].keys()) - {"reviews", "data", "teacher", "bucketed"}  # older runs
             pairs = {name.replace("_", " "): (expected.get(name), run["config"].get(name)) for name in sorted(names)}
             changed = {name: new for name, (old, new) in pairs.items() if old != new}
             shown = {float: "{:.4g}", type(None): "none"}

@@ -152,6 +152,11 @@ class RunFolder:
             raise UserError(f"{path} does not match config.json and vocabulary.json: {error}") from error
         return judge.eval()
 
+    def digest(self) -> str:
+        """A short digest of the model."""
+        with self._reading("best.safetensors", "the model of a run"):
+            return hashlib.sha256((self / "best.safetensors").read_bytes()).hexdigest()[:16]
+
     def read_tensors(self, name: str) -> dict[str, Tensor]:
         """Reads a safetensors file that is not a model."""
         with self._reading(name, "a file of this run (delete it, to make it again)"):

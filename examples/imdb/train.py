@@ -289,13 +289,15 @@ def train_run(
     config: Config, given: argparse.Namespace, path: Path, accelerator: Accelerator, resume: bool
 ) -> tuple[Run, Judge, dict[str, Reviews]]:
     """Trains a run, or the remainder of it, without testing."""
-    if config.preset == "semi" and given.teacher and not (given.teacher / "summary.json").exists():
-        raise UserError(f"--teacher must be a run that has ended, and {given.teacher} has no summary.json")
+    teacher = given.teacher if config.preset == "semi" else None
+    if teacher and not (teacher / "summary.json").exists():
+        raise UserError(f"--teacher must be a run that has ended, and {teacher} has no summary.json")
     parts, learn = prepare(config, given)
     folder = RunFolder(path)
     described = vars(config) | {
         "data": given.data if given.data in ("sample", "hub") else "folder",
         "reviews": {name: part.digest() for name, part in parts.items()},
+        "teacher": RunFolder(teacher).digest() if teacher else None,
     }
     if accelerator.is_main_process:
         folder.start(described, resume, learn)

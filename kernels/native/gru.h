@@ -2,7 +2,6 @@
 #pragma once
 #include <cstdint>
 
-
 // One recurrence of a layer: a direction, or one of its heads. All fields have 8 bytes, so that Python fills them as
 // int64. T steps, B rows, I features, H hidden units. Memory is of float, or of double where float64 says so. Strides
 // count elements; the last dimension is dense, and so is all that has no stride. Weights have gates in the order r, z,
@@ -95,7 +94,7 @@ struct GruQuantised {
 #define EXPORTED(name) GRU_EXPANDED(name, INSTRUCTION_SET)
 
 extern "C" {
-const char* gru_sources();  // a digest of the sources that the library was built from, see sources.py
+const char* gru_sources();          // a digest of the sources that the library was built from, see sources.py
 const char* gru_instruction_set();  // null where the processor has none that the library was built for
 int64_t gru_packed_bytes(const GruCall* call);
 void gru_pack(const GruCall* call, void* packed);  // aligned to 64 bytes

@@ -305,10 +305,14 @@ def test_epochs_may_change_for_one_gru_only_and_are_recorded(book, data, tmp_pat
         imdb.train(two, "--data", data, *imdb.BOOK, "--epochs", 2, "--members", 2, "--resume")
 
 
-def test_a_teacher_has_ended(data, tmp_path, monkeypatch):
+def test_a_teacher_has_ended_and_stays(data, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_after(9, patch)
         imdb.train(tmp_path / "best", "--data", data, *imdb.BEST)
+    ended = [imdb.train(tmp_path / str(seed), "--data", data, *imdb.BEST, "--seed", seed) for seed in (1, 2)]
+    run = imdb.train(tmp_path / "semi", "--data", data, *imdb.SEMI, "--teacher", ended[0])
+    with pytest.raises(UserError, match=r"contains another run \(teacher: '\w+' there, '\w+' now\)"):
+        imdb.train(run, "--data", data, *imdb.SEMI, "--teacher", ended[1], "--resume")
     for teacher in ("best", "nowhere"):
         with pytest.raises(UserError, match=f"must be a run that has ended, and .*{teacher} has no summary.json"):
             imdb.train(tmp_path / "run", "--data", data, *imdb.SEMI, "--teacher", tmp_path / teacher)
