@@ -67,7 +67,7 @@ def to_flax(model: GRU, *, api: str = "linen", ignore_dropout: bool = False) -> 
     their sums. Everything else is bit for bit; from_flax of the result gives a layer whose b_hr and b_hz are 0.
 
     Args:
-        model: the layer.
+        model: the layer; a subclass's own code stays behind, here and in the other converters.
         api: "linen" for trees of parameters with NumPy arrays (Flax is not needed), "nnx" for flax.nnx.GRUCell.
         ignore_dropout: leave out dropout and recurrent_dropout, which act only in training.
 

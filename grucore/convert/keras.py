@@ -123,7 +123,7 @@ def to_keras(model: GRU, *, ignore_dropout: bool = False) -> list[Any]:
     With reset_after=False Keras has one bias: b_ih + b_hh. Everything else is bit for bit.
 
     Args:
-        model: the layer; its dtype becomes that of the Keras layers.
+        model: the layer, without the code of a subclass; its dtype becomes that of the Keras layers.
         ignore_dropout: leave out dropout and recurrent_dropout, which act only in training.
 
     Returns:

@@ -41,7 +41,7 @@ def to_onnx(
     Runtimes have their own limits: onnxruntime has no GRU in float64, and aborts the process if T = 0 or B = 0.
 
     Args:
-        model: the layer, or a quantised one; dropout is not written.
+        model: the layer, or a quantised one; dropout and the code of a subclass are not written.
         path: the file to write; it must not exist.
         h0: whether the file takes an initial state.
         lengths: whether the file takes lengths.

@@ -15,6 +15,7 @@ from opacus.validators import register_module_fixer, register_module_validator
 from opacus.validators.errors import ShouldReplaceModuleError, UnsupportedModuleError
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.utils import parametrize
 
 from grucore import copies
 from grucore.cell import GRUCell
@@ -134,6 +135,8 @@ def per_sample_gradients(layer: DPGRU, activations: Sequence[Tensor], backprops:
     Raises:
         InputError: the samples do not come first.
     """
+    if parametrize.is_parametrized(layer):
+        raise TypeError("a parametrised DPGRU has no per-sample gradients: remove its parametrisations")
     bare = _WithoutHooks(layer)
     trained = {name: parameter for name, parameter in bare.named_parameters() if parameter.requires_grad}
     size = layer.num_directions * layer.hidden_size * (activations[0].shape[1] + layer.num_layers)

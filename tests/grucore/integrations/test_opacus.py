@@ -198,6 +198,12 @@ REFUSED = {
         ),
         "a subclass of DPGRU",
     ),
+    "a parametrised one of its own": (
+        lambda o, g: (
+            g.GradSampleModule(weight_norm(o.DPGRU(3, 4), "weight_ih_l0"))(torch.randn(T, B, 3))[0].sum().backward()
+        ),
+        "has no per-sample gradients",
+    ),
     "not fixed": (
         lambda o, g: g.GradSampleModule(GRU(3, 4))(torch.randn(T, B, 3))[0].sum().backward(),
         "ModuleValidator.fix",
