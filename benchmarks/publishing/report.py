@@ -106,7 +106,7 @@ def fresh(found: list[Cell]) -> list[str]:
             if cell.mode == mode:
                 measured = [[name(p), figure(value)] for p in cell.rows if (value := cell.value(p, column))]
                 lines += ["", f"### {title}: {shape(cell.case)}, {cell.case.dtype}", ""]
-                lines += ["Of what trains, forward and backward; of the others, inference.", ""]
+                lines += ["Forward and backward, or inference for a library that does not train.", ""]
                 lines += table(["provider", unit], measured, cell.rows.values())
     return lines
 

@@ -127,12 +127,7 @@ class _Graph:
         states = [""] * layers
         if self.h0 and layers > 1:
             states = [f"h0_{k}" for k in range(layers)]
-            self._add(
-                "Split",
-                ["h0", self._constant("split", torch.full((layers,), directions, device="cpu"))],
-                states,
-                axis=0,
-            )
+            self._add("Split", ["h0", self._integers("split", [directions] * layers)], states, axis=0)
         elif self.h0:
             states = ["h0"]
         x = self._add("Transpose", ["input"], ["x_0"], perm=[1, 0, 2]) if model.batch_first else "input"
@@ -183,12 +178,10 @@ class _Graph:
         """Y (T, D, B, H) as (T, B, D*H): the next layer's input, or the output of the last."""
         name = "output" if last and not self.model.batch_first else f"x_{k + 1}"
         if not self.model.bidirectional:
-            axes = self._constant(f"squeeze_{k}", torch.tensor([1], device="cpu"))
+            axes = self._integers(f"squeeze_{k}", [1])
             return self._add("Squeeze", [f"y_{k}", axes], [name])
         self._add("Transpose", [f"y_{k}"], [f"y_{k}_transposed"], perm=[0, 2, 1, 3])
-        shape = self._constant(
-            f"shape_{k}", torch.tensor([0, 0, 2 * self.model.hidden_size], device="cpu")
-        )  # 0: unchanged
+        shape = self._integers(f"shape_{k}", [0, 0, 2 * self.model.hidden_size])  # 0: unchanged
         return self._add("Reshape", [f"y_{k}_transposed", shape], [name])
 
     def _add_final_state(self) -> None:
@@ -198,14 +191,8 @@ class _Graph:
             self._add("Concat", states, ["h_n"], axis=0)
             return
         self._add("Concat", states, ["h_last"], axis=0)
-        self._add(
-            "Equal",
-            ["lengths", self._constant("zero", torch.tensor(0, dtype=torch.int32, device="cpu"))],
-            ["empty_rows"],
-        )
-        self._add(
-            "Unsqueeze", ["empty_rows", self._constant("unsqueeze", torch.tensor([0, 2], device="cpu"))], ["empty"]
-        )
+        self._add("Equal", ["lengths", self._integers("zero", 0, torch.int32)], ["empty_rows"])
+        self._add("Unsqueeze", ["empty_rows", self._integers("unsqueeze", [0, 2])], ["empty"])
         self._add("Where", ["empty", "h0", "h_last"], ["h_n"])
 
     def _add(self, op: str, inputs: list[str], outputs: list[str], **attributes: Any) -> str:
@@ -213,6 +200,9 @@ class _Graph:
             inputs = inputs[:-1]
         self.nodes.append(self.onnx.helper.make_node(op, inputs, outputs, **attributes))
         return outputs[0]
+
+    def _integers(self, name: str, values: int | list[int], dtype: torch.dtype = torch.int64) -> str:
+        return self._constant(name, torch.tensor(values, dtype=dtype, device="cpu"))
 
     def _constant(self, name: str, tensor: Tensor) -> str:
         self.constants.append(self.onnx.numpy_helper.from_array(to_array(tensor), name))

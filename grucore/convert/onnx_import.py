@@ -196,7 +196,7 @@ class _Graph:
         return stack
 
     def layer_before(self, node: Any) -> Any:
-        """The GRU node of the same options whose concatenated directions are this one's input; None without one."""
+        """The GRU node of the same size and options whose concatenated directions this one reads; None without one."""
         moves: list[Any] = []
         name = node.input[0]
         while (producer := self.producers.get(name)) is not None and producer.op_type in _LAYOUT:
@@ -204,8 +204,8 @@ class _Graph:
             name = producer.input[0]
         if producer is None or id(producer) not in self.nodes or name != producer.output[0]:
             return None
-        (width, units), own = self._width(producer), self._width(node)
-        if units != own[1] or self.options(producer) != self.options(node):
+        (width, units), (_, own_units) = self._width(producer), self._width(node)
+        if units != own_units or self.options(producer) != self.options(node):
             return None  # a layer of its own
         axes = ["B", "T", "D", "H"] if self.layout(producer) else ["T", "D", "B", "H"]
         for move in moves:
