@@ -18,7 +18,7 @@ from .flags import step_flags
 from .noise import dropout_factors, zone_out
 from .plan import device, kind, plan
 
-PATIENCE = 2**27  # polls per program and launch, plus 256 per step: minutes at most, since each goes through the L2 cache
+PATIENCE = 2**27  # polls per program and launch, plus 256 per step: a minute or two, each through the L2 cache
 
 # The least steps of a chunk, and the bytes of one value per unit and step up to which it is longer. The forward pass
 # has four such values at a time, the backward pass a dozen.
