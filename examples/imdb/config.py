@@ -54,7 +54,6 @@ OPTIONS = {
     "ngram_share": Option(float, None, 0.25, 0.25, "of the n-grams by themselves in the prediction", most=1),
     "plain": Option(int, None, 1, 2, "so many GRUs, the first, are not told of n-grams"),
     "pretraining_epochs": Option(int, None, 8, 4, "passes over all texts, without labels, before the GRUs' first"),
-    "rounds": Option(int, None, None, 2, "of training on soft labels by the previous round, or by best", least=1),
     "soft_weight": Option(float, None, None, 0.5, "of what the teacher labelled, where n-grams are fitted", most=0.99),
 }
 
@@ -85,7 +84,7 @@ def parse(description: str | None) -> tuple[argparse.Namespace, Config]:
     parser.add_argument("--output", type=Path, help="the run's folder; default runs/imdb-PRESET-DATA-GRU-SEED")
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     parser.add_argument("--checkpoint-every", type=int, metavar="N", help="also save every N steps")
-    parser.add_argument("--teacher", type=Path, metavar="RUN", help="of semi: a run of best; default: trains one")
+    parser.add_argument("--teacher", type=Path, metavar="RUN", help="of semi: a run of best, or of semi again")
     parser.add_argument("--no-test", action="store_true", help="leave the test split for later, with --resume")
     parser.add_argument("--describe", action="store_true", help="print what would be trained as JSON, and stop")
     flags = {name: f"--{name.replace('_', '-')}" for name in OPTIONS}

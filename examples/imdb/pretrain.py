@@ -7,7 +7,7 @@ starts, as in Dai and Le 2015 (arXiv:1511.01432).
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 if TYPE_CHECKING:
+    from run_folder import RunFolder
     from train import Run
 
 REACH = 30  # the number of words that are predicted together
@@ -30,18 +31,27 @@ LEARNING_RATE = 5e-3  # the highest of one cycle
 PRETRAINED, CHECKPOINT = "pretrained.safetensors", "pretraining.pt"
 
 
-def pretrained(run: "Run", tokens: list[Tensor]) -> dict[str, Tensor]:
+def pretrained(run: "Run", tokens: list[Tensor], teacher: "RunFolder | None") -> dict[str, Tensor]:
     """The weights of an embedding and a GRU trained on the texts `tokens`, and how long it took, in seconds.
 
-    Nothing is trained if the run's folder contains them.
+    Nothing is trained if the run's folder contains them, or that of its teacher, if they are the same there.
     """
     if not (run.folder / PRETRAINED).exists():
-        state = _train(run, tokens)
+        if teacher and (teacher / PRETRAINED).exists() and _depends_on(teacher) == _depends_on(run.folder):
+            state = teacher.read_tensors(PRETRAINED)
+        else:
+            state = _train(run, tokens)
         if run.accelerator.is_main_process:
             run.folder.write_tensors(PRETRAINED, state)
             (run.folder / CHECKPOINT).unlink(missing_ok=True)
         run.accelerator.wait_for_everyone()
     return run.folder.read_tensors(PRETRAINED)
+
+
+def _depends_on(folder: "RunFolder") -> list[Any]:
+    names = ("reviews", "seed", "gru", "precision", "vocabulary_size", "segment", "embedding_size", "hidden_size")
+    names += ("embedding_dropout", "word_dropout", "pretraining_epochs")
+    return [folder.read_config().get(name) for name in names]
 
 
 class WordsAhead(nn.Module):

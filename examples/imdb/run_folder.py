@@ -8,8 +8,8 @@ last.pt            the state that the next step needs
 curves.png         loss and accuracy against epochs
 summary.json       the test result, when the run has ended
 predictions.png    confusion matrix and calibration
-teacher/, soft-labels.safetensors    for `semi`: the previous round or a run of `best`, and its labels
-pretrained.safetensors               for `semi`: where its GRUs start; pretraining.pt while these are trained
+soft-labels.safetensors    of `semi`: the teacher's labels of the unlabelled reviews
+pretrained.safetensors     where the GRUs of `best` and `semi` start; pretraining.pt until it is complete
 .lock              held by the process that trains the run
 """
 

@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,11 +24,11 @@ from typing import Any
 import data
 import torch
 from accelerate import Accelerator
-from config import Config, UserError, command, parse, preset
+from config import Config, UserError, command, parse
 from data import Batch, Encoded, Reviews
 from evaluation import judged, margins_of, measured, save_curves, save_predictions, set_sharpness
 from model import Judge, build_member, parameter_count
-from pretrain import PRETRAINED, pretrained
+from pretrain import pretrained
 from run_folder import RunFolder, provenance
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -255,28 +254,17 @@ def prepare(config: Config, given: argparse.Namespace) -> tuple[dict[str, Review
     return parts, lambda: data.learn_vocabulary(texts, config.vocabulary_size)
 
 
-def soft_labels(run: Run, given: argparse.Namespace, texts: Reviews) -> Tensor:
-    """The probability that each unlabelled review is positive, by the previous round or a run of `best`."""
+def soft_labels(run: Run, teacher: RunFolder, texts: Reviews) -> Tensor:
+    """The probability that each unlabelled review is positive, by the teacher."""
     if not (run.folder / "soft-labels.safetensors").exists():
-        is_first = run.config.rounds == 1
-        if is_first and given.teacher:
-            teacher = RunFolder(given.teacher)
-        else:
-            teacher = RunFolder(run.folder / "teacher")
-            shared = ("gru", "seed", "embedding_size", "hidden_size", "vocabulary_size", "ngrams", "precision")
-            best = Config(**vars(preset("best")) | {name: getattr(run.config, name) for name in shared})
-            config = best if is_first else Config(**vars(run.config) | {"rounds": run.config.rounds - 1})
-            train_run(config, given, teacher.path, run.accelerator, resume=(teacher / "config.json").exists())
         if teacher.read_config()["reviews"]["validation"] != run.folder.read_config()["reviews"]["validation"]:
             raise UserError(f"{teacher.path} was trained on {run.folder.path}'s validation data, so cannot teach it")
         tokenizer = teacher.read_tokenizer()
         judge = teacher.read_judge(tokenizer).to(run.accelerator.device)
         run.say(f"labelling {len(texts.texts):,} reviews")
         margins = run.margins(judge.margins, data.encode(tokenizer, texts))
-        probabilities = judge.combine(margins).sigmoid().cpu()
         if run.accelerator.is_main_process:
-            if not is_first and run.config.pretraining_epochs:  # all rounds start from the same weights
-                run.folder.write(PRETRAINED, partial(shutil.copyfile, teacher / PRETRAINED))
+            probabilities = judge.combine(margins).sigmoid().cpu()
             run.folder.write_tensors("soft-labels.safetensors", {"probabilities": probabilities})
         run.accelerator.wait_for_everyone()
     found = run.folder.read_tensors("soft-labels.safetensors")["probabilities"]
@@ -286,33 +274,35 @@ def soft_labels(run: Run, given: argparse.Namespace, texts: Reviews) -> Tensor:
 
 
 def train_run(
-    config: Config, given: argparse.Namespace, path: Path, accelerator: Accelerator, resume: bool
+    config: Config, given: argparse.Namespace, path: Path, accelerator: Accelerator
 ) -> tuple[Run, Judge, dict[str, Reviews]]:
     """Trains a run, or the remainder of it, without testing."""
-    teacher = given.teacher if config.preset == "semi" else None
+    teacher = RunFolder(given.teacher) if given.teacher else None
+    if (teacher is None) == (config.preset == "semi"):
+        raise UserError("--teacher RUN, which labels the unlabelled reviews, is needed for semi, and only for it")
     if teacher and not (teacher / "summary.json").exists():
-        raise UserError(f"--teacher must be a run that has ended, and {teacher} has no summary.json")
+        raise UserError(f"--teacher must be a run that has ended, and {teacher.path} has no summary.json")
     parts, learn = prepare(config, given)
     folder = RunFolder(path)
     described = vars(config) | {
         "data": given.data if given.data in ("sample", "hub") else "folder",
         "reviews": {name: part.digest() for name, part in parts.items()},
-        "teacher": RunFolder(teacher).digest() if teacher else None,
+        "teacher": teacher and teacher.digest(),
     }
     if accelerator.is_main_process:
-        folder.start(described, resume, learn)
+        folder.start(described, given.resume, learn)
     accelerator.wait_for_everyone()
     tokenizer = folder.read_tokenizer()
     run = Run(config, folder, accelerator, tokenizer, given.checkpoint_every)
     train_part, validation = (data.encode(tokenizer, parts[name]) for name in ("train", "validation"))
     importance = torch.ones(len(train_part.tokens))
-    if config.preset == "semi":
+    if teacher:
         unlabelled = data.encode(tokenizer, parts["unlabelled"])
-        targets = torch.cat([train_part.targets, soft_labels(run, given, parts["unlabelled"])])
+        targets = torch.cat([train_part.targets, soft_labels(run, teacher, parts["unlabelled"])])
         importance = torch.cat([importance, torch.full((len(unlabelled.tokens),), config.soft_weight)])
         train_part = Encoded(train_part.tokens + unlabelled.tokens, targets)
     if config.pretraining_epochs:
-        run.pretrained = pretrained(run, train_part.tokens)
+        run.pretrained = pretrained(run, train_part.tokens, teacher)
     saved = folder.read_checkpoint() if (folder / "last.pt").exists() else None
     trained = saved is not None and bool(saved["metrics"])  # at least one epoch, so there is a best one
     judge = folder.read_judge(tokenizer) if trained else Judge(config, tokenizer.get_vocab_size(), members=0)
@@ -389,7 +379,7 @@ def main() -> None:
         print("--data sample: synthetic reviews from a grammar, not IMDB", flush=True)
     try:
         splits = ("validation",) if given.no_test else ("validation", "test")
-        evaluate(*train_run(config, given, path, accelerator, given.resume), splits)
+        evaluate(*train_run(config, given, path, accelerator), splits)
     except KeyboardInterrupt:
         sys.stderr.write(f"\ninterrupted: the files in {path} are complete; continue with --resume --output {path}\n")
         sys.exit(130)

@@ -20,7 +20,7 @@ BOOK = ["--gru", "torch"]
 TINY = ["--hidden-size", "8", "--embedding-size", "8", "--device", "cpu"]
 SMALL = ["--ngrams", "500", "--batch-size", "20", "--members", "2", "--vocabulary-size", "200"]
 BEST = ["--preset", "best", *SMALL, "--plain", "0", "--pretraining-epochs", "0"]
-SEMI = ["--preset", "semi", *SMALL, "--plain", "1", "--rounds", "1", "--epochs", "1"]
+SEMI = ["--preset", "semi", *SMALL, "--plain", "1", "--epochs", "1"]
 
 
 def environment() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Pre-training, checked against plain loops over words; interrupted runs; damaged files."""
 
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -111,7 +112,7 @@ def test_it_resumes_with_the_same_bits(semi, flags, tmp_path, monkeypatch):
         imdb.train(tmp_path / "run", *flags)
     assert (tmp_path / "run" / "pretraining.pt").exists()
     run = imdb.train(tmp_path / "run", *flags, "--resume")
-    assert not (run / "pretraining.pt").exists() and not (run / "teacher").exists()
+    assert not (run / "pretraining.pt").exists()
     first, second = (imdb.state(each) for each in (semi, run))
     assert all(torch.equal(first[name], second[name]) for name in first)
     first, second = (load_file(each / "pretrained.safetensors") for each in (semi, run))
@@ -138,6 +139,21 @@ def test_the_grus_start_from_it(semi, flags, tmp_path):
             of_member = members[f"members.{member}.{name}"]
             assert torch.equal(of_member[..., : weights.shape[-1]], weights)
     assert not torch.equal(imdb.state(semi)["members.0.embedding.weight"], start["embedding.weight"])
+
+
+@pytest.mark.slow
+def test_a_second_round_starts_from_the_first_ones(semi, flags, tmp_path, monkeypatch):
+    """With new labels; unless it would be another GRU."""
+    shorten(monkeypatch)
+    second = ["--teacher", semi, "--no-test"]
+    run = imdb.train(tmp_path / "run", *flags, *second, "--clip", 2)
+    first, again = (load_file(each / "pretrained.safetensors") for each in (semi, run))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    labels = [load_file(each / "soft-labels.safetensors")["probabilities"] for each in (semi, run)]
+    assert not torch.equal(*labels)
+    assert not {name for name in json.loads((run / "summary.json").read_text()) if name.startswith("test")}
+    run = imdb.train(tmp_path / "wider", *flags, *second, "--hidden-size", 12)
+    assert load_file(run / "pretrained.safetensors")["gru.weight_hh_l0"].shape == (36, 12)
 
 
 @pytest.mark.slow
