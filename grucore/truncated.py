@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from grucore.errors import InputError, check_tensor
+from grucore.errors import InputError, check_size, check_tensor
 from grucore.module import GRU
 from grucore.steps import Lengths, check_step_flag, checked_lengths
 
@@ -55,7 +55,9 @@ def truncated_bptt(
         `Part`: the slice of steps, y, and h_n.
 
     Raises:
-        InputError: steps below 1, a bidirectional model, input that is not a batch, lengths out of range.
+        TypeError: steps that are not an integer, a model that is not a `GRU`.
+        InputError: steps below 1, a bidirectional model, input that is not a batch, lengths out of range. All come from
+            the call itself, not with the first part.
 
     Example:
         >>> import torch
@@ -66,8 +68,9 @@ def truncated_bptt(
         >>> part.steps, part.h_n.shape
         (slice(8, 10, None), torch.Size([1, 2, 4]))
     """
-    if steps < 1:
-        raise InputError(f"steps must be at least 1, got {steps}")
+    steps = check_size("steps", steps)
+    if not hasattr(model, "bidirectional"):  # a compiled GRU has it
+        raise TypeError(f"model must be a grucore.GRU, got {type(model).__name__}")
     if model.bidirectional:
         raise InputError("truncated_bptt requires a unidirectional layer: backwards, no state is carried over")
     check_tensor("input", input)
@@ -87,17 +90,21 @@ def truncated_bptt(
         first = input.new_zeros(model.num_layers, batch, model.hidden_size)
         if model.learn_initial_state:
             first = model.initial_state.unsqueeze(1).expand(-1, batch, -1)
-    for begin in range(0, total, steps):
-        part = slice(begin, min(begin + steps, total))
-        flags = {name: _part(flag, time, part) for name, flag in (("mask", mask), ("reset", reset))}
-        if reset_state is not None or (reset is not None and begin > 0):
-            flags["reset_state"] = first
-        if lengths is not None:
-            flags["lengths"] = (lengths - begin).clamp(0, part.stop - begin)
-        x = input.narrow(time, begin, part.stop - begin)
-        y, h_n = model(x, hx, **flags)
-        yield Part(part, y, h_n)
-        hx = h_n.detach()
+
+    def parts(hx: Tensor | None) -> Iterator[Part]:
+        for begin in range(0, total, steps):
+            part = slice(begin, min(begin + steps, total))
+            flags = {name: _part(flag, time, part) for name, flag in (("mask", mask), ("reset", reset))}
+            if reset_state is not None or (reset is not None and begin > 0):
+                flags["reset_state"] = first
+            if lengths is not None:
+                flags["lengths"] = (lengths - begin).clamp(0, part.stop - begin)
+            x = input.narrow(time, begin, part.stop - begin)
+            y, h_n = model(x, hx, **flags)
+            yield Part(part, y, h_n)
+            hx = h_n.detach()
+
+    return parts(hx)
 
 
 def _off_padding(reset: Tensor, mask: Tensor, time: int) -> Tensor:

@@ -145,7 +145,7 @@ def test_bad_reset_states(options, call, message):
 
 
 BAD_PARTS = {
-    "steps": ({}, (T, B, 3), 0, "steps must be at least 1, got 0"),
+    "steps": ({}, (T, B, 3), 0, "steps must be greater than zero, got 0"),
     "two-way": ({"bidirectional": True}, (T, B, 3), 4, "unidirectional"),
     "unbatched": ({}, (T, 3), 4, "must have 3 dimensions"),
 }
@@ -173,4 +173,11 @@ def test_bad_arguments_of_parts(call, error, message):
 @pytest.mark.parametrize("options, shape, steps, message", BAD_PARTS.values(), ids=BAD_PARTS)
 def test_bad_parts(options, shape, steps, message):
     with pytest.raises(InputError, match=message):
-        list(truncated_bptt(GRU(3, 5, **options), torch.randn(shape), steps=steps))
+        truncated_bptt(GRU(3, 5, **options), torch.randn(shape), steps=steps)
+
+
+def test_parts_need_a_gru_and_whole_steps():
+    with pytest.raises(TypeError, match=r"model must be a grucore\.GRU, got DataParallel"):
+        truncated_bptt(torch.nn.DataParallel(GRU(3, 5)), torch.randn(T, B, 3), steps=4)
+    with pytest.raises(TypeError, match="steps should be of type int, got: float"):
+        truncated_bptt(GRU(3, 5), torch.randn(T, B, 3), steps=2.5)
