@@ -95,7 +95,7 @@ class _StackedLayer(torch.autograd.Function):
             state, weights = State(*tensors[:2]), Weights(*tensors[2:6])
             found = equations.gradients(dy, dh_n, x, state, weights, None, Steps(*tensors[6:]), ctx.form, variant, seed)
             gradients = found[0]
-        elif torch.is_grad_enabled():  # the operator's gradient has a gradient
+        elif torch.is_grad_enabled() or torch.compiler.is_compiling():  # an operator can be differentiated, and traced
             variant = variant or Variant()
             options = (seed, *ctx.form, variant.recurrent_dropout, variant.zoneout, ctx.backend, need_dx)
             gradients = ops.gru_layer_backward(dy, dh_n, y, x.new_empty(0), x, *tensors, *options)
@@ -183,7 +183,8 @@ def _gradients(
     gains: Sequence[Gains] | None = None,
 ) -> tuple[Gradients, Gains | None]:
     is_transformed = compat.backward_is_transformed(dy, dh_n)
-    if not (torch.is_grad_enabled() or is_transformed):
+    is_traced = torch.compiler.is_compiling() and variant is None  # by compiled autograd
+    if not (torch.is_grad_enabled() or is_transformed or is_traced):
         others = (steps, form, need_dx, kept, variant, seed, gains)
         return native.backward_by_direction(dy, dh_n, y, x, state, groups, *others)
     weights = Weights(*stacked(groups))

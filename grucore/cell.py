@@ -56,7 +56,7 @@ class GRUCell(LayerWithOptions):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
-        device: torch.device | str | None = None,
+        device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
         *,
         reset_after: bool = True,

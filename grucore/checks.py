@@ -47,7 +47,7 @@ def check_alike(input: Tensor, hx: Tensor | None, w_ih: Tensor, reset_state: Ten
         if tensor is None:
             continue
         check_tensor(name, tensor)
-        differs = tensor.dtype != w_ih.dtype if name == "input" else not tensor.is_floating_point()
+        differs = tensor.dtype != w_ih.dtype and (name == "input" or not tensor.is_floating_point())
         if differs and compat.autocast_dtype(w_ih, tensor) is None:
             advice = f"Convert it: {name}.to({w_ih.dtype})"
             if tensor.is_floating_point():
@@ -109,6 +109,9 @@ def check_reset_state(
 
 def check_gains(layer_norms: Sequence[Group], weights: Sequence[Group]) -> None:
     """Raises unless there is a pair of gains for each group of weights, of their dtype and on their device."""
+    for pair in layer_norms:
+        for gain in pair:
+            check_tensor("layer_norms", gain)
     expected = [((w_ih.shape[0],),) * 2 for w_ih, *_ in weights]
     if differ(got := [tuple(tuple(gain.shape) for gain in pair) for pair in layer_norms], expected):
         raise InputError(f"layer_norms must hold gains of shapes {expected}, a pair per group, got {got}")

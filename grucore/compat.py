@@ -47,6 +47,8 @@ def transformed() -> bool:
 
 def backward_is_transformed(*gradients: Tensor | None) -> bool:
     """Whether a backward pass is vmapped, as by `is_grads_batched`, or itself differentiated in forward mode."""
+    if torch.compiler.is_compiling():  # compiled autograd traces a backward pass, and cannot trace the next line
+        return False
     return transformed() or any(g is not None and torch._C._functorch.is_legacy_batchedtensor(g) for g in gradients)
 
 
@@ -73,6 +75,11 @@ def untraced(function: Callable) -> Callable:
 def has_values(tensor: Tensor) -> bool:
     """Whether a tensor has values to read: it is neither a meta tensor nor a FakeTensor."""
     return not (tensor.is_meta or isinstance(tensor, FakeTensor))
+
+
+def in_make_fx() -> bool:
+    """Whether torch.fx's make_fx records this call, and refuses to let values be read."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
 
 
 def in_dispatch_mode() -> bool:

@@ -34,6 +34,8 @@ def forward(layer: Any, input: Tensor, hx: Tensor | None, lengths: Any = None) -
     """Computes `GRU.forward` for input (T, B, I) or (B, T, I) without mask and resets."""
     if not _is_plain_layer(layer) or type(input) is not Tensor or input.dim() != 3 or layer.learn_initial_state:
         return None
+    if isinstance(lengths, Tensor) and type(lengths) is not Tensor:  # it may have no memory
+        return None
     K, D, H = layer.num_layers, 2 if layer.bidirectional else 1, layer.hidden_size
     x = input.transpose(0, 1) if layer.batch_first else input
     T, B, I = x.shape  # noqa: E741

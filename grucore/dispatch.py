@@ -151,6 +151,8 @@ def _obstacle(backend: str, request: Request) -> str | None:
         return _obstacle_to_triton(request)
     if backend == "native":
         return _obstacle_to_native(request)
+    if request.dtype.is_complex:
+        return f"{what} no gradients of complex numbers"
     if request.has_steps and request.device.type != "cpu":
         return f"{what} to read lengths, masks and resets on the host, which would wait for {request.device}"
     return None

@@ -110,7 +110,7 @@ class GRU(LayerWithOptions):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        device: torch.device | str | None = None,
+        device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
         *,
         reset_after: bool = True,
@@ -141,7 +141,7 @@ class GRU(LayerWithOptions):
         self._make_parameters(device, dtype)
         self.reset_parameters()
 
-    def _make_parameters(self, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+    def _make_parameters(self, device: torch.device | str | int | None, dtype: torch.dtype | None) -> None:
         D, size = self.num_directions, 3 * self.hidden_size
         kinds = of_weights(self.bias) + (GAINS if self.layer_norm else ())
         for i, names in enumerate(parameter_names(self.num_layers, D, kinds)):
@@ -267,7 +267,7 @@ class GRU(LayerWithOptions):
     ) -> Trace:
         """Also returns the gates and the output of every layer; runs step by step in PyTorch.
 
-        The arguments are those of `forward`, except that a PackedSequence is refused.
+        The arguments are those of `forward`, except that a PackedSequence is refused. The layer's hooks do not run.
 
         Returns:
             A `Trace`: y and h_n as from `forward`; gates, `Gates(r, z, n)`, each of shape (K*D, T, B, H) and 0 at
@@ -290,7 +290,16 @@ class GRU(LayerWithOptions):
         gates = Gates(*map(layout.unbatched, gates))
         return Trace(layout.sequence(y), layout.state(h_n), gates, layout.sequence(torch.stack(layers)))
 
-    def explain_backend(self, input: Tensor | PackedSequence, hx: Tensor | None = None, **call: Any) -> dispatch.Choice:
+    def explain_backend(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        lengths: Lengths | int | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        reset_state: Tensor | None = None,
+    ) -> dispatch.Choice:
         """Says which implementation this call of the layer would run, and why.
 
         The arguments are those of `forward`. The context counts too: autocast, torch.func, training mode.
@@ -310,7 +319,7 @@ class GRU(LayerWithOptions):
             Traceback (most recent call last):
             RuntimeError: backend='reference' cannot run: the equations have no zoneout. Use backend='auto'
         """
-        x, hx, arranged_call, _ = self._arranged(input, hx, Call(**call))
+        x, hx, arranged_call, _ = self._arranged(input, hx, Call(lengths, mask, reset, reset_state))  # type: ignore[arg-type]
         return functional.explain(x, *self._state_and_stack(x, hx), arranged_call)
 
     def _arranged(self, input: Tensor | PackedSequence, hx: Tensor | None, call: Call) -> Arranged:

@@ -238,8 +238,6 @@ def _save_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 def _double_backward(ctx: Any, *d_gradients: Tensor | None) -> tuple[Tensor | None, ...]:
     """The gradient of `gru_layer_backward`: differentiates the gradient of the equations."""
-    if all(d is None for d in d_gradients):
-        return _by_name(_BACKWARD_INPUTS)
     *primals, real, start, seed = ctx.saved_tensors
     create_graph = torch.is_grad_enabled()
     with compat.without_autocast(primals[2]), torch.enable_grad():
@@ -253,7 +251,7 @@ def _double_backward(ctx: Any, *d_gradients: Tensor | None) -> tuple[Tensor | No
         wanted = [
             (a, d) for a, d in zip(arguments, d_gradients, strict=True) if a is not None and d is not None and len(d)
         ]
-        if not wanted:  # T = 0 or B = 0: there are no numbers
+        if not wanted:  # nothing depends on them, or they have no numbers, as for T = 0
             return _by_name(_BACKWARD_INPUTS)
         wrt, d_wanted = zip(*wanted, strict=True)
         grads = torch.autograd.grad(outs, wrt, d_outs, create_graph=True, materialize_grads=True)

@@ -14,11 +14,11 @@ from grucore import compat, copies, dispatch, functional
 from grucore.checks import NAMES, check_reset_state
 from grucore.errors import InputError, check_tensor, differ
 from grucore.functional import Call, Stack
-from grucore.kernels import Form, State
+from grucore.kernels import Form, State, Steps
 from grucore.kernels.native import quantised as native
 from grucore.kernels.native.layer import forward_by_direction
 from grucore.kernels.native.library import UNAVAILABLE
-from grucore.layouts import arranged
+from grucore.layouts import Arranged, arranged
 from grucore.module import GRU
 from grucore.names import of_weights, parameter_names
 from grucore.options import DEFAULTS, OF_TORCH_GRU, LayerWithOptions, changed
@@ -105,9 +105,8 @@ class QuantizedGRU(LayerWithOptions):
             TypeError: as `GRU.forward`.
             RuntimeError: backend="native" cannot run.
         """
-        states = (self._groups, self.hidden_size)
         call = Call(lengths, mask, reset, reset_state)  # type: ignore[arg-type]
-        x, hx, call, layout = arranged(input, hx, call, self.batch_first, states)
+        x, hx, call, layout = self._arranged(input, hx, call)
         y, h_n = self._run(x, hx, call)
         return layout.sequence(y), layout.state(h_n)
 
@@ -141,7 +140,16 @@ class QuantizedGRU(LayerWithOptions):
         """Returns the final state of the last layer, with its directions concatenated; as `GRU.final_state`."""
         return GRU.final_state(self, h_n)  # type: ignore[arg-type]
 
-    def explain_backend(self, input: Tensor | PackedSequence, hx: Tensor | None = None, **call: Any) -> dispatch.Choice:
+    def explain_backend(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        lengths: Lengths | int | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        reset_state: Tensor | None = None,
+    ) -> dispatch.Choice:
         """Says which implementation a call of `forward` would run, and why; as `GRU.explain_backend`.
 
         Returns:
@@ -150,8 +158,12 @@ class QuantizedGRU(LayerWithOptions):
 
         Raises:
             RuntimeError: backend="native" cannot run.
+            InputError, TypeError: as `forward`.
         """
-        return self._choice(input.data if isinstance(input, PackedSequence) else input, hx)
+        x, hx, call, _ = self._arranged(input, hx, Call(lengths, mask, reset, reset_state))  # type: ignore[arg-type]
+        self._check_call(x, hx, call.reset_state)
+        self._steps_and_state(x, hx, call)
+        return self._choice(x, hx, call)
 
     def dequantize(self) -> GRU:
         """A `GRU` in float32 with the rounded weights, in eval mode: to train on, to trace, to convert.
@@ -191,6 +203,9 @@ class QuantizedGRU(LayerWithOptions):
     def _groups(self) -> int:
         return self.num_layers * self.num_directions
 
+    def _arranged(self, input: Tensor | PackedSequence, hx: Tensor | None, call: Call) -> Arranged:
+        return arranged(input, hx, call, self.batch_first, (self._groups, self.hidden_size))
+
     def _weight_groups(self) -> list[list[Tensor]]:
         return []  # for `packed_weights`: these are packed all the time
 
@@ -199,16 +214,13 @@ class QuantizedGRU(LayerWithOptions):
         self._check_call(x, hx, call.reset_state)
         if hx is None and self.learn_initial_state:
             hx = self.initial_state.unsqueeze(1).expand(-1, x.shape[1], -1)
-        if self._choice(x, hx, call.reset_state).name == "native":
+        if self._choice(x, hx, call).name == "native":
             return self._run_natively(x, hx, call)
         with torch.autocast("cpu", enabled=False):
             return functional.run(x, hx, Stack(self._dequantized(), None, self, training=False), call)[:2]
 
     def _run_natively(self, x: Tensor, hx: Tensor | None, call: Call) -> tuple[Tensor, Tensor]:
-        (T, B, _), D = x.shape, self.num_directions
-        steps, form = steps_of(T, B, x.device, call.lengths, call.mask, call.reset), Form(self.reset_after)
-        check_reset_state(call.reset_state, call.reset, self.bidirectional, (self._groups, B, self.hidden_size))
-        state = State(x.new_zeros(self._groups, B, self.hidden_size) if hx is None else hx, call.reset_state)
+        (steps, state), form, D = self._steps_and_state(x, hx, call), Form(self.reset_after), self.num_directions
         packed: Any = self._packed_weights()
         if self.num_layers == 1:
             return forward_by_direction(x, state, packed, steps, form)
@@ -218,6 +230,12 @@ class QuantizedGRU(LayerWithOptions):
             x, h = forward_by_direction(x, of_layer, packed[k : k + D], steps, form)
             states.append(h)
         return x, torch.cat(states)
+
+    def _steps_and_state(self, x: Tensor, hx: Tensor | None, call: Call) -> tuple[Steps, State]:
+        T, B, _ = x.shape
+        check_reset_state(call.reset_state, call.reset, self.bidirectional, (self._groups, B, self.hidden_size))
+        h0 = x.new_zeros(self._groups, B, self.hidden_size) if hx is None else hx
+        return steps_of(T, B, x.device, call.lengths, call.mask, call.reset), State(h0, call.reset_state)
 
     def _packed_weights(self) -> list[native.Quantised]:
         """Returns the packed weights per layer and direction; they are kept until a buffer is written or replaced."""
@@ -256,11 +274,12 @@ class QuantizedGRU(LayerWithOptions):
             groups.append(weights)
         return groups
 
-    def _choice(self, *tensors: Tensor | None) -> dispatch.Choice:
+    def _choice(self, x: Tensor, hx: Tensor | None, call: Call) -> dispatch.Choice:
         if self.backend not in ("auto", "native"):
             return dispatch.Choice(self.backend, "asked for")
         obstacle = UNAVAILABLE
-        if not functional.are_plain(tensors, ("cpu",)) or compat.transformed():
+        given = (x, hx, *call, *self._buffers.values())
+        if not functional.are_plain([t for t in given if isinstance(t, Tensor)], ("cpu",)) or compat.transformed():
             obstacle = "a call that is compiled, traced or watched is left to PyTorch's operators"
         if obstacle is None:
             return dispatch.Choice("native", "asked for" if self.backend == "native" else "the kernels for cpu tensors")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from grucore.compat import transformed
+from grucore.compat import has_values, in_make_fx, transformed
 from grucore.errors import InputError, differ
 from grucore.kernels import Steps
 
@@ -82,7 +82,7 @@ def checked_lengths(lengths: Lengths, T: int, B: int) -> Tensor:
     # Reading values on another device would synchronise with it. Under torch.compile and torch.vmap there are none, and
     # torch.jit.trace would record them as constants.
     readable = lengths.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-    if readable and B and not transformed():
+    if readable and B and has_values(lengths) and not (transformed() or in_make_fx()):
         shortest, longest = int(lengths.min()), int(lengths.max())
         if shortest < 0 or longest > T:
             raise InputError(f"lengths must be between 0 and T = {T}, got {shortest if shortest < 0 else longest}")

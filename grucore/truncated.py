@@ -95,7 +95,7 @@ def truncated_bptt(
         for begin in range(0, total, steps):
             part = slice(begin, min(begin + steps, total))
             flags = {name: _part(flag, time, part) for name, flag in (("mask", mask), ("reset", reset))}
-            if reset_state is not None or (reset is not None and begin > 0):
+            if reset_state is not None or reset is not None:
                 flags["reset_state"] = first
             if lengths is not None:
                 flags["lengths"] = (lengths - begin).clamp(0, part.stop - begin)

@@ -49,6 +49,6 @@ def keep_mask(seed: Tensor, stream: int, step: int, shape: tuple[int, int], p: f
     """
     rows, units = (torch.arange(n, device=seed.device) for n in shape)
     at = _mixed(seed_of(seed, stream) + step)
-    at = _mixed(at.unsqueeze(-1) + rows)  # (B,)
+    at = _mixed(at + rows)  # (B,)
     at = _mixed(at.unsqueeze(-1) + units)  # (B, H)
     return at >= threshold(p)

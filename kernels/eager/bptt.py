@@ -249,6 +249,5 @@ def gru_backward(
         if dx is not None:
             dx[chunk.rows] = dgx @ w_ih
     dh0 = dh if len(dh) == len(dh_n) else dh_n.clone()  # no steps at all
-    dw_ih, dw_hh = dw_ih_t.t().contiguous(), dw_hh_t.t().contiguous()
-    dh0, *d_weights = (grad.to(given_dtype) for grad in (dh0, dw_ih, dw_hh, db_ih, db_hh))
+    dh0, *d_weights = (grad.to(given_dtype) for grad in (dh0, dw_ih_t.t(), dw_hh_t.t(), db_ih, db_hh))
     return Gradients(dx, dh0, None, *d_weights)

@@ -184,3 +184,24 @@ def test_a_cell_with_options_is_one_step_of_a_layer_with_them(options, training)
     plain.load_state_dict(cell.state_dict(), strict=False)
     assert not torch.equal(results[0], plain(x, hx))
     assert repr(cell).count("=") == len(options)
+
+
+@pytest.mark.parametrize("name", ["bias_ih", "bias_hh"])
+def test_a_bias_of_another_shape_is_refused(name):
+    cell = GRUCell(3, 4)
+    setattr(cell, name, torch.nn.Parameter(torch.randn(9)))
+    with pytest.raises(InputError, match="must have shape"):
+        cell(torch.randn(2, 3))
+
+
+def test_complex_numbers():
+    oracle, cell = (kind(3, 4, dtype=torch.complex128) for kind in (nn.GRUCell, GRUCell))
+    cell.load_state_dict(oracle.state_dict())
+    x, h = torch.randn(2, 3, dtype=torch.complex128), torch.randn(2, 4, dtype=torch.complex128)
+    found, expected = (each(x, h) for each in (cell, oracle))
+    torch.testing.assert_close(found, expected)
+    found, expected = (
+        torch.autograd.grad(y.abs().square().sum(), list(each.parameters()))
+        for y, each in ((found, cell), (expected, oracle))
+    )
+    torch.testing.assert_close(found, expected)

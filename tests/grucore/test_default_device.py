@@ -55,3 +55,10 @@ def test_noise_is_drawn_where_the_input_is():
     with torch.device("meta"):
         y, _ = NOISY.train()(X, lengths=LENGTHS)
     assert y.device.type == "cpu" and y.isfinite().all()
+
+
+def test_a_dequantised_layer_is_on_the_cpu():
+    quantized = GRU(3, 4).quantize("int8")
+    with torch.device("meta"):
+        layer = quantized.dequantize()
+    assert {p.device.type for p in layer.parameters()} == {"cpu"}

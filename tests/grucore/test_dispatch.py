@@ -23,7 +23,7 @@ def test_explain_backend_names_what_runs_and_why(monkeypatch):
     with torch.no_grad():
         assert GRU(3, 4).explain_backend(X) == ("native", "the implementation for cpu tensors")
     layer = GRU(3, 4, dtype=torch.complex64)
-    assert layer.explain_backend(X.cfloat())[0] == "eager" and "complex64" in layer.explain_backend(X.cfloat())[1]
+    assert layer.explain_backend(X.cfloat())[0] == "reference" and "complex64" in layer.explain_backend(X.cfloat())[1]
     assert GRU(3, 4, backend="eager").explain_backend(X).reason == "asked for"
     with pytest.raises(RuntimeError, match="need a CUDA device, but the tensors are on cpu"):
         GRU(3, 4, backend="triton")(X)
@@ -200,3 +200,22 @@ def test_precision_follows_torch_unless_given(monkeypatch):
         assert options.form_of(options.Options(), torch.device("cuda")).precision == resolved
         assert options.form_of(options.Options(precision="ieee"), torch.device("cuda")).precision == "ieee"
         assert options.form_of(options.Options(), torch.device("cpu")).precision == "ieee"
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "rnn"), reason="before torch 2.9")
+def test_precision_follows_the_switch_of_rnns():
+    rnn, conv = torch.backends.cudnn.rnn, torch.backends.cudnn.conv
+    before = rnn.fp32_precision, conv.fp32_precision
+    try:
+        for rnn.fp32_precision, conv.fp32_precision in (("tf32", "ieee"), ("ieee", "tf32")):
+            assert options.form_of(options.Options(), torch.device("cuda")).precision == rnn.fp32_precision
+    finally:
+        rnn.fp32_precision, conv.fp32_precision = before
+
+
+@pytest.mark.parametrize("name", ["lengths", "mask", "reset"])
+def test_flags_on_another_device_are_not_read(name):
+    layer, x = GRU(3, 4, device="meta"), torch.randn(5, 2, 3, device="meta")
+    shape, dtype = ((2,), torch.long) if name == "lengths" else ((5, 2), torch.bool)
+    assert layer.explain_backend(x).name == "eager"
+    assert layer.explain_backend(x, **{name: torch.ones(shape, dtype=dtype, device="meta")}).name == "reference"

@@ -5,8 +5,9 @@ import torch
 from allpairspy import AllPairs
 from contract import DEVICE
 from oracle import FUSED_LIMITS, LIMITS, compare, to_oracle
+from torch.nn.utils.rnn import pack_sequence
 
-from grucore import GRU
+from grucore import GRU, InputError
 
 OPTIONS = {
     "T": [1, 7],
@@ -127,3 +128,10 @@ def test_gradients_of_hx_come_in_its_dtype():
     layer, hx = GRU(3, 4), torch.randn(1, 2, 4, dtype=torch.float64, requires_grad=True)
     layer(torch.randn(5, 2, 3), hx)[0].sum().backward()
     assert hx.grad.dtype is torch.float64 and hx.grad.count_nonzero() == 8
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 4), (1, 1, 4), (1, 4)])
+def test_the_state_of_packed_rows_fits_them(shape):
+    packed = pack_sequence([torch.randn(2, 3), torch.randn(4, 3)], enforce_sorted=False)
+    with pytest.raises(InputError, match=r"Expected hidden size \(1, 2, 4\)"):
+        GRU(3, 4)(packed, torch.zeros(shape))

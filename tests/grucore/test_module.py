@@ -339,6 +339,10 @@ def test_input_that_is_not_a_tensor(input):
 
 
 BAD_CALLS = {
+    "function rank": (
+        r"input must have 3 dimensions \(T, B, I\), got 2",
+        lambda m: gru(torch.randn(5, 3), None, [(torch.randn(12, 3), torch.randn(12, 4))]),
+    ),
     "1-D": ("Expected input to be 2D or 3D, got 1D", lambda m: m(torch.randn(3))),
     "4-D": ("Expected input to be 2D or 3D, got 4D", lambda m: m(torch.randn(1, 1, 1, 3))),
     "features": ("Expected 3, got 5", lambda m: m(torch.randn(4, 2, 5))),
@@ -460,3 +464,52 @@ def test_a_deleted_weight_is_named():
     for call in (lambda: layer(torch.ones(5, 2, 3)), lambda: layer.step(torch.ones(2, 3))):
         with pytest.raises(AttributeError, match="'GRU' object has no attribute 'weight_hh_l0'"):
             call()
+
+
+WRONG_SHAPES = [("weight_ih_l0", (12, 2)), ("weight_hh_l0", (9, 4)), ("weight_hh_l0", (12, 5)), ("bias_ih_l0", (9,))]
+WRONG_SHAPES += [("bias_hh_l1", (9,)), ("weight_ih_l1", (12, 3))]
+
+
+@pytest.mark.parametrize("name, shape", WRONG_SHAPES)
+def test_a_weight_of_another_shape_is_refused(name, shape):
+    layer = GRU(3, 4, num_layers=2)
+    setattr(layer, name, torch.nn.Parameter(torch.randn(shape)))
+    for call in (lambda: layer(torch.randn(5, 2, 3)), lambda: layer.step(torch.randn(2, 3))):
+        with pytest.raises(InputError, match="must have shape"):
+            call()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_acts_between_the_layers_of_a_step(training):
+    layer = GRU(4, 50, num_layers=2, dropout=1.0).train(training)  # 1.0 draws nothing
+    x, hx = torch.randn(3, 4), torch.randn(2, 3, 50)
+    y, h_n = layer.step(x, hx)
+    expected = layer(x[None], hx)
+    torch.testing.assert_close(y, expected[0][0])
+    torch.testing.assert_close(h_n, expected[1])
+
+
+def test_gains_are_tensors():
+    with pytest.raises(TypeError, match="layer_norms must be a Tensor, got int"):
+        gru(torch.randn(5, 2, 3), None, [(torch.randn(12, 3), torch.randn(12, 4))], layer_norms=[(1, 2)])
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_complex_numbers(bidirectional):
+    """Their gradients are conjugated, which the kernels do not do."""
+    dtype = torch.complex128
+    oracle = nn.GRU(3, 4, bidirectional=bidirectional, dtype=dtype)
+    layer = GRU(3, 4, bidirectional=bidirectional, dtype=dtype)
+    layer.load_state_dict(oracle.state_dict())
+    x, hx = torch.randn(5, 2, 3, dtype=dtype), torch.randn(1 + bidirectional, 2, 4, dtype=dtype)
+    found, expected = ([*each(x, hx)] for each in (layer, oracle))
+    found, expected = (
+        [*outputs, *torch.autograd.grad(outputs[0].abs().square().sum(), list(each.parameters()))]
+        for outputs, each in ((found, layer), (expected, oracle))
+    )
+    torch.testing.assert_close(found, expected)
+    if not bidirectional:
+        y, _ = layer.step(x[0], hx)
+        torch.testing.assert_close(y, expected[0][0])
+    with pytest.raises(RuntimeError, match="no gradients of complex numbers"):
+        GRU(3, 4, dtype=dtype, backend="eager")(x)

@@ -11,6 +11,7 @@ from oracle import rms_error
 from safetensors.torch import load, save
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
+from torch.testing._internal.two_tensor import TwoTensor
 
 from grucore import GRU, GRUCell, InputError, QuantizedGRU
 from grucore import quantized as module
@@ -373,3 +374,41 @@ def test_a_frozen_part_of_a_model_that_trains():
     assert model["out"].weight.grad.abs().sum() > 0
     with torch.no_grad():
         model.train()["gru"](X)
+
+
+@torch.no_grad()
+def test_a_step_of_one_row_takes_a_state():
+    quantized, x = GRU(7, 20, 2).quantize("int8"), torch.randn(2, 1, 7)
+    y, h_n = quantized(x)
+    row, state = quantized.step(x[1, 0], quantized.step(x[0, 0])[1])
+    assert torch.equal(row, y[1, 0]) and torch.equal(state, h_n[:, 0])
+    with pytest.raises(TypeError, match="hx must be a Tensor"):
+        quantized.step(x[0], [0.0])
+
+
+@torch.no_grad()
+def test_explaining_a_call_refuses_what_the_call_refuses():
+    quantized, x = GRU(3, 4).quantize("int8"), torch.randn(5, 2, 3)
+    calls = [(x, {"lengths": [9, 9]}), (x, {"mask": 3}), (torch.randn(5, 2, 7), {}), (x.double(), {}), ("a", {})]
+    calls += [(x, {"reset_state": torch.zeros(1, 2, 4)})]
+    for given, flags in calls:
+        errors = []
+        for call in (quantized, quantized.explain_backend):
+            with pytest.raises((InputError, TypeError)) as error:
+                call(given, **flags)
+            errors.append(str(error.value))
+        assert errors[0] == errors[1]
+
+
+@torch.no_grad()
+def test_tensors_without_memory_go_to_pytorch():
+    """A wrapper subclass has the address 0, as a flag and as a weight."""
+    quantized, x = GRU(3, 4).quantize("int8"), torch.randn(5, 2, 3)
+    mask = torch.rand(5, 2) > 0.4
+    expected = quantized(x, mask=mask)[0]
+    wrapped = TwoTensor(mask, mask.clone())
+    assert quantized.explain_backend(x, mask=wrapped).name == "eager"
+    torch.testing.assert_close(quantized(x, mask=wrapped)[0].a, expected, atol=1e-3, rtol=1e-3)
+    for name, buffer in quantized._buffers.items():
+        quantized._buffers[name] = TwoTensor(buffer, buffer.clone())
+    torch.testing.assert_close(quantized(x, mask=mask)[0].a, expected, atol=1e-3, rtol=1e-3)

@@ -5,7 +5,10 @@ import pytest
 import torch
 from contract import Case, flags_of, nn_gru
 from oracle import assert_near, compare, quantity, to_oracle
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
+from torch.testing._internal.two_tensor import TwoTensor
 
 from grucore import GRU, InputError
 from grucore.kernels import Form, State, Weights
@@ -176,3 +179,23 @@ def test_flags_do_not_go_with_a_packed_sequence(options):
     (name,) = options
     with pytest.raises(InputError, match=f"{name} requires a padded input, .* pad_packed_sequence gives the"):
         GRU(3, 4)(pack_sequence([torch.randn(2, 3)]), **options)
+
+
+def test_no_rows_have_an_empty_list_of_lengths():
+    y, h_n = GRU(3, 4)(torch.randn(5, 0, 3), lengths=[])
+    assert y.shape == (5, 0, 4) and h_n.shape == (1, 0, 4)
+
+
+def test_lengths_of_a_subclass_without_memory():
+    gru, x, lengths = GRU(3, 4), torch.randn(5, 2, 3), torch.tensor([2, 1])
+    y, _ = gru(x, lengths=TwoTensor(lengths, lengths.clone()))
+    torch.testing.assert_close(y.a, gru(x, lengths=lengths)[0])
+
+
+@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
+def test_lengths_without_values(mode):
+    gru, x, lengths = GRU(3, 4), torch.randn(5, 2, 3), torch.tensor([2, 4])
+    graph = make_fx(lambda x, lengths: gru(x, lengths=lengths)[0], tracing_mode=mode, _allow_non_fake_inputs=True)
+    torch.testing.assert_close(graph(x, lengths)(x, lengths), gru(x, lengths=lengths)[0])
+    with FakeTensorMode():
+        assert GRU(3, 4)(torch.randn(5, 2, 3), lengths=[5, 2])[0].shape == (5, 2, 4)

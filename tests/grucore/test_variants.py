@@ -197,3 +197,8 @@ BAD = {
 def test_bad_options(options, message):
     with pytest.raises(InputError, match=message):
         GRU(3, 5, **options)
+
+
+def test_the_initial_state_is_made_on_the_device():
+    layer = GRU(3, 4, learn_initial_state=True, device="meta", dtype=torch.float64)
+    assert {(p.device.type, p.dtype) for p in layer.parameters()} == {("meta", torch.float64)}

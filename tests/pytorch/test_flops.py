@@ -59,3 +59,11 @@ for before in ("layer(x); {MAKE}", "{MAKE}", "{MAKE}; layer(x)"):
         os._exit(0)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_steps_cost_nothing():
+    layer, x = GRU(3, 4), torch.randn(0, 2, 3)
+    with FlopCounterMode(display=False) as counter:
+        y, h_n = layer(x)
+        (y.sum() + h_n.sum()).backward()
+    assert counter.get_total_flops() == 0

@@ -7,6 +7,7 @@ import pytest
 import torch
 from contract import DEVICE
 from oracle import to_oracle
+from torch._dynamo import compiled_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from grucore import GRU
@@ -147,3 +148,19 @@ def test_a_first_call_does_not_import_the_compiler():
     """Importing torch._dynamo takes a second or two; without compiling nobody should wait for it."""
     code = "import sys, torch, grucore; grucore.GRU(2, 3)(torch.ones(4, 1, 2))[0].sum().backward()"
     subprocess.run([sys.executable, "-c", f"{code}; assert 'torch._dynamo' not in sys.modules"], check=True)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # PyTorch's own
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+def test_compiled_autograd_traces_the_backward_pass(backend):
+    """Without breaks of the graph, and with the gradients of a backward pass that nobody traces."""
+    layer = GRU(3, 4, backend=backend).to(DEVICE)
+    for steps in (5, 7, 9):
+        x = torch.randn(steps, 2, 3, device=DEVICE)
+        expected = torch.autograd.grad(layer(x)[0].square().sum(), list(layer.parameters()))
+        layer.zero_grad()
+        loss = layer(x)[0].square().sum()
+        with compiled_autograd._enable(torch.compile(backend="aot_eager", fullgraph=True)):
+            loss.backward()
+        for parameter, gradient in zip(layer.parameters(), expected, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient)

@@ -210,3 +210,15 @@ layer(torch.randn(5, 9, 7))
 def test_one_left_open_says_nothing_when_the_program_ends():
     result = subprocess.run([sys.executable, "-c", LEFT_OPEN], cwd=ROOT, capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_weights_are_packed_once(bias):
+    layer = GRU(7, 20, bias=bias)
+    with layer.packed_weights():
+        layer(X)
+        (held,) = HELD.values()
+        buffer = held.made[1]
+        layer(X)
+        assert buffer is not None and held.made[1] is buffer
