@@ -306,7 +306,8 @@ def train_run(
     saved = folder.read_checkpoint() if (folder / "last.pt").exists() else None
     trained = saved is not None and bool(saved["metrics"])  # at least one epoch, so there is a best one
     judge = folder.read_judge(tokenizer) if trained else Judge(config, tokenizer.get_vocab_size(), members=0)
-    if judge.ngrams is not None:
+    has_ended = trained and len(saved["metrics"]) == config.members * config.epochs  # its n-grams are fitted
+    if judge.ngrams is not None and not has_ended:
         run.say(f"fitting {config.ngrams:,} n-grams")
         evidence, offsets = judge.ngrams.fit(train_part.tokens, train_part.targets, importance, config.seed)
         train_part = train_part._replace(evidence=evidence, offsets=offsets)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import imdb
+import ngrams
 import pytest
 import run_folder
 import torch
@@ -75,6 +76,16 @@ def test_the_test_split_can_be_left_for_later(tree, tmp_path, capsys):
     imdb.train(tmp_path / "run", *flags, "--resume")
     tested = json.loads(summary.read_text())
     assert "test_accuracy" in tested and tested["metrics"] == found["metrics"]
+
+
+def test_it_is_tested_later_without_fitting_n_grams_again(best, data, tmp_path, monkeypatch):
+    run = imdb.train(tmp_path / "run", "--data", data, *imdb.BEST, "--no-test")
+    with monkeypatch.context() as patch:
+        patch.setattr(ngrams.NGrams, "fit", None)
+        imdb.train(run, "--data", data, *imdb.BEST, "--resume")
+    assert_same(best, run)
+    later, at_once = (json.loads((each / "summary.json").read_text()) for each in (run, best))
+    assert later["test_loss"] == at_once["test_loss"]
 
 
 def test_a_test_split_that_is_all_in_the_training_split(tree, tmp_path):
