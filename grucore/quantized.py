@@ -162,7 +162,7 @@ class QuantizedGRU(LayerWithOptions):
         """
         x, hx, call, _ = self._arranged(input, hx, Call(lengths, mask, reset, reset_state))  # type: ignore[arg-type]
         self._check_call(x, hx, call.reset_state)
-        self._steps_and_state(x, hx, call)
+        self._steps_and_state(x, hx, call)  # its errors are those of the call
         return self._choice(x, hx, call)
 
     def dequantize(self) -> GRU:

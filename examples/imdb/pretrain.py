@@ -34,7 +34,7 @@ PRETRAINED, CHECKPOINT = "pretrained.safetensors", "pretraining.pt"
 def pretrained(run: "Run", tokens: list[Tensor], teacher: "RunFolder | None") -> dict[str, Tensor]:
     """The weights of an embedding and a GRU trained on the texts `tokens`, and how long it took, in seconds.
 
-    Nothing is trained if the run's folder contains them, or that of its teacher, if they are the same there.
+    Nothing is trained if the run's folder contains them, or the teacher's, made in the same way.
     """
     if not (run.folder / PRETRAINED).exists():
         if teacher and (teacher / PRETRAINED).exists() and _depends_on(teacher) == _depends_on(run.folder):
@@ -49,6 +49,7 @@ def pretrained(run: "Run", tokens: list[Tensor], teacher: "RunFolder | None") ->
 
 
 def _depends_on(folder: "RunFolder") -> list[Any]:
+    """Returns the part of a run's configuration that determines the weights."""
     names = ("reviews", "seed", "gru", "precision", "vocabulary_size", "segment", "embedding_size", "hidden_size")
     names += ("embedding_dropout", "word_dropout", "pretraining_epochs")
     return [folder.read_config().get(name) for name in names]

@@ -143,7 +143,7 @@ def test_the_grus_start_from_it(semi, flags, tmp_path):
 
 @pytest.mark.slow
 def test_a_second_round_starts_from_the_first_ones(semi, flags, tmp_path, monkeypatch):
-    """With new labels; unless it would be another GRU."""
+    """With new labels, and other options of what follows; a GRU of another size is trained."""
     shorten(monkeypatch)
     second = ["--teacher", semi, "--no-test"]
     run = imdb.train(tmp_path / "run", *flags, *second, "--clip", 2)
