@@ -96,9 +96,8 @@ class _StackedLayer(torch.autograd.Function):
             found = equations.gradients(dy, dh_n, x, state, weights, None, Steps(*tensors[6:]), ctx.form, variant, seed)
             gradients = found[0]
         elif torch.is_grad_enabled() or torch.compiler.is_compiling():  # an operator can be differentiated, and traced
-            variant = variant or Variant()
-            options = (seed, *ctx.form, variant.recurrent_dropout, variant.zoneout, ctx.backend, need_dx)
-            gradients = ops.gru_layer_backward(dy, dh_n, y, x.new_empty(0), x, *tensors, *options)
+            fields = (*tensors[:6], None, None, *tensors[6:], seed, *ctx.form, *ops.options_of(variant))
+            *gradients, _, _ = ops.gru_layer_backward(dy, dh_n, y, x.new_empty(0), x, *fields, ctx.backend, need_dx)
         else:
             values = State(*tensors[:2]), Weights(*tensors[2:6]), Steps(*tensors[6:]), ctx.form
             with compat.without_autocast(x):
@@ -137,11 +136,11 @@ class _Layer(torch.autograd.Function):
         groups, gains = _groups(parameters, D, ctx.variant)
         state, steps = State(h0, h_reset), Steps(real, start)
         gradients, d_gains = _gradients(dy, dh_n, y, kept, x, state, groups, steps, ctx.form, need_dx, *noise, gains)
-        *_, w_ih, w_hh, b_ih, b_hh = gradients
+        dx, dh0, dh_reset, w_ih, w_hh, b_ih, b_hh = gradients  # Dynamo of 2.8 cannot slice a NamedTuple
         count = 2 if groups[0].b_ih is None else 4
         d_weights = [each[d] for d in range(D) for each in (w_ih, w_hh, b_ih, b_hh)[:count]]
         d_weights += [each[d] for d in range(D) for each in d_gains or ()]
-        return *gradients[:3], None, None, None, None, *d_weights
+        return dx, dh0, dh_reset, None, None, None, None, *d_weights
 
 
 class _Step(torch.autograd.Function):
@@ -183,18 +182,18 @@ def _gradients(
     gains: Sequence[Gains] | None = None,
 ) -> tuple[Gradients, Gains | None]:
     is_transformed = compat.backward_is_transformed(dy, dh_n)
-    is_traced = torch.compiler.is_compiling() and variant is None  # by compiled autograd
+    is_traced = torch.compiler.is_compiling()  # by compiled autograd
     if not (torch.is_grad_enabled() or is_transformed or is_traced):
         others = (steps, form, need_dx, kept, variant, seed, gains)
         return native.backward_by_direction(dy, dh_n, y, x, state, groups, *others)
-    weights = Weights(*stacked(groups))
-    if variant is not None or is_transformed:
-        norms = None if gains is None else Gains(*stacked(gains))
+    weights, norms = Weights(*stacked(groups)), None if gains is None else Gains(*stacked(gains))
+    if is_transformed:
         return equations.gradients(dy, dh_n, x, state, weights, norms, steps, form, variant, seed)
-    values = (*state, *weights, *steps, None, *form, 0.0, 0.0, "native", need_dx)
+    fields = (*state, *weights, *(norms or (None, None)), *steps, seed, *form, *ops.options_of(variant))
     kept = x.new_empty(0) if kept is None else kept
-    dx, dh0, dh_reset, *d_weights = ops.gru_layer_backward(dy, dh_n, y, kept, x, *values)
-    return Gradients(dx if need_dx else None, dh0, None if state.h_reset is None else dh_reset, *d_weights), None
+    dx, dh0, dh_reset, *found = ops.gru_layer_backward(dy, dh_n, y, kept, x, *fields, "native", need_dx)
+    d_weights, d_gains = found[:4], None if norms is None else Gains(*found[4:])
+    return Gradients(dx if need_dx else None, dh0, None if state.h_reset is None else dh_reset, *d_weights), d_gains
 
 
 def stacked(groups: Sequence[Sequence[Tensor | None]]) -> list[Any]:

@@ -71,7 +71,7 @@ def check_groups(weights: Sequence[Group], directions: int, heads: int) -> int:
             raise InputError(f"weights must be (w_ih, w_hh) or (w_ih, w_hh, b_ih, b_hh), got {len(group)} tensors")
         if len(group) != len(weights[0]):
             raise InputError(f"either all groups of weights have biases or none, got {[len(each) for each in weights]}")
-        for name, w in zip(NAMES, group, strict=False):
+        for name, w in zip(NAMES[: len(group)], group, strict=True):  # Dynamo of 2.8 takes strict=False for True
             check_tensor(name, w)
     shape = tuple(weights[0][1].shape)
     if len(shape) != (2 if heads == 1 else 3):
@@ -135,10 +135,11 @@ def check_weights(weights: Group, input_size: int, hidden_size: int, heads: int)
     gates, w_ih = 3 * hidden_size, weights[0]
     blocks = (gates, hidden_size) if heads == 1 else (heads, gates // heads, hidden_size // heads)
     expected = ((gates, input_size), blocks, (gates,), (gates,))[: len(weights)]
+    names = NAMES[: len(weights)]
     if differ([w.shape for w in weights], expected):
-        name, w, shape = next(each for each in zip(NAMES, weights, expected, strict=False) if each[1].shape != each[2])
+        name, w, shape = next(each for each in zip(names, weights, expected, strict=True) if each[1].shape != each[2])
         raise InputError(f"{name} must have shape {shape}, got {tuple(w.shape)}")
-    for name, w in zip(NAMES, weights, strict=False):
+    for name, w in zip(names, weights, strict=True):
         if w.device != w_ih.device or (w.dtype != w_ih.dtype and compat.autocast_dtype(w_ih, w) is None):
             raise InputError(
                 f"all weights must have one dtype and be on one device: w_ih is {w_ih.dtype} on {w_ih.device}, "

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 
-from grucore import first_use
+from grucore import compat, first_use
 from grucore.errors import InputError
 from grucore.kernels import Form
 from grucore.kernels.native.library import UNAVAILABLE as NO_NATIVE
@@ -119,14 +119,12 @@ def choose_step(backend: str, request: Request, in_place: bool) -> Choice:
     On the CPU an operator of `torch.library` costs more than a step does: what "auto" cannot compute without one is
     left to PyTorch's autograd, or, where `in_place` says that no gradient is wanted, to "eager".
     """
-    if backend == "auto" and request.device.type == "cpu" and is_step_native(request.regularised):
+    if backend == "auto" and request.device.type == "cpu":
         obstacle = _obstacle("native", request) or _slower("native", request)
         if obstacle is None and request.is_plain:
             return Choice("native", "the implementation for cpu tensors")
-        if request.regularised:
-            return choose(backend, request)
         obstacle = obstacle or "a step that is compiled, traced or watched is left to PyTorch's operators"
-        return Choice("eager" if in_place else "reference", obstacle)
+        return Choice("regularised" if request.regularised else "eager" if in_place else "reference", obstacle)
     return choose(backend, request)
 
 
@@ -160,7 +158,9 @@ def _obstacle(backend: str, request: Request) -> str | None:
 
 def _slower(name: str, request: Request) -> str | None:
     """Why PyTorch's operators are faster than an implementation that could serve a request, None where they are not."""
-    if name != "native" or not request.regularised or request.hidden_size <= _MOST_UNITS_OF_A_TRAINED_STEP:
+    if name != "native" or not request.regularised or not request.is_plain:  # a trace would fix the sizes
+        return None
+    if request.hidden_size <= _MOST_UNITS_OF_A_TRAINED_STEP:
         return None
     if request.wants_gradient and request.sizes[0] == 1 and not request.has_steps:
         return "the native kernels pack weights for backward, which is not worth it for one step of so many units"
@@ -189,9 +189,8 @@ def _obstacle_to_native(request: Request) -> str | None:
         return f"the native kernels run on the CPU, but the tensors are on {request.device}"
     if NO_NATIVE:
         return NO_NATIVE
-    if request.regularised and not request.is_plain:
-        what = " and ".join(request.regularised)
-        return f"a call with {what} that is compiled, traced or watched is left to PyTorch"
+    if request.regularised and compat.in_onnx_export():
+        return f"torch.onnx.export writes {' and '.join(request.regularised)} step by step"
     if request.dtype not in _NATIVE_DTYPES:
         return f"the native kernels take float16, bfloat16, float32 and float64, but the dtype is {request.dtype}"
     return None

@@ -40,13 +40,13 @@ def _steps(x: Tensor, real: Tensor | None) -> tuple[int, int]:
 
 
 def _forward(*arguments: Any, out_val: Any = None) -> int:
-    x, _h0, _h_reset, w_ih, w_hh, _b_ih, _b_hh, real, *_ = arguments
+    x, _h0, _h_reset, w_ih, w_hh, _b_ih, _b_hh, _gain_x, _gain_h, real, *_ = arguments
     steps, _first = _steps(x, real)
     return 2 * steps * (w_ih.numel() + w_hh.numel())
 
 
 def _backward(*arguments: Any, out_val: Any = None) -> int:
-    _dy, _dh_n, _y, _kept, x, h0, _h_reset, w_ih, w_hh, _b_ih, _b_hh, real, *_, need_dx = arguments
+    x, h0, _h_reset, w_ih, w_hh, _b_ih, _b_hh, _gain_x, _gain_h, real, *_, need_dx = arguments[4:]
     steps, first = _steps(x, real)
     chained = steps if h0.requires_grad else steps - first  # steps that pass a gradient on to the state before
     return 2 * (steps * (1 + need_dx) * w_ih.numel() + (steps + chained) * w_hh.numel())

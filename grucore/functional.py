@@ -138,21 +138,20 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
         if layers:
             x = apply_dropout(x, options.dropout, training=training)
         these = slice(k * D, (k + 1) * D)
-        groups, layer_gates = weights[these], None
+        groups, norms, layer_gates = weights[these], None if layer_norms is None else layer_norms[these], None
         if choice.name == "native" and request.is_plain:
-            norms = None if layer_norms is None else layer_norms[these]
             x, h = autograd.native_layer(x, state, groups, steps, request.form, request.wants_gradient, acts, norms)
         elif choice.name == "onnx":
             x, h = onnx_trace.layer(x, state.h0, _weights(groups), call.lengths, hx is not None, options)
         elif choice.name in ("reference", "regularised"):
-            gains = None if layer_norms is None else Gains(*autograd.stacked(layer_norms[these]))
             adds = variant if choice.name == "regularised" else None
-            x, h, layer_gates = equations.layer(x, state, _weights(groups), gains, steps, request.form, adds)
+            x, h, layer_gates = equations.layer(x, state, _weights(groups), _gains(norms), steps, request.form, adds)
         elif is_direct:
             wants_gradient = request.wants_gradient
             x, h = autograd.layer(x, state, _weights(groups), steps, request.form, choice.name, wants_gradient, acts)
         else:
-            x, h = ops.layer(x, state, _weights(groups), steps, request.form, choice.name, keep, acts)
+            of_layer = _weights(groups), _gains(norms), steps, request.form
+            x, h = ops.layer(x, state, *of_layer, choice.name, keep, acts)
         h_n.append(h)
         gates.append(layer_gates)
         layers.append(x)
@@ -336,6 +335,10 @@ def step(
         return ops.kernels("triton", "step").gru_step(input, hx, Weights(*weights), form.precision)
     if choice.name == "eager" and in_place:
         return gru_step(input, hx, Weights(*weights))
+    if choice.name == "regularised":
+        x, h = (torch.atleast_2d(t).flatten(0, -2).unsqueeze(0) for t in (input, hx))
+        norms = _gains(None if layer_norms is None else [layer_norms])
+        return equations.layer(x, State(h), _weights([weights]), norms, Steps(), form, variant)[1].view(hx.shape)
     if choice.name == "reference":
         b_ih, b_hh = weights[2:] if len(weights) == 4 else (None, None)
         gx = linear(input, weights[0], b_ih)
@@ -369,3 +372,7 @@ _PLAIN = {Tensor, Parameter}
 
 def _weights(groups: Sequence[Group]) -> Weights:
     return Weights(*autograd.stacked(groups))
+
+
+def _gains(groups: Sequence[Group] | None) -> Gains | None:
+    return None if groups is None else Gains(*autograd.stacked(groups))

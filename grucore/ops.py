@@ -3,8 +3,8 @@
 torch.compile and torch.export see `grucore::gru_layer` as one opaque node, whatever T is. Its backward pass is a
 separate operator, `grucore::gru_layer_backward`, which has a gradient of its own: second order gradients come from
 `equations.py`, the first order is hand-written. The arguments are the flattened fields of the contract's values;
-`kept` holds intermediate results that the native kernels save for backward, and is empty for the others. Recurrent
-dropout and zoneout are those of the Triton kernels, 0 for the others; with a seed they are random.
+`kept` holds intermediate results that the native kernels save for backward, and is empty for the others. The options
+of `regularised.py` are those that the backend has; with a seed, dropout and zoneout are random.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from grucore import compat, equations, flops
 from grucore.errors import InputError
 from grucore.kernels import Form, Gradients, State, Steps, Weights
 from grucore.kernels.native import layer as native
+from grucore.kernels.native.library import UNAVAILABLE
 from grucore.kernels.noise import new_seed
-from grucore.kernels.regularised import Variant, is_noisy
+from grucore.kernels.regularised import Gains, Variant, acting, is_noisy
 
 
 def layer(
     x: Tensor,
     state: State,
     weights: Weights,
+    gains: Gains | None,
     steps: Steps,
     form: Form,
     backend: str,
@@ -39,28 +41,43 @@ def layer(
     """Runs one layer: y (T, B, D*H) and h_n (D, B, H). `keep` saves what the backend can save for backward."""
     if not torch.compiler.is_compiling():
         flops.register()
-    variant = variant or Variant()
-    seed, noise = new_seed(x.device) if is_noisy(variant) else None, (variant.recurrent_dropout, variant.zoneout)
-    y, h_n, _ = gru_layer(x, *state, *weights, *steps, seed, *form, *noise, backend, keep)
+    seed = new_seed(x.device) if variant is not None and is_noisy(variant) else None
+    fields = (*state, *weights, *(gains or (None, None)), *steps, seed, *form, *options_of(variant))
+    y, h_n, _ = gru_layer(x, *fields, backend, keep)
     return y, h_n
 
 
+def options_of(variant: Variant | None) -> tuple[float, float, str, str]:
+    """The fields of a variant that an operator takes; gains and a seed say the others."""
+    dropout, zoneout, _, activation, recurrent_activation, _ = variant or Variant()
+    return dropout, zoneout, activation, recurrent_activation
+
+
 class _Values(NamedTuple):
-    """The contract's values."""
+    """The contract's values, and what `regularised.py` adds."""
 
     state: State
     weights: Weights
+    gains: Gains | None
     steps: Steps
     form: Form
+    variant: Variant | None
+    seed: Tensor | None
+
+    def by_direction(self) -> tuple[list[Weights], list[Gains] | None]:
+        """The weights and the gains of each direction, without D."""
+        directions = range(len(self.state.h0))
+        gains = None if self.gains is None else [Gains(*(gain[d] for gain in self.gains)) for d in directions]
+        return [self.weights.of(d) for d in directions], gains
 
 
-def _values(fields: tuple) -> tuple[_Values, tuple[Variant, Tensor | None] | tuple[()]]:
-    """The contract's values from an operator's arguments between x and backend, and the noise, () without any."""
-    seed, dropout, zoneout = fields[8], *fields[12:14]
-    values = _Values(State(*fields[:2]), Weights(*fields[2:6]), Steps(*fields[6:8]), Form(*fields[9:12]))
-    if seed is None and not zoneout:
-        return values, ()
-    return values, (Variant(dropout, zoneout, training=seed is not None), seed)
+def _values(fields: tuple) -> _Values:
+    """The values from an operator's arguments between x and backend."""
+    seed, (dropout, zoneout, activation, recurrent_activation) = fields[10], fields[14:18]
+    gains = None if fields[6] is None else Gains(*fields[6:8])
+    variant = Variant(dropout, zoneout, gains is not None, activation, recurrent_activation, seed is not None)
+    state, weights, steps, form = State(*fields[:2]), Weights(*fields[2:6]), Steps(*fields[8:10]), Form(*fields[11:14])
+    return _Values(state, weights, gains, steps, form, variant if acting(variant) else None, seed)
 
 
 def _operator(function: Callable) -> Any:
@@ -99,6 +116,8 @@ def gru_layer(
     w_hh: Tensor,
     b_ih: Tensor | None,
     b_hh: Tensor | None,
+    gain_x: Tensor | None,
+    gain_h: Tensor | None,
     real: Tensor | None,
     start: Tensor | None,
     seed: Tensor | None,
@@ -107,6 +126,8 @@ def gru_layer(
     heads: int,
     recurrent_dropout: float,
     zoneout: float,
+    activation: str,
+    recurrent_activation: str,
     backend: str,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,30 +135,43 @@ def gru_layer(
 
     Raises:
         InputError: sizes or dtypes do not fit, as in a trace, which runs without the checks of a call.
+        RuntimeError: a program was saved with native kernels, and there are none here.
     """
-    _check(x, h0, h_reset, w_ih, w_hh, b_ih, b_hh, real, start)
-    fields = (h0, h_reset, w_ih, w_hh, b_ih, b_hh, real, start, seed)
-    values, noise = _values((*fields, reset_after, precision, heads, recurrent_dropout, zoneout))
-    kept = _new_kept(x, h0, backend, keep)
-    y, h_n = kernels(backend).gru_forward(x, *values, *([kept] if len(kept) else noise))
+    if backend == "native" and UNAVAILABLE:
+        raise RuntimeError(f"a program that was saved where the native kernels run cannot run here: {UNAVAILABLE}")
+    _check(x, h0, h_reset, w_ih, w_hh, b_ih, b_hh, gain_x, gain_h, real, start)
+    options = reset_after, precision, heads, recurrent_dropout, zoneout, activation, recurrent_activation
+    values = _values((h0, h_reset, w_ih, w_hh, b_ih, b_hh, gain_x, gain_h, real, start, seed, *options))
+    kept = _new_kept(x, h0, gain_x, backend, keep)
+    *_, steps, form, variant, seed = values
+    if backend == "native":
+        groups, gains = values.by_direction()
+        held = kept if len(kept) else None
+        y, h_n = native.forward_by_direction(x, values.state, groups, steps, form, held, variant, seed, gains)
+    else:
+        noise = () if variant is None else (variant, seed)
+        y, h_n = kernels(backend).gru_forward(x, values.state, values.weights, steps, form, *noise)
     return owner(y), owner(h_n), kept
 
 
 def _check(x: Tensor, h0: Tensor, *others: Tensor | None) -> None:
     T, B, I = x.shape  # noqa: E741
     D, _, H = h0.shape
-    shapes = (D, B, H), (D, B, H), (D, 3 * H, I), (D, 3 * H, H), (D, 3 * H), (D, 3 * H), (T, B), (T, B)
+    gates = (D, 3 * H)
+    shapes = (D, B, H), (D, B, H), (*gates, I), (*gates, H), gates, gates, gates, gates, (T, B), (T, B)
     for name, tensor, shape in zip(_INPUTS[1:], (h0, *others), shapes, strict=False):
-        dtype = torch.bool if name in ("real", "start") else x.dtype
-        if tensor is not None and (tensor.shape != shape or tensor.dtype is not dtype):
+        if tensor is None:
+            continue
+        dtype = torch.bool if name in ("real", "start") else tensor.dtype if name.startswith("gain") else x.dtype
+        if tensor.shape != shape or tensor.dtype is not dtype:
             raise InputError(
                 f"a layer that reads {x.dtype} of shape {tuple(x.shape)} needs {name} of {dtype} and shape {shape}, "
                 f"got {tensor.dtype} of {tuple(tensor.shape)}"
             )
 
 
-def _new_kept(x: Tensor, h0: Tensor, backend: str, keep: bool) -> Tensor:
-    return native.new_kept(x, h0) if backend == "native" and keep else x.new_empty(0)
+def _new_kept(x: Tensor, h0: Tensor, gain_x: Tensor | None, backend: str, keep: bool) -> Tensor:
+    return native.new_kept(x, h0, gain_x is not None) if backend == "native" and keep else x.new_empty(0)
 
 
 def owner(t: Tensor) -> Tensor:
@@ -146,9 +180,9 @@ def owner(t: Tensor) -> Tensor:
 
 
 @torch.library.impl("grucore::gru_layer", "Meta")
-def _(x, h0, *others):  # type: ignore[no-untyped-def]
+def _(x, h0, h_reset, w_ih, w_hh, b_ih, b_hh, gain_x, *others):  # type: ignore[no-untyped-def]
     y = x.new_empty(x.shape[0], x.shape[1], h0.shape[0] * h0.shape[2])
-    return y, h0.new_empty(h0.shape), _new_kept(x, h0, *others[-2:])
+    return y, h0.new_empty(h0.shape), _new_kept(x, h0, gain_x, *others[-2:])
 
 
 @_operator
@@ -164,6 +198,8 @@ def gru_layer_backward(
     w_hh: Tensor,
     b_ih: Tensor | None,
     b_hh: Tensor | None,
+    gain_x: Tensor | None,
+    gain_h: Tensor | None,
     real: Tensor | None,
     start: Tensor | None,
     seed: Tensor | None,
@@ -172,23 +208,38 @@ def gru_layer_backward(
     heads: int,
     recurrent_dropout: float,
     zoneout: float,
+    activation: str,
+    recurrent_activation: str,
     backend: str,
     need_dx: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The fields of `Gradients`; those that are None are empty."""
-    fields = (h0, h_reset, w_ih, w_hh, b_ih, b_hh, real, start, seed)
-    values, noise = _values((*fields, reset_after, precision, heads, recurrent_dropout, zoneout))
-    gradients = kernels(backend).gru_backward(dy, dh_n, y, x, *values, need_dx, *([kept] if len(kept) else noise))
-    return tuple(x.new_empty(0) if gradient is None else gradient for gradient in gradients)  # type: ignore[return-value]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The fields of `Gradients` and of `Gains`; those that are None are empty."""
+    options = reset_after, precision, heads, recurrent_dropout, zoneout, activation, recurrent_activation
+    values = _values((h0, h_reset, w_ih, w_hh, b_ih, b_hh, gain_x, gain_h, real, start, seed, *options))
+    *_, steps, form, variant, seed = values
+    d_gains = None
+    if backend == "native":
+        groups, gains = values.by_direction()
+        others = (steps, form, need_dx, kept if len(kept) else None, variant, seed, gains)
+        gradients, d_gains = native.backward_by_direction(dy, dh_n, y, x, values.state, groups, *others)
+    else:
+        noise = () if variant is None else (variant, seed)
+        of_layer = values.state, values.weights, steps, form, need_dx
+        gradients = kernels(backend).gru_backward(dy, dh_n, y, x, *of_layer, *noise)
+    if gain_x is not None and gain_h is not None and d_gains is not None:
+        d_gains = Gains(d_gains.of_x.to(gain_x.dtype), d_gains.of_h.to(gain_h.dtype))
+    found = (*gradients, *(d_gains or (None, None)))
+    return tuple(x.new_empty(0) if gradient is None else gradient for gradient in found)  # type: ignore[return-value]
 
 
 @torch.library.impl("grucore::gru_layer_backward", "Meta")
-def _(dy, dh_n, y, kept, x, h0, h_reset, w_ih, w_hh, *others):  # type: ignore[no-untyped-def]
+def _(dy, dh_n, y, kept, x, h0, h_reset, w_ih, w_hh, b_ih, b_hh, gain_x, gain_h, *others):  # type: ignore[no-untyped-def]
     *_, need_dx = others
     bias = w_ih.shape[:2]
     dx, dh_reset = x.shape if need_dx else (0,), (0,) if h_reset is None else h0.shape
     shapes = Gradients(dx, h0.shape, dh_reset, w_ih.shape, w_hh.shape, bias, bias)
-    return tuple(x.new_empty(shape) for shape in shapes)
+    d_gains = (x.new_empty(0) if gain is None else gain.new_empty(gain.shape) for gain in (gain_x, gain_h))
+    return *(x.new_empty(shape) for shape in shapes), *d_gains
 
 
 _INPUTS, _BACKWARD_INPUTS = (
@@ -216,13 +267,14 @@ def _backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, _: None) -> tupl
     need_dx = ctx.needs_input_grad[0]
     if compat.backward_is_transformed(dy, dh_n):
         x, *fields = saved[2:]
-        (state, weights, steps, form), noise = _values((*fields, *ctx.options))
-        found = equations.gradients(dy, dh_n, x, state, weights, None, steps, form, *noise)[0]
+        gradients, d_gains = equations.gradients(dy, dh_n, x, *_values((*fields, *ctx.options)))
     else:
-        found = Gradients(*gru_layer_backward(dy, dh_n, *saved, *ctx.options, need_dx))
-    gradients = found._asdict()
+        found = gru_layer_backward(dy, dh_n, *saved, *ctx.options, need_dx)
+        gradients, d_gains = Gradients(*found[:-2]), Gains(*found[-2:])
+    gain_x, gain_h = d_gains or (None, None)
+    by_name = gradients._asdict() | {"gain_x": gain_x, "gain_h": gain_h}
     y_and_tensors = dict(zip(("y", "kept", *_INPUTS), saved, strict=False))
-    wanted = {name: g for name, g in gradients.items() if y_and_tensors[name] is not None and (need_dx or name != "x")}
+    wanted = {name: g for name, g in by_name.items() if y_and_tensors[name] is not None and (need_dx or name != "x")}
     return _by_name(_INPUTS, **wanted)
 
 
@@ -243,8 +295,7 @@ def _double_backward(ctx: Any, *d_gradients: Tensor | None) -> tuple[Tensor | No
     with compat.without_autocast(primals[2]), torch.enable_grad():
         dy, dh_n, x, *tensors = map(equations.alias, primals)
         assert x is not None
-        (state, weights, steps, form), noise = _values((*tensors, real, start, seed, *ctx.options))
-        y, h_n, _ = equations.layer(x, state, weights, None, steps, form, *noise)
+        y, h_n, _ = equations.layer(x, *_values((*tensors, real, start, seed, *ctx.options)))
         ends = [(out, d_out) for out, d_out in ((y, dy), (h_n, dh_n)) if d_out is not None]
         outs, d_outs = zip(*ends, strict=True)
         arguments = (x, *tensors)

@@ -217,7 +217,8 @@ class QuantizedGRU(LayerWithOptions):
         if self._choice(x, hx, call).name == "native":
             return self._run_natively(x, hx, call)
         with torch.autocast("cpu", enabled=False):
-            return functional.run(x, hx, Stack(self._dequantized(), None, self, training=False), call)[:2]
+            y, h_n, _, _ = functional.run(x, hx, Stack(self._dequantized(), None, self, training=False), call)
+            return y, h_n
 
     def _run_natively(self, x: Tensor, hx: Tensor | None, call: Call) -> tuple[Tensor, Tensor]:
         (steps, state), form, D = self._steps_and_state(x, hx, call), Form(self.reset_after), self.num_directions
@@ -255,11 +256,9 @@ class QuantizedGRU(LayerWithOptions):
         buffers: Any = self._buffers
         groups = []
         for names in self._names:
-            group = {kind: buffers[name] for kind, name in zip(NAMES, names, strict=False)}
+            group = {NAMES[i]: buffers[name] for i, name in enumerate(names)}
             if self.weight_dtype == "int8":
-                group |= {
-                    f"{kind}_scale": buffers[f"{name}_scale"] for kind, name in zip(NAMES[:2], names, strict=False)
-                }
+                group |= {f"{NAMES[i]}_scale": buffers[f"{names[i]}_scale"] for i in (0, 1)}
             groups.append(group)
         return groups
 

@@ -54,7 +54,7 @@ def acting(variant: Variant) -> tuple[str, ...]:
     *values, training = variant
     if values == _PLAIN:
         return ()
-    names = [name for name, value, plain in zip(Variant._fields, values, _PLAIN, strict=False) if value != plain]
+    names = [name for name, value, plain in zip(Variant._fields[:-1], values, _PLAIN, strict=True) if value != plain]
     if not training and "recurrent_dropout" in names:
         names.remove("recurrent_dropout")  # no effect in expectation
     return tuple(names)

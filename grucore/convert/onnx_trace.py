@@ -131,7 +131,7 @@ class _Traced(torch.autograd.Function):
         form = Form(bool(attributes["linear_before_reset"]))
         if acting(variant):
             return regularised.gru_layer(x, state, weights, None, steps, form, variant)[:2]
-        return ops.layer(x, state, weights, steps, form, "eager")
+        return ops.layer(x, state, weights, None, steps, form, "eager")
 
     @staticmethod
     def symbolic(g: Any, *arguments: Any) -> tuple[Any, Any]:

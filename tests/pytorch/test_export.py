@@ -10,6 +10,7 @@ from torch import nn
 from torch.export import Dim, export, load, save
 
 from grucore import GRU
+from grucore.kernels.native.library import UNAVAILABLE
 
 pytestmark = pytest.mark.slow
 
@@ -18,9 +19,9 @@ SHAPES = [(1, 1), (17, 7), (5, 2)]
 
 
 class Model(nn.Module):
-    def __init__(self):
+    def __init__(self, **options):
         super().__init__()
-        self.gru = GRU(3, 4, num_layers=2, bidirectional=True)
+        self.gru = GRU(3, 4, num_layers=2, bidirectional=True, **options)
 
     def forward(self, x, lengths):
         y, h_n = self.gru(x, lengths=lengths)
@@ -31,16 +32,29 @@ def inputs(T, B):
     return torch.randn(T, B, 3), torch.randint(0, T + 1, (B,))
 
 
+def program_of(model):
+    return export(model, inputs(5, 2), dynamic_shapes=({0: STEPS, 1: ROWS}, {0: ROWS}))
+
+
 @pytest.fixture(scope="module")
 def exported():
     torch.manual_seed(0)
     model = Model()
-    return model, export(model, inputs(5, 2), dynamic_shapes=({0: STEPS, 1: ROWS}, {0: ROWS}))
+    return model, program_of(model)
+
+
+OPTIONS = {"layer_norm": True, "zoneout": 0.1, "activation": "relu"}
 
 
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")  # in torch.export.load of 2.11
-def test_export_is_one_operator_a_layer_for_all_sizes(exported, tmp_path):
-    model, program = exported
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param(OPTIONS, marks=pytest.mark.skipif(UNAVAILABLE is not None, reason=UNAVAILABLE or ""))],
+    ids=str,
+)
+def test_export_is_one_operator_a_layer_for_all_sizes(options, tmp_path):
+    model = Model(**options).eval()
+    program = program_of(model)
     nodes = [node for node in program.graph.nodes if "grucore.gru_layer" in str(node.target)]
     assert len(nodes) == 2
     save(program, tmp_path / "model.pt2")

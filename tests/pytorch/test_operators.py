@@ -10,13 +10,14 @@ from oracle import to_oracle
 from torch._dynamo import compiled_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from grucore import GRU
+from grucore import GRU, ops
 from grucore.kernels.native.library import UNAVAILABLE
+from grucore.kernels.regularised import Variant, is_noisy
 
 FLAGS = ["dense", "lengths", "mask and reset"]
 
 
-def arguments(backend, flags, directions, reset_after, bias=True, heads=1, T=4, B=3, I=2, H=3):  # noqa: E741
+def arguments(backend, flags, directions, reset_after, bias=True, heads=1, variant=None, T=4, B=3, I=2, H=3):  # noqa: E741
     def tensor(*shape):
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
@@ -32,10 +33,14 @@ def arguments(backend, flags, directions, reset_after, bias=True, heads=1, T=4, 
         tensor(D, 3 * H, H),
         *((tensor(D, 3 * H), tensor(D, 3 * H)) if bias else (None, None)),
     )
-    inputs = tensor(T, B, I), tensor(D, B, H), h_reset, *weights
-    return *inputs, real, start, None, reset_after, "ieee", heads, 0.0, 0.0, backend, False
+    variant = variant or Variant()
+    gains = (tensor(D, 3 * H), tensor(D, 3 * H)) if variant.layer_norm else (None, None)
+    inputs = tensor(T, B, I), tensor(D, B, H), h_reset, *weights, *gains
+    options = (torch.tensor(5) if is_noisy(variant) else None, reset_after, "ieee", heads, *ops.options_of(variant))
+    return *inputs, real, start, *options, backend, False
 
 
+NEEDS_NATIVE = pytest.mark.skipif(UNAVAILABLE is not None, reason=UNAVAILABLE or "")
 BACKENDS = ["eager", *([] if UNAVAILABLE else ["native"])]
 CASES = [
     ("dense", 1, True, True),
@@ -45,27 +50,33 @@ CASES = [
     ("mask and reset", 1, False, False),
     ("mask and reset", 2, True, True, 3),
 ]
+VARIANTS = [
+    Variant(0.3, 0.2, True, "softsign", "hard_sigmoid", training=True),
+    Variant(0.0, 0.2),
+    Variant(layer_norm=True),
+    Variant(activation="hard_tanh"),
+]
+GIVEN = [(backend, case) for backend in BACKENDS for case in CASES]
+GIVEN += [("native", ("mask and reset", 2, True, True, 1, variant)) for variant in VARIANTS if "native" in BACKENDS]
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # opcheck's own
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend, case", GIVEN, ids=str)
 def test_operator_contract(backend, case):
     given = arguments(backend, *case)
     torch.library.opcheck(torch.ops.grucore.gru_layer.default, given)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend, case", GIVEN, ids=str)
 def test_first_and_second_derivatives(backend, case):
     args = arguments(backend, *case)
-    tensors, fixed = [t for t in args[:7] if t is not None], args[7:]
+    tensors, fixed = [t for t in args[:9] if t is not None], (*args[9:-1], True)
 
     def layer(*tensors):
         given = iter(tensors)
-        return torch.ops.grucore.gru_layer(*(None if t is None else next(given) for t in args[:7]), *fixed)[:2]
+        return torch.ops.grucore.gru_layer(*(None if t is None else next(given) for t in args[:9]), *fixed)[:2]
 
     assert torch.autograd.gradcheck(layer, tensors, fast_mode=True)
     assert torch.autograd.gradgradcheck(layer, tensors, fast_mode=True)
@@ -124,21 +135,35 @@ def test_gradients_in_eval_mode():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["eager", "triton"])
-def test_compiles_whole_and_once_for_all_lengths(backend):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"backend": "eager"},
+        {"backend": "eager", "bias": False},
+        {"backend": "triton"},
+        {"backend": "triton", "zoneout": 0.2, "recurrent_dropout": 0.3},
+        pytest.param({"layer_norm": True, "zoneout": 0.2, "activation": "relu"}, marks=NEEDS_NATIVE),
+        pytest.param({"recurrent_dropout": 0.3, "recurrent_activation": "hard_sigmoid"}, marks=NEEDS_NATIVE),
+    ],
+    ids=str,
+)
+def test_compiles_whole_and_once_for_all_lengths(options):
     """No graph break, and no recompilation when T or B changes."""
     torch._dynamo.reset()
-    device = DEVICE
-    layer = GRU(3, 4, num_layers=2, bidirectional=True, backend=backend, device=device)
+    device = DEVICE if "backend" in options else "cpu"
+    layer = GRU(3, 4, num_layers=2, bidirectional=True, **options, device=device)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counter)
     graphs = None
     for T, B in ((7, 11), (12, 5), (6, 9)):
         x = torch.randn(T, B, 3, device=device, requires_grad=True)
         lengths = torch.arange(B, device=device) % (T + 1)
-        y, h_n = compiled(x, lengths=lengths)
-        torch.testing.assert_close(y, layer(x, lengths=lengths)[0])
-        (y.sum() + h_n.sum()).backward()
+        grads = []
+        for module in (compiled, layer):
+            torch.manual_seed(0)
+            y, h_n = module(x, lengths=lengths)
+            grads.append((y, *torch.autograd.grad(y.sum() + h_n.sum(), [x, *layer.parameters()])))
+        torch.testing.assert_close(*grads)
         graphs = graphs or counter.frame_count
         assert counter.frame_count == graphs
 
@@ -151,12 +176,16 @@ def test_a_first_call_does_not_import_the_compiler():
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # PyTorch's own
-@pytest.mark.parametrize("backend", ["auto", "eager"])
-def test_compiled_autograd_traces_the_backward_pass(backend):
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"backend": "eager"}, pytest.param({"layer_norm": True, "zoneout": 0.1, "device": "cpu"}, marks=NEEDS_NATIVE)],
+    ids=str,
+)
+def test_compiled_autograd_traces_the_backward_pass(options):
     """Without breaks of the graph, and with the gradients of a backward pass that nobody traces."""
-    layer = GRU(3, 4, backend=backend).to(DEVICE)
+    layer = GRU(3, 4, **{"device": DEVICE, **options}).eval()
     for steps in (5, 7, 9):
-        x = torch.randn(steps, 2, 3, device=DEVICE)
+        x = torch.randn(steps, 2, 3, device=options.get("device", DEVICE))
         expected = torch.autograd.grad(layer(x)[0].square().sum(), list(layer.parameters()))
         layer.zero_grad()
         loss = layer(x)[0].square().sum()
@@ -164,3 +193,9 @@ def test_compiled_autograd_traces_the_backward_pass(backend):
             loss.backward()
         for parameter, gradient in zip(layer.parameters(), expected, strict=True):
             torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_a_program_needs_the_kernels_that_it_was_saved_with(monkeypatch):
+    monkeypatch.setattr(ops, "UNAVAILABLE", "there is no compiler")
+    with pytest.raises(RuntimeError, match=r"a program that was saved .* cannot run here: there is no compiler"):
+        torch.ops.grucore.gru_layer(*arguments("native", *CASES[0]))

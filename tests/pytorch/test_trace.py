@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from grucore import GRU, GRUCell
+from grucore.kernels.native.library import UNAVAILABLE
 
 
 class Call(nn.Module):
@@ -59,6 +60,12 @@ CASES = {  # a layer, what is called, tensors to trace with, and others to compa
         lambda m, x, mask: m(x, mask=mask)[0],
         (sequence(), torch.ones(5, 2, dtype=torch.bool)),
         (sequence(9, 3), torch.arange(27).reshape(9, 3) % 4 > 0),
+    ),
+    "options": (
+        GRU(3, 4, 2, bidirectional=True, layer_norm=True, zoneout=0.1, activation="relu").eval(),
+        LENGTHS,
+        (sequence(), torch.tensor([5, 2])),
+        None if UNAVAILABLE else (sequence(9, 3), torch.tensor([0, 9, 4])),
     ),
 }
 

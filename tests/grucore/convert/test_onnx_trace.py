@@ -219,8 +219,8 @@ def test_other_layers_are_written_step_by_step_for_one_T(tmp_path):
     assert all(rms_error(*pair) <= LIMIT for pair in zip(run(path, x, lengths), model(x, lengths), strict=True))
     with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match="Got: 4 Expected: 2"):
         run(path, *given(4, 5)[::2])
-    with pytest.raises(torch._dynamo.exc.UserError, match="your code specialized it to be a constant"):
-        export(model.layer, (x,), dynamic_shapes=({0: free},))
+    with pytest.raises(torch.onnx.OnnxExporterError):
+        exported(model, given(2, 3)[::2], tmp_path / "b.onnx", True, dynamic_shapes=({0: free}, {0: free}))
 
 
 def test_torch_export_is_left_as_it_is():
