@@ -41,10 +41,9 @@ def pretrained(run: "Run", tokens: list[Tensor], teacher: "RunFolder | None") ->
             state = teacher.read_tensors(PRETRAINED)
         else:
             state = _train(run, tokens)
-        if run.accelerator.is_main_process:
-            run.folder.write_tensors(PRETRAINED, state)
-            (run.folder / CHECKPOINT).unlink(missing_ok=True)
+        run.folder.write_tensors(PRETRAINED, state)
         run.accelerator.wait_for_everyone()
+        (run.folder / CHECKPOINT).unlink(missing_ok=True)
     return run.folder.read_tensors(PRETRAINED)
 
 
@@ -133,7 +132,7 @@ def _train(run: "Run", tokens: list[Tensor]) -> dict[str, Tensor]:
         if bar.disable and (step + 1) % 100 == 0:
             run.say(f"pre-training: step {step + 1:,} of {total:,}, loss {loss.item():.4f}")
         is_due = i == per_epoch - 1 or (run.checkpoint_every and (step + 1) % run.checkpoint_every == 0)
-        if is_due and accelerator.is_main_process:
+        if is_due:
             now = {name: part.state_dict() for name, part in parts.items()}
             now |= {"done": step + 1, "seconds": time.perf_counter() - start}
             run.folder.write(CHECKPOINT, partial(torch.save, now))

@@ -42,10 +42,10 @@ FORMAT = 4
 
 
 class RunFolder:
-    """The folder of one run; `start` makes it."""
+    """The folder of one run; `start` makes it. Of several processes, one `writes`; the others' writes do nothing."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, writes: bool = True):
+        self.path, self.writes = path, writes
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -94,6 +94,8 @@ class RunFolder:
 
     def write(self, name: str, write_to: Callable[[str], object]) -> None:
         """Writes a file atomically, by way of a temporary one."""
+        if not self.writes:
+            return
         temporary = self / f".unfinished-{name}"
         try:
             write_to(str(temporary))

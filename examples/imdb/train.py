@@ -142,12 +142,11 @@ class Run:
         """Writes a checkpoint after `done` steps of an epoch."""
         now = {"member": trainer.member, "trainer": trainer.state(), "metrics": self.metrics}
         now |= {"done": done, "totals": totals.cpu(), "seconds": seconds}
-        if self.accelerator.is_main_process:
-            self.folder.write("last.pt", lambda path: torch.save(now, path))
+        self.folder.write("last.pt", lambda path: torch.save(now, path))
 
     def save_metrics(self) -> None:
         """Writes the metrics of all epochs so far, and their plot."""
-        if self.accelerator.is_main_process and self.metrics:
+        if self.metrics:
             self.folder.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.metrics))
             title = self.folder.path.name
             self.folder.write("curves.png", lambda path: save_curves(self.metrics, title, path))
@@ -221,8 +220,7 @@ def train(run: Run, judge: Judge, train_part: Encoded, validation: Encoded, save
             run.metrics.append(line)
             if is_best:
                 judge.members[member].load_state_dict(evaluated.state_dict())
-                if run.accelerator.is_main_process:
-                    run.folder.write_judge(judge, run.tokenizer)
+                run.folder.write_judge(judge, run.tokenizer)
             run.save(trainer, 0, NOTHING, 0.0)
             run.save_metrics()
             run.say(
@@ -263,9 +261,8 @@ def soft_labels(run: Run, teacher: RunFolder, texts: Reviews) -> Tensor:
         judge = teacher.read_judge(tokenizer).to(run.accelerator.device)
         run.say(f"labelling {len(texts.texts):,} reviews")
         margins = run.margins(judge.margins, data.encode(tokenizer, texts))
-        if run.accelerator.is_main_process:
-            probabilities = judge.combine(margins).sigmoid().cpu()
-            run.folder.write_tensors("soft-labels.safetensors", {"probabilities": probabilities})
+        probabilities = judge.combine(margins).sigmoid().cpu()
+        run.folder.write_tensors("soft-labels.safetensors", {"probabilities": probabilities})
         run.accelerator.wait_for_everyone()
     found = run.folder.read_tensors("soft-labels.safetensors")["probabilities"]
     if len(found) != len(texts.texts):
@@ -283,7 +280,7 @@ def train_run(
     if teacher and not (teacher / "summary.json").exists():
         raise UserError(f"--teacher must be a run that has ended, and {teacher.path} has no summary.json")
     parts, learn = prepare(config, given)
-    folder = RunFolder(path)
+    folder = RunFolder(path, accelerator.is_main_process)
     described = vars(config) | {
         "data": given.data if given.data in ("sample", "hub") else "folder",
         "reviews": {name: part.digest() for name, part in parts.items()},
@@ -315,8 +312,7 @@ def train_run(
     train(run, judge, train_part, validation, saved)
     if judge.ngrams is not None:
         set_sharpness(judge, run.margins(judge.eval().margins, validation), validation.targets)
-        if accelerator.is_main_process:
-            folder.write_judge(judge, tokenizer)
+        folder.write_judge(judge, tokenizer)
     accelerator.wait_for_everyone()
     return run, folder.read_judge(tokenizer).to(accelerator.device), parts
 
@@ -331,8 +327,6 @@ def evaluate(run: Run, judge: Judge, parts: dict[str, Reviews], splits: Sequence
         encoded = data.encode(run.tokenizer, parts[name])
         margins = run.margins(judge.margins, encoded)
         summary |= {f"{name}_{key}": value for key, value in judged(judge, margins, encoded.targets).items()}
-    if not run.accelerator.is_main_process:
-        return
     log_odds, labels = judge.combine(margins).cpu(), encoded.targets
     if name == "test":
         copies = data.overlap([*parts["train"].texts, *parts["validation"].texts], parts["test"].texts)
