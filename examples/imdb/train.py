@@ -55,6 +55,9 @@ class Trainer:
         optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.bare = accelerator.unwrap_model(self.model)
+        parts = {"model": self.bare, "average": self.average, "optimizer": self.optimizer}
+        parts["scaler"] = accelerator.scaler  # of float16's gradients
+        self.parts = {name: part for name, part in parts.items() if part is not None}
 
     @property
     def evaluated(self) -> nn.Module:
@@ -111,18 +114,13 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """The state that the next step needs."""
-        return {name: part.state_dict() for name, part in self._parts().items()} | {"step_count": self.step_count}
+        return {name: part.state_dict() for name, part in self.parts.items()} | {"step_count": self.step_count}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continues from a `state`."""
-        for name, part in self._parts().items():
+        for name, part in self.parts.items():
             part.load_state_dict(state[name])
         self.step_count = state["step_count"]
-
-    def _parts(self) -> dict[str, Any]:
-        parts = {"model": self.bare, "average": self.average, "optimizer": self.optimizer}
-        parts["scaler"] = self.accelerator.scaler  # of float16's gradients
-        return {name: part for name, part in parts.items() if part is not None}
 
 
 @dataclasses.dataclass
