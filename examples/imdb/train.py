@@ -171,11 +171,10 @@ def train_epoch(run: Run, trainer: Trainer, encoded: Encoded, epoch: int, saved:
     lengths = [len(row) for row in encoded.tokens]
     batches = data.training_batches(lengths, config.batch_size, config.seed + trainer.member, epoch, config.masked)
     name = trainer.label(epoch)
-    bar = tqdm(total=len(batches), initial=done, desc=name, unit="batch", leave=False, disable=run.without_bar)
-    for i, rows in enumerate(batches[done:], done + 1):
+    bar = tqdm(batches[done:], name, len(batches), leave=False, unit="batch", initial=done, disable=run.without_bar)
+    for i, rows in enumerate(bar, done + 1):
         batch = data.collate(encoded, rows, accelerator.process_index, accelerator.num_processes)
         totals += accelerator.reduce(trainer.step(batch, len(rows)), "sum")
-        bar.update()
         if i % 100 == 0:
             loss, rate = (totals[0] / totals[2]).item(), totals[3].item() / (time.perf_counter() - begin)
             bar.set_postfix_str(f"loss {loss:.4f}, {rate:,.0f} tokens/s")
@@ -183,7 +182,6 @@ def train_epoch(run: Run, trainer: Trainer, encoded: Encoded, epoch: int, saved:
                 run.say(f"{name}: batch {i}/{len(batches)}, loss {loss:.4f}, {rate:,.0f} tokens/s")
         if run.checkpoint_every and i % run.checkpoint_every == 0 and i < len(batches):
             run.save(trainer, i, totals, time.perf_counter() - begin)
-    bar.close()
     loss, right, reviews, tokens = totals.tolist()
     line = {"member": trainer.member, "epoch": epoch, "train_loss": loss / reviews, "train_accuracy": right / reviews}
     seconds = time.perf_counter() - begin
@@ -205,7 +203,7 @@ def train(run: Run, judge: Judge, train_part: Encoded, validation: Encoded, save
         if saved and saved["member"] == member:
             trainer.load_state(saved["trainer"])
         for epoch in range(len(run.metrics) % config.epochs + 1, config.epochs + 1):
-            line = train_epoch(run, trainer, train_part, epoch, saved if saved and saved["done"] else None)
+            line = train_epoch(run, trainer, train_part, epoch, saved)
             saved, begin, run.trained = None, time.perf_counter(), True
             evaluated = trainer.evaluated.eval()
             margins = run.margins(partial(judge.margins, members=[evaluated]), validation)
