@@ -134,7 +134,6 @@ class Run:
     checkpoint_every: int | None
     pretrained: dict[str, Tensor] | None = None  # where GRUs start
     metrics: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one per epoch
-    trained: bool = False  # by this process
 
     def save(self, trainer: Trainer, done: int, totals: Tensor, seconds: float) -> None:
         """Writes a checkpoint after `done` steps of an epoch."""
@@ -192,7 +191,6 @@ def train(run: Run, judge: Judge, train_part: Encoded, validation: Encoded, save
     """Trains the GRUs one after the other, each to its last epoch, starting from the checkpoint `saved`."""
     config, vocabulary_size = run.config, run.tokenizer.get_vocab_size()
     if saved:
-        run.metrics = saved["metrics"]
         run.say(f"resuming {run.folder.path} after {len(run.metrics)} epochs and {saved['done']} steps")
         run.save_metrics()  # the run may have been killed between the checkpoint and these
     steps = -(-len(train_part.tokens) // config.batch_size) * config.epochs
@@ -204,7 +202,7 @@ def train(run: Run, judge: Judge, train_part: Encoded, validation: Encoded, save
             trainer.load_state(saved["trainer"])
         for epoch in range(len(run.metrics) % config.epochs + 1, config.epochs + 1):
             line = train_epoch(run, trainer, train_part, epoch, saved)
-            saved, begin, run.trained = None, time.perf_counter(), True
+            saved, begin = None, time.perf_counter()
             evaluated = trainer.evaluated.eval()
             margins = run.margins(partial(judge.margins, members=[evaluated]), validation)
             line |= {f"validation_{name}": value for name, value in measured(margins[0], validation.targets).items()}
@@ -294,10 +292,9 @@ def train_run(
     if config.pretraining_epochs:
         run.pretrained = pretrained(run, train_part.tokens, teacher)
     saved = folder.read_checkpoint() if (folder / "last.pt").exists() else None
-    trained = saved is not None and bool(saved["metrics"])  # at least one epoch, so there is a best one
-    judge = folder.read_judge(tokenizer) if trained else Judge(config, tokenizer.get_vocab_size(), members=0)
-    has_ended = trained and len(saved["metrics"]) == config.members * config.epochs  # its n-grams are fitted
-    if judge.ngrams is not None and not has_ended:
+    run.metrics = saved["metrics"] if saved else []
+    judge = folder.read_judge(tokenizer) if run.metrics else Judge(config, tokenizer.get_vocab_size(), members=0)
+    if judge.ngrams is not None and len(run.metrics) < config.members * config.epochs:
         run.say(f"fitting {config.ngrams:,} n-grams")
         evidence, offsets = judge.ngrams.fit(train_part.tokens, train_part.targets, importance, config.seed)
         train_part = train_part._replace(evidence=evidence, offsets=offsets)
@@ -312,10 +309,10 @@ def train_run(
 
 def evaluate(run: Run, judge: Judge, parts: dict[str, Reviews], splits: Sequence[str]) -> None:
     """Evaluates the best model on splits, the test split once, and writes the summary."""
-    path = run.folder / "summary.json"
-    if not run.trained and path.exists() and f"{splits[-1]}_accuracy" in json.loads(path.read_text(encoding="utf-8")):
+    path, summary = run.folder / "summary.json", {}
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if f"{splits[-1]}_accuracy" in before and before.get("metrics") == run.metrics:
         return run.say(f"{run.folder.path} has already ended: see its summary.json")
-    summary: dict[str, Any] = {}
     for name in splits:
         encoded = data.encode(run.tokenizer, parts[name])
         margins = run.margins(judge.margins, encoded)

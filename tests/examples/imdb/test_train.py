@@ -78,6 +78,16 @@ def test_the_test_split_can_be_left_for_later(tree, tmp_path, capsys):
     assert "test_accuracy" in tested and tested["metrics"] == found["metrics"]
 
 
+def test_a_run_killed_before_its_second_test_is_tested_when_it_resumes(book, data, tmp_path, monkeypatch):
+    run = shutil.copytree(book, tmp_path / "run")
+    flags = ["--data", data, *imdb.BOOK, "--epochs", 2, "--resume"]
+    with monkeypatch.context() as patch, pytest.raises(TypeError):
+        patch.setattr(train, "evaluate", None)
+        imdb.train(run, *flags)
+    imdb.train(run, *flags)
+    assert len(json.loads((run / "summary.json").read_text())["metrics"]) == 2
+
+
 def test_it_is_tested_later_without_fitting_n_grams_again(best, data, tmp_path, monkeypatch):
     run = imdb.train(tmp_path / "run", "--data", data, *imdb.BEST, "--no-test")
     with monkeypatch.context() as patch:
