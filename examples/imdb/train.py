@@ -196,8 +196,8 @@ def train(run: Run, judge: Judge, train_part: Encoded, validation: Encoded, save
     steps = -(-len(train_part.tokens) // config.batch_size) * config.epochs
     for member in range(len(run.metrics) // config.epochs, config.members):
         trainer = Trainer(run, member, steps)
-        while len(judge.members) <= member:
-            judge.members.append(build_member(config, vocabulary_size, len(judge.members)))
+        if len(judge.members) == member:
+            judge.members.append(build_member(config, vocabulary_size, member).to(run.accelerator.device))
         if saved and saved["member"] == member:
             trainer.load_state(saved["trainer"])
         for epoch in range(len(run.metrics) % config.epochs + 1, config.epochs + 1):

@@ -175,6 +175,13 @@ def test_bfloat16(data, tmp_path):
     assert imdb.state(run)["last embedding.weight"].dtype == torch.float32
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_best_on_a_gpu(data, tmp_path):
+    run = imdb.train(tmp_path / "run", "--data", data, *imdb.BEST, "--device", "cuda")
+    assert json.loads((run / "summary.json").read_text())["device"] != "cpu"
+
+
 def test_float16_is_half_the_file_and_what_is_tested(best, data, tmp_path):
     run = imdb.train(tmp_path / "run", "--data", data, *imdb.BEST, "--stored", "float16")
     tensors = imdb.state(run)
