@@ -33,6 +33,8 @@ class Option(NamedTuple):
 
 
 OPTIONS = {
+    "gru": Option(str, *["grucore"] * 3, "whose layer", choices=list(LAYERS)),
+    "seed": Option(int, 0, 0, 0, "of weights, dropout, batches and folds", most=2**32 - 1),
     "epochs": Option(int, 40, 2, 2, "passes over the training data", least=1),
     "batch_size": Option(int, 64, 64, 96, "reviews in a batch, of all processes together", least=1),
     "accumulate": Option(int, 1, 1, 1, "parts that a batch's gradients are computed in, to save memory", least=1),
@@ -61,14 +63,6 @@ OPTIONS = {
 Config = SimpleNamespace  # everything that determines a run's result, except its reviews
 
 
-def preset(name: str, gru: str = "grucore", seed: int = 0) -> Config:
-    """A preset by its name."""
-    is_book = name.startswith("book")
-    chosen = {option: getattr(row, "book" if is_book else name) for option, row in OPTIONS.items()}
-    schedule = "constant" if is_book else "cosine"
-    return Config(preset=name, gru=gru, seed=seed, masked=name != "book", schedule=schedule, **chosen)
-
-
 def parse(description: str | None) -> tuple[argparse.Namespace, Config]:
     """Reads the command line; returns it and the configuration that it makes of the preset.
 
@@ -78,8 +72,6 @@ def parse(description: str | None) -> tuple[argparse.Namespace, Config]:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="book-masked")
     parser.add_argument("--data", default="sample", help="sample, hub, or a folder (parquet or aclImdb)")
-    parser.add_argument("--gru", choices=list(LAYERS), default="grucore", help="whose layer")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--output", type=Path, help="the run's folder; default runs/imdb-PRESET-DATA-GRU-SEED")
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
@@ -87,22 +79,20 @@ def parse(description: str | None) -> tuple[argparse.Namespace, Config]:
     parser.add_argument("--teacher", type=Path, metavar="RUN", help="of semi: a run of best, or of semi again")
     parser.add_argument("--no-test", action="store_true", help="leave the test split for later, with --resume")
     parser.add_argument("--describe", action="store_true", help="print what would be trained as JSON, and stop")
-    flags = {name: f"--{name.replace('_', '-')}" for name in OPTIONS}
     for name, option in OPTIONS.items():
         text = f"{option.help} (book {option.book}, best {option.best}, semi {option.semi})"
-        parser.add_argument(flags[name], type=option.kind, choices=option.choices, help=text)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=option.kind, choices=option.choices, help=text)
     given = parser.parse_args()
-    if not 0 <= given.seed < 2**32:
-        raise UserError(f"--seed must be from 0 to {2**32 - 1}, got {given.seed}")
-    config = preset(given.preset, given.gru, given.seed)
+    column = given.preset.removesuffix("-masked")
+    schedule = "constant" if column == "book" else "cosine"
+    config = Config(preset=given.preset, masked=given.preset != "book", schedule=schedule)
     for name, option in OPTIONS.items():
-        if (value := getattr(given, name)) is None:
-            continue
-        if getattr(config, name) is None:
-            raise UserError(f"{flags[name]} is not used by --preset {given.preset}")
-        if not isinstance(value, str) and not option.least <= value <= option.most:
-            raise UserError(f"{flags[name]} must be from {option.least} to {option.most}, got {value}")
-        setattr(config, name, value)
+        flag, value, default = f"--{name.replace('_', '-')}", getattr(given, name), getattr(option, column)
+        if value is not None and default is None:
+            raise UserError(f"{flag} is not used by --preset {given.preset}")
+        if isinstance(value, (int, float)) and not option.least <= value <= option.most:
+            raise UserError(f"{flag} must be from {option.least} to {option.most}, got {value}")
+        setattr(config, name, default if value is None else value)
     return given, config
 
 

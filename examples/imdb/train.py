@@ -356,7 +356,7 @@ def main() -> None:
         described = sizes | {"classes": 2, "parameters": parameter_count(judge)} | vars(config)
         print(json.dumps(described))
         return
-    path = given.output or Path("runs") / f"imdb-{given.preset}-{Path(given.data).name}-{given.gru}-{given.seed}"
+    path = given.output or Path("runs") / f"imdb-{given.preset}-{Path(given.data).name}-{config.gru}-{config.seed}"
     accelerator = Accelerator(cpu=given.device == "cpu", mixed_precision=config.precision)
     if config.precision == "fp16" and accelerator.device.type != "cuda":
         raise UserError("--precision fp16 needs a GPU; bf16 runs on a CPU too")
