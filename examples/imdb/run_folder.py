@@ -55,42 +55,32 @@ class RunFolder:
 
         From then on no other process can start it, as long as this object exists.
         """
-        if not (self / "config.json").exists():
-            found = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
-            if any(not name.startswith(".unfinished-") for name in found - {".lock", "vocabulary.json"}):
-                raise UserError(f"{self.path} contains files but not a run: give an empty or a new folder as --output")
-            learned = learn()
-            self._lock()
-            self.write_text("vocabulary.json", learned.to_str(pretty=True) + "\n")
-            self._write_config(config)
-            return
-        if not resume:
+        is_new = not (self / "config.json").exists()
+        if not is_new and not resume:
             raise UserError(f"{self.path} already contains a run: continue it with --resume, or give another --output")
-        self._lock()
-        before = self.read_config()
-        # The schedule depends on the number of epochs, and so does where the next GRU begins.
-        may_change = {"epochs"} if config["schedule"] == "constant" and config["members"] == 1 else set()
-        names = (before.keys() | config.keys()) - may_change
-        pairs = {name: (before.get(name), config.get(name)) for name in sorted(names)}
-        if changes := [f"{name}: {old!r} there, {new!r} now" for name, (old, new) in pairs.items() if old != new]:
-            raise UserError(f"{self.path} contains another run ({', '.join(changes)}): give another --output")
-        if before != config:
-            self._write_config(config)
-
-    def _write_config(self, config: dict[str, Any]) -> None:
-        self.write_text("config.json", json.dumps(config | {"format": FORMAT}, indent=1) + "\n")
-
-    def _lock(self) -> None:
+        found = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
+        if is_new and any(not name.startswith(".unfinished-") for name in found - {".lock", "vocabulary.json"}):
+            raise UserError(f"{self.path} contains files but not a run: give an empty or a new folder as --output")
         self._held = FileLock(self / ".lock", is_singleton=True)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._held.acquire(timeout=0)
+            self._held.acquire(timeout=0)  # makes the folder
         except Timeout:
             raise UserError(
                 f"{self.path} contains a run that another process is training: wait until it ends"
             ) from None
         except OSError as error:
             raise UserError(f"could not write {self / '.lock'}: {error}") from error
+        if is_new:
+            self.write_text("vocabulary.json", learn().to_str(pretty=True) + "\n")
+        before = config if is_new else self.read_config()
+        # The schedule depends on the number of epochs, and so does where the next GRU begins.
+        may_change = {"epochs"} if config["schedule"] == "constant" and config["members"] == 1 else set()
+        names = (before.keys() | config.keys()) - may_change
+        pairs = {name: (before.get(name), config.get(name)) for name in sorted(names)}
+        if changes := [f"{name}: {old!r} there, {new!r} now" for name, (old, new) in pairs.items() if old != new]:
+            raise UserError(f"{self.path} contains another run ({', '.join(changes)}): give another --output")
+        if is_new or before != config:
+            self.write_text("config.json", json.dumps(config | {"format": FORMAT}, indent=1) + "\n")
 
     def write(self, name: str, write_to: Callable[[str], object]) -> None:
         """Writes a file atomically, by way of a temporary one."""
