@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from config import UserError, command
-from data import LABELS, UNKNOWN, Reviews, encode
+from data import LABELS, UNKNOWN
 from run_folder import RunFolder
 
 SHIPPED = Path(__file__).parent / "model"  # trained on real reviews; summary.json records how, and its accuracy
@@ -63,14 +63,14 @@ class Predictor:
             raise UserError(f"not UTF-8 text: {error}") from error
         if "\0" in text:
             raise UserError("NUL bytes: expected the text of a film review")
-        if not self.tokenizer.encode(text).ids:
+        tokens = torch.tensor(self.tokenizer.encode(text).ids, device=self.device)
+        if not len(tokens):
             raise UserError("no words: expected the text of a film review")
-        (tokens,) = encode(self.tokenizer, Reviews([text], [0])).tokens
         if (tokens == UNKNOWN).all():
             raise UserError(f"no word of the {self.tokenizer.get_vocab_size():,} that the model knows")
         if len(tokens) > LONGEST:
             raise UserError(f"{len(tokens):,} tokens: expected {LONGEST:,} at most")
-        return tokens.to(self.device)
+        return tokens
 
 
 def main() -> None:
