@@ -71,15 +71,13 @@ class NGrams(nn.Module):
             The evidence (T, kinds) of each review, and their logits (N,), by the models that have not seen it.
         """
         by_token = [self._keys(row[None], torch.tensor([len(row)]))[0] for row in tokens]
-        distinct = [np.unique(keys) for keys in by_token]
-        distinct = [keys[:-1] if keys[-1] == NO_NGRAM else keys for keys in distinct]
+        distinct = [np.unique(keys)[:-1] for keys in by_token]  # without NO_NGRAM: no pair ends at the first token
         keys, total = np.unique(np.concatenate(distinct), return_counts=True)
         kept = np.sort(np.argsort(-total, kind="stable")[: len(self.keys)])
         self.keys[: len(kept)] = torch.from_numpy(keys[kept])
         rows = [_rows(self.keys, torch.from_numpy(keys)) for keys in distinct]
         rows = [row[row >= 0].numpy() for row in rows]
-        offsets = np.cumsum([0, *map(len, rows)])
-        held = np.concatenate(rows)
+        held, offsets = np.concatenate(rows), np.cumsum([0, *map(len, rows)])
         x = sparse.csr_array((np.ones(len(held)), held, offsets), shape=(len(tokens), len(kept)))
         y, weight = targets.double().numpy(), importance.double().numpy()
         weights, bias = _logistic_regression(x, y, weight)
@@ -89,10 +87,8 @@ class NGrams(nn.Module):
         labelled = np.flatnonzero(weight == 1)
         fold = np.full(len(tokens), FOLDS)  # the mean of all is for those that no model has seen
         fold[labelled] = np.random.default_rng(seed).permutation(len(labelled)) % FOLDS
-        fits = []
-        for k in range(FOLDS):
-            some = labelled[fold[labelled] != k]
-            fits.append(np.append(*_logistic_regression(x[some], y[some], weight[some])))
+        others = [labelled[fold[labelled] != k] for k in range(FOLDS)]
+        fits = [np.append(*_logistic_regression(x[some], y[some], weight[some])) for some in others]
         tables = torch.from_numpy(np.stack([*fits, np.mean(fits, 0)])).float()
         self.cross_fitted[: len(kept)] = tables[-1, :-1]
         logits = torch.from_numpy(x @ tables[:, :-1].double().numpy().T).float() + tables[:, -1]
