@@ -300,7 +300,7 @@ def train_run(
         train_part = train_part._replace(evidence=evidence, offsets=offsets)
     judge.to(accelerator.device)
     train(run, judge, train_part, validation, saved)
-    if judge.ngrams is not None:
+    if judge.ngrams is not None and judge.sharpness == 1:  # else it is fitted, and the file may be a teacher's
         set_sharpness(judge, run.margins(judge.eval().margins, validation), validation.targets)
         folder.write_judge(judge, tokenizer)
     accelerator.wait_for_everyone()

@@ -90,9 +90,11 @@ def test_a_run_killed_before_its_second_test_is_tested_when_it_resumes(book, dat
 
 def test_it_is_tested_later_without_fitting_n_grams_again(best, data, tmp_path, monkeypatch):
     run = imdb.train(tmp_path / "run", "--data", data, *imdb.BEST, "--no-test")
+    digest = RunFolder(run).digest()
     with monkeypatch.context() as patch:
         patch.setattr(ngrams.NGrams, "fit", None)
         imdb.train(run, "--data", data, *imdb.BEST, "--resume")
+    assert RunFolder(run).digest() == digest  # by which runs that it teaches know it
     assert_same(best, run)
     later, at_once = (json.loads((each / "summary.json").read_text()) for each in (run, best))
     assert later["test_loss"] == at_once["test_loss"]
