@@ -1,4 +1,4 @@
-"""Trains the embedding and the GRU of `semi` to predict words, before they are trained on sentiment.
+"""Trains the embedding and the GRU of `best` and `semi` to predict words, before they are trained on sentiment.
 
 From its state after a word, each direction predicts which words are among the next few that it will read. Source:
 Johnson and Zhang 2016 (arXiv:1602.02373), who keep such GRUs as they are; here they are where training on sentiment
