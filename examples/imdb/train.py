@@ -135,8 +135,8 @@ class Run:
     pretrained: dict[str, Tensor] | None = None  # where GRUs start
     metrics: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one per epoch
 
-    def save(self, trainer: Trainer, done: int, totals: Tensor, seconds: float) -> None:
-        """Writes a checkpoint after `done` steps of an epoch."""
+    def save(self, trainer: Trainer, done: int = 0, totals: Tensor = NOTHING, seconds: float = 0.0) -> None:
+        """Writes a checkpoint, by default at the end of an epoch, otherwise after `done` steps of one."""
         now = {"member": trainer.member, "trainer": trainer.state(), "metrics": self.metrics}
         now |= {"done": done, "totals": totals.cpu(), "seconds": seconds}
         self.folder.write("last.pt", lambda path: torch.save(now, path))
@@ -215,7 +215,7 @@ def train(run: Run, judge: Judge, train_part: Encoded, validation: Encoded, save
             if is_best:
                 judge.members[member].load_state_dict(evaluated.state_dict())
                 run.folder.write_judge(judge, run.tokenizer)
-            run.save(trainer, 0, NOTHING, 0.0)
+            run.save(trainer)
             run.save_metrics()
             run.say(
                 f"{trainer.label(epoch)}: train loss {line['train_loss']:.4f}, validation loss "
