@@ -132,8 +132,8 @@ class Run:
     accelerator: Accelerator
     tokenizer: Tokenizer
     checkpoint_every: int | None
+    metrics: list[dict[str, Any]]  # one per epoch
     pretrained: dict[str, Tensor] | None = None  # where GRUs start
-    metrics: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # one per epoch
 
     def save(self, trainer: Trainer, done: int = 0, totals: Tensor = NOTHING, seconds: float = 0.0) -> None:
         """Writes a checkpoint, by default at the end of an epoch, otherwise after `done` steps of one."""
@@ -281,7 +281,8 @@ def train_run(
         folder.start(described, given.resume, learn)
     accelerator.wait_for_everyone()
     tokenizer = folder.read_tokenizer()
-    run = Run(config, folder, accelerator, tokenizer, given.checkpoint_every)
+    saved = folder.read_checkpoint() if (folder / "last.pt").exists() else None
+    run = Run(config, folder, accelerator, tokenizer, given.checkpoint_every, saved["metrics"] if saved else [])
     train_part, validation = (data.encode(tokenizer, parts[name]) for name in ("train", "validation"))
     importance = torch.ones(len(train_part.tokens))
     if teacher:
@@ -291,8 +292,6 @@ def train_run(
         train_part = Encoded(train_part.tokens + unlabelled.tokens, targets)
     if config.pretraining_epochs:
         run.pretrained = pretrained(run, train_part.tokens, teacher)
-    saved = folder.read_checkpoint() if (folder / "last.pt").exists() else None
-    run.metrics = saved["metrics"] if saved else []
     judge = folder.read_judge(tokenizer) if run.metrics else Judge(config, tokenizer.get_vocab_size(), members=0)
     if judge.ngrams is not None and len(run.metrics) < config.members * config.epochs:
         run.say(f"fitting {config.ngrams:,} n-grams")
