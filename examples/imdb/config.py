@@ -16,9 +16,6 @@ class UserError(Exception):
     """Input that cannot be used; the message names what was expected and what was found."""
 
 
-PRESETS = ("book", "book-masked", "best", "semi")  # book-masked has the options of book
-
-
 class Option(NamedTuple):
     """A value that the command line can set, and each preset's; with None it is not used, and its flag is refused."""
 
@@ -70,7 +67,7 @@ def parse(description: str | None) -> tuple[argparse.Namespace, Config]:
         UserError: a flag that the preset does not use, or a value out of range.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=PRESETS, default="book-masked")
+    parser.add_argument("--preset", choices=["book", "book-masked", "best", "semi"], default="book-masked")
     parser.add_argument("--data", default="sample", help="sample, hub, or a folder (parquet or aclImdb)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--output", type=Path, help="the run's folder; default runs/imdb-PRESET-DATA-GRU-SEED")
@@ -83,7 +80,7 @@ def parse(description: str | None) -> tuple[argparse.Namespace, Config]:
         text = f"{option.help} (book {option.book}, best {option.best}, semi {option.semi})"
         parser.add_argument(f"--{name.replace('_', '-')}", type=option.kind, choices=option.choices, help=text)
     given = parser.parse_args()
-    column = given.preset.removesuffix("-masked")
+    column = given.preset.removesuffix("-masked")  # it has the options of book
     schedule = "constant" if column == "book" else "cosine"
     config = Config(preset=given.preset, masked=given.preset != "book", schedule=schedule)
     for name, option in OPTIONS.items():
