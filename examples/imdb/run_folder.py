@@ -131,17 +131,14 @@ class RunFolder:
     def read_judge(self, tokenizer: Tokenizer) -> Judge:
         """Reads the best model, in evaluation mode; it must match the run's `tokenizer` and configuration."""
         path, config = self / "best.safetensors", self.read_config()
-        with self._reading(path.name, "the model of a run"), safe_open(path, framework="pt") as file:
+        expected = "the model of config.json and vocabulary.json"
+        with self._reading(path.name, expected), safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not a dictionary
-        for name, expected in (("format", str(FORMAT)), ("vocabulary", named(tokenizer))):
-            if (there := metadata.get(name)) != expected:
-                raise UserError(f"{path} was written with {name} {there}, but the folder has {name} {expected}")
-        try:
+            for name, of_folder in (("format", str(FORMAT)), ("vocabulary", named(tokenizer))):
+                if (there := metadata.get(name)) != of_folder:
+                    raise ValueError(f"it was written with {name} {there}, but the folder has {name} {of_folder}")
             judge = Judge(SimpleNamespace(**config), tokenizer.get_vocab_size(), int(metadata["members"]))
-            judge.load_state_dict(state)
-        except (AttributeError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"{path} does not match config.json and vocabulary.json: {error}") from error
+            judge.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118, no dictionary
         return judge.eval()
 
     def digest(self) -> str:
