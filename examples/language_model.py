@@ -113,4 +113,4 @@ if __name__ == "__main__":
             timers = (Timer(way, globals=globals() | {"gru": gru}) for way in ways)
             page_ms, part_ms = (timer.blocked_autorange(min_run_time=1).median * 1e3 for timer in timers)
         print(f"{name:12}: {page_ms / 100:.2f} ms per character, {part_ms:.1f} ms per part, forward and backward")
-    print(f"which write the same page: {pages[0] == pages[1]}\n{pages[0]}")
+    print(f"both write the same page: {pages[0] == pages[1]}\n{pages[0]}")

@@ -71,7 +71,7 @@ def advantages(value: Tensor, reward: Tensor, over: Tensor, discount: float = 0.
 
 
 def train(policy: Policy, updates: int) -> Iterator[float]:
-    """Alternates acting and four updates on the experience; yields the share of right turns."""
+    """Alternates acting and four updates on the experience; yields the share of correct turns."""
     optimizer = torch.optim.Adam(policy.parameters(), 1e-2)
     corridors, h, zeros = Corridors(), *torch.zeros(2, 1, ROWS, HIDDEN)
     for _ in range(updates):
@@ -111,7 +111,7 @@ if __name__ == "__main__":
     policy = Policy()
     for i, right in enumerate(train(policy, args.steps), 1):
         if i % max(args.steps // 6, 1) == 0:
-            print(f"update {i:3}: {right:4.0%} of the turns right; without memory 50%")
+            print(f"update {i:3}: {right:4.0%} of the turns correct; without memory 50%")
     (x, first, *_), h0 = gather(policy, Corridors(), torch.zeros(1, ROWS, HIDDEN))
     theirs, zeros = policy.gru.to_torch(), torch.zeros_like(h0)
     f, g = lambda: policy.gru(x, h0, reset=first, reset_state=zeros)[0], lambda: with_nn_gru(theirs, x, h0, first)

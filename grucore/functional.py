@@ -29,7 +29,7 @@ from grucore.kernels import Gates, State, Steps, Weights, reference
 from grucore.kernels.eager.bptt import gru_step
 from grucore.kernels.heads import joined, of_heads, states_of_heads
 from grucore.kernels.regularised import Gains, acting
-from grucore.options import OF_CELL, Options, form_of, variant_of
+from grucore.options import DEFAULTS, OF_CELL, Options, form_of, variant_of
 from grucore.steps import Lengths, steps_of
 
 
@@ -111,6 +111,8 @@ def gru(
     """
     if own := {"num_layers", "bias", "batch_first", "layer_norm", "learn_initial_state"} & options.keys():
         raise TypeError(f"gru takes no {' or '.join(sorted(own))}: its weights and its input determine them")
+    if unknown := options.keys() - DEFAULTS.keys():
+        raise TypeError(f"gru takes no {' or '.join(sorted(unknown))}")
     check_flag("training", training)
     chosen = Options(**options, layer_norm=layer_norms is not None).checked()
     call = Call(lengths, mask, reset, reset_state)

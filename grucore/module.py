@@ -219,7 +219,7 @@ class GRU(LayerWithOptions):
                 from there on are padding. There is no host-device synchronisation, so lengths on a GPU are not checked.
             mask: shape (T, B), or (B, T) if batch_first, bool, False at padding, in any pattern, left padding
                 included. At padding steps the state is unchanged, the output is 0 and no gradient flows, even if the
-                input there is NaN.
+                input there is NaN. Not together with lengths; a PackedSequence takes none of these arguments.
             reset: shape as mask, bool: before a step where it is True, the state goes back to hx. It splits the
                 sequence in both directions; a reset followed only by padding has no effect.
             reset_state: shape as hx: the state that resets go to instead of hx, for unidirectional layers. It serves
@@ -337,10 +337,12 @@ class GRU(LayerWithOptions):
         return hx, Stack(self._weight_groups(), gains, self, self.training)
 
     def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Runs all layers for one step, for streaming; T such calls equal one call on the whole sequence.
+        """Runs all layers for one step, for streaming.
 
-        The layer's hooks do not run, nor those by which torch.nn.utils.prune and the older weight_norm and
-        spectral_norm recompute weights; those of torch.nn.utils.parametrizations need none.
+        T such calls equal one call on the whole sequence, unless recurrent dropout is random, which draws a mask a
+        call. The layer's hooks do not run, nor `forward` of a subclass. torch.nn.utils.prune and the older weight_norm
+        and spectral_norm recompute weights in hooks, so after a change of weights `step` reads the old ones;
+        torch.nn.utils.parametrizations works.
 
         Args:
             input: shape (B, I), or (I,) unbatched.

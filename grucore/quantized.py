@@ -32,8 +32,8 @@ _WITHOUT = ("heads", "layer_norm", "zoneout", "activation", "recurrent_activatio
 class QuantizedGRU(LayerWithOptions):
     """A `GRU` with quantised weights: for inference on a CPU, in less memory and time.
 
-    `GRU.quantize` makes one of a layer, in eval mode, and leaves that as it is. It is called as the layer is: `forward`
-    and `step` take the same arguments and return the same. Input, states, gates and biases are float32.
+    `GRU.quantize` returns one in eval mode; the layer itself stays unchanged. `forward` and `step` take the same
+    arguments as the layer's and return the same. Input, states, gates and biases are float32.
 
     Weights of "int8" have a scale for each row, `w = scale * q` with q from -127 to 127; x and the state are rounded to
     16 bits where they meet them: x by the largest number of its row and step, the state by 1, or by the largest number
@@ -185,8 +185,7 @@ class QuantizedGRU(LayerWithOptions):
     def quantize(self, dtype: WeightDtype = "int8") -> QuantizedGRU:
         """Refuses: the weights are quantised already."""
         raise InputError(
-            f"this layer is quantised already, to {self.weight_dtype}, which lost what {dtype!r} would be made of: "
-            "quantize the float layer"
+            f"this layer is already quantised to {self.weight_dtype}: for {dtype!r}, quantize the float layer"
         )
 
     def extra_repr(self) -> str:
@@ -326,6 +325,16 @@ class QuantizedGRU(LayerWithOptions):
                     f"{tensor.dtype} on {tensor.device}. Move or convert the float layer, and quantize that"
                 )
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Refuses another dtype before anything changes: `float()` does not bring back what `half()` rounded."""
+        for name, tensor in self._buffers.items():
+            if tensor is not None and (dtype := fn(tensor.new_empty(0)).dtype) is not tensor.dtype:
+                raise InputError(
+                    f"a quantised layer stays as it was made: {name} must be {tensor.dtype}, and would be {dtype}. "
+                    "Convert the float layer, and quantize that"
+                )
+        return super()._apply(fn, recurse)
+
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
         """Refuses weights of another kind, which would be converted without a word."""
         errors: list[str] = arguments[-1]
@@ -367,7 +376,7 @@ def _check(layer: Any, dtype: Any) -> None:
                 "convert it first, as by layer.float().cpu()"
             )
         if not tensor.isfinite().all():
-            raise InputError(f"{name} holds a NaN or an infinity: nothing stands for these among quantised weights")
+            raise InputError(f"{name} holds a NaN or an infinity, which quantised weights cannot represent")
 
 
 def _named_tensors(layer: GRU) -> dict[str, Tensor]:

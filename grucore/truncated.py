@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from grucore.errors import InputError, check_size, check_tensor
 from grucore.module import GRU
@@ -37,13 +37,13 @@ def truncated_bptt(
     """Runs a batch `steps` steps at a time; the state is carried from part to part, the gradient is not.
 
     Call `backward()` before asking for the next part, so that only one part needs memory. The outputs are those of one
-    call on the whole batch.
+    call on the whole batch, unless weights change in between or dropout is random.
 
     Args:
         model: a unidirectional layer.
         input: shape (T, B, I), or (B, T, I) if the model is batch_first.
-        hx: the initial state, shape (K, B, H). Its gradient comes from the first part, and from later parts as far as
-            resets go to it: then a state that was computed needs `backward(retain_graph=True)`, or `hx.detach()`.
+        hx: the initial state, shape (K, B, H). It receives a gradient from the first part, and from each later part
+            with a reset to it. If hx was itself computed, pass `hx.detach()`, or call `backward(retain_graph=True)`.
         steps: the number of steps per part; the last part may have fewer.
         lengths: shape (B,), of the whole sequences.
         mask: shape (T, B) or (B, T), as `GRU.forward` takes it.
@@ -55,9 +55,9 @@ def truncated_bptt(
         `Part`: the slice of steps, y, and h_n.
 
     Raises:
-        TypeError: steps that are not an integer, a model that is not a `GRU`.
-        InputError: steps below 1, a bidirectional model, input that is not a batch, lengths out of range. All come from
-            the call itself, not with the first part.
+        TypeError: steps that are not an integer, a model that is not a `grucore.GRU` or a `QuantizedGRU`.
+        InputError: steps below 1, a bidirectional model, input that is not a batch, lengths out of range. These come
+            from the call itself; what only `forward` checks comes with the first part.
 
     Example:
         >>> import torch
@@ -69,8 +69,8 @@ def truncated_bptt(
         (slice(8, 10, None), torch.Size([1, 2, 4]))
     """
     steps = check_size("steps", steps)
-    if not hasattr(model, "bidirectional"):  # a compiled GRU has it
-        raise TypeError(f"model must be a grucore.GRU, got {type(model).__name__}")
+    if isinstance(model, nn.GRU) or not hasattr(model, "bidirectional"):  # a compiled GRU has it
+        raise TypeError(f"model must be a grucore.GRU, got {type(model).__module__}.{type(model).__qualname__}")
     if model.bidirectional:
         raise InputError("truncated_bptt requires a unidirectional layer: backwards, no state is carried over")
     check_tensor("input", input)

@@ -48,14 +48,14 @@ def reasons(rows: list[Row], root: Path) -> str:
     ours, theirs = (memory.value(provider, "peak_mib") for provider in ("grucore-auto", "torch"))
     claims = len(re.findall(r"^\| [^|]+ \| [^|]*\]\(\.\./tests", (root / COMPARISON).read_text(), re.MULTILINE))
     return f"""\
-- **Faster on CPUs.** `nn.GRU` takes {inference:.1f} times as long for inference and {training:.1f} for training:
-  geometric means over {shapes} shapes, by CPU time on one thread; the lowest of {len(machines)} processors.
+- **Faster on CPUs.** {inference:.1f} times as fast as `nn.GRU` in inference, {training:.1f} in training: geometric
+  means of {shapes} shapes, by CPU time on one thread; the lower of {len(machines)} processors.
 - **Variable lengths without packing.** `lengths=`, `mask=` and `reset=` work on a padded batch in any order. Training
   on such batches takes `nn.GRU` {lengths:.1f} times as long.
 - **Less memory on CPUs.** A training step on {shape(memory.case)} peaks at {figure(ours)} MiB, not {figure(theirs)}:
-  most gates are computed again instead of saved.
-- **What `nn.GRU` refuses.** Gradients of gradients, `torch.func`, full-graph compilation, export with free sizes,
-  layer normalisation, int8 weights and more. [{claims} claims]({COMPARISON}), each linked to its test."""
+  most gates are recomputed, not saved.
+- **What `nn.GRU` lacks, or has not on every device.** Gradients of gradients, `torch.func`, full-graph compilation,
+  export with free sizes, layer normalisation, int8 weights. [{claims} claims]({COMPARISON}), each with a test."""
 
 
 def _mean(of_machine: list[Row], kind: str) -> float:

@@ -297,7 +297,7 @@ def training():
 
 
 REFUSED = {
-    "twice": (lambda: QUANTIZED.quantize("bf16"), "is quantised already, to int8"),
+    "twice": (lambda: QUANTIZED.quantize("bf16"), "is already quantised to int8"),
     "an unknown dtype": (lambda: GRU(3, 4).quantize("int4"), r"must be one of 'int8', 'bf16', got 'int4'"),
     "no text": (lambda: GRU(3, 4).quantize(torch.int8), r"must be one of 'int8', 'bf16', got torch.int8"),
     "layer_norm": (lambda: GRU(3, 4, layer_norm=True).quantize("int8"), "layer_norm=True cannot be quantised"),
@@ -325,7 +325,8 @@ REFUSED = {
         lambda: GRU(3, 4, bidirectional=True).quantize("int8").step(X[0]),
         "step requires a unidirectional layer",
     ),
-    "half()": (lambda: GRU(3, 4).quantize("int8").half()(X), "weight_ih_l0_scale must be torch.float32, and is"),
+    "half()": (lambda: GRU(3, 4).quantize("int8").half(), "weight_ih_l0_scale must be torch.float32, and would be"),
+    "float()": (lambda: GRU(3, 4).quantize("bf16").float(), "weight_ih_l0 must be torch.bfloat16, and would be"),
     "to(meta)": (lambda: GRU(3, 4).quantize("bf16").to("meta")(X), "weight_ih_l0 must be torch.bfloat16, .* on meta"),
 }
 
@@ -334,6 +335,17 @@ REFUSED = {
 def test_refusals(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_a_refused_dtype_changes_nothing():
+    """`half().float()` would leave scales of fewer digits."""
+    layer = GRU(3, 4).quantize("int8")
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        with pytest.raises(InputError, match="stays as it was made"):
+            layer.to(dtype)
+    after = layer.float().cpu().share_memory().state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def test_other_types_are_refused():

@@ -177,7 +177,9 @@ def test_bad_parts(options, shape, steps, message):
 
 
 def test_parts_need_a_gru_and_whole_steps():
-    with pytest.raises(TypeError, match=r"model must be a grucore\.GRU, got DataParallel"):
+    with pytest.raises(TypeError, match=r"model must be a grucore\.GRU, got torch.*DataParallel"):
         truncated_bptt(torch.nn.DataParallel(GRU(3, 5)), torch.randn(T, B, 3), steps=4)
+    with pytest.raises(TypeError, match=r"model must be a grucore\.GRU, got torch.*GRU"):
+        truncated_bptt(torch.nn.GRU(3, 5), torch.randn(T, B, 3), steps=4)
     with pytest.raises(TypeError, match="steps should be of type int, got: float"):
         truncated_bptt(GRU(3, 5), torch.randn(T, B, 3), steps=2.5)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from oracle import assert_near
 
-from grucore import GRU, InputError
+from grucore import GRU, InputError, gru
 from grucore.kernels import noise
 from grucore.kernels.regularised import ACTIVATIONS
 
@@ -197,6 +197,14 @@ BAD = {
 def test_bad_options(options, message):
     with pytest.raises(InputError, match=message):
         GRU(3, 5, **options)
+
+
+def test_options_that_do_not_exist():
+    weights = [(torch.ones(12, 3), torch.ones(12, 4))]
+    with pytest.raises(TypeError, match="gru takes no dropuot"):
+        gru(torch.ones(5, 2, 3), None, weights, dropuot=0.1)
+    with pytest.raises(TypeError, match="dropuot"):
+        GRU(3, 4, dropuot=0.1)
 
 
 def test_the_initial_state_is_made_on_the_device():
