@@ -78,5 +78,5 @@ def test_learns_to_remember():
 def test_as_a_program():
     result = one_file.run("policy", "--steps", 1)
     assert result.returncode == 0, result.stderr
-    assert "of the turns right" in result.stdout and "torch.nn.GRU" in result.stdout
+    assert "of the turns correct" in result.stdout and "torch.nn.GRU" in result.stdout
     assert one_file.run("policy", "--steps", -3).stderr.endswith("--steps must be at least 1, got -3\n")
