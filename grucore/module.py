@@ -267,7 +267,8 @@ class GRU(LayerWithOptions):
     ) -> Trace:
         """Also returns the gates and the output of every layer; runs step by step in PyTorch.
 
-        The arguments are those of `forward`, except that a PackedSequence is refused. The layer's hooks do not run.
+        The arguments are those of `forward`, except that a PackedSequence is refused. The layer's hooks do not run,
+        except as in `step`.
 
         Returns:
             A `Trace`: y and h_n as from `forward`; gates, `Gates(r, z, n)`, each of shape (K*D, T, B, H) and 0 at
@@ -284,6 +285,7 @@ class GRU(LayerWithOptions):
         """
         if isinstance(input, PackedSequence):
             raise InputError("trace requires a padded input: pad_packed_sequence gives the input and its lengths")
+        self._recompute_weights()
         x, hx, call, layout = self._arranged(input, hx, Call(lengths, mask, reset, reset_state))  # type: ignore[arg-type]
         y, h_n, gates, layers = functional.run(x, *self._state_and_stack(x, hx), call, wants_gates=True)
         assert gates is not None
@@ -336,13 +338,18 @@ class GRU(LayerWithOptions):
         gains = self._groups(GAINS) if self.layer_norm else None
         return hx, Stack(self._weight_groups(), gains, self, self.training)
 
+    def _recompute_weights(self) -> None:
+        """Runs the hooks of torch.nn.utils by which prune and others set weights before each `forward`."""
+        for hook in self._forward_pre_hooks.values():
+            if type(hook).__module__.startswith("torch.nn.utils."):
+                hook(self, ())
+
     def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Runs all layers for one step, for streaming.
 
         T such calls equal one call on the whole sequence, unless recurrent dropout is random, which draws a mask a
-        call. The layer's hooks do not run, nor `forward` of a subclass. torch.nn.utils.prune and the older weight_norm
-        and spectral_norm recompute weights in hooks, so after a change of weights `step` reads the old ones;
-        torch.nn.utils.parametrizations works.
+        call. Of the layer's hooks only those run by which torch.nn.utils (prune, the older weight_norm and
+        spectral_norm) recompute weights; nor does `forward` of a subclass.
 
         Args:
             input: shape (B, I), or (I,) unbatched.
@@ -363,6 +370,7 @@ class GRU(LayerWithOptions):
         """
         if self.bidirectional:
             raise InputError("step requires a unidirectional layer: a bidirectional GRU must see the whole sequence")
+        self._recompute_weights()
         if (result := direct.step(self, input, hx)) is not None:
             return result
         check_tensor("input", input)

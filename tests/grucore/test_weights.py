@@ -138,6 +138,31 @@ def test_changed_weights(change, training, backend):
     assert_equals_nn_gru(layer.train(training), twin.train(training))
 
 
+def old_weight_norm(layer):
+    nn.utils.weight_norm(layer, "weight_hh_l0")
+
+
+def old_spectral_norm(layer):
+    nn.utils.spectral_norm(layer, "weight_ih_l1")
+
+
+@each_backend
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize("change", [pruned, old_weight_norm, old_spectral_norm, weight_norm])
+def test_step_and_trace_read_weights_that_hooks_recompute(change, backend):
+    layer = layer_for("auto" if backend == "reference" else backend).eval()
+    change(layer)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.mul_(1.5)
+    x, hx = inputs(layer)
+    stepped = layer.step(x[0], hx)
+    traced = layer.trace(x[:1], hx) if layer.backend == "auto" else None
+    y, h_n = layer(x[:1], hx)
+    torch.testing.assert_close(stepped, (y[0], h_n))
+    assert traced is None or torch.allclose(traced.y, y, atol=1e-6)
+
+
 def in_place(layer):
     torch.optim.SGD(layer.parameters(), lr=0.5).step()
 
