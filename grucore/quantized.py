@@ -183,7 +183,7 @@ class QuantizedGRU(LayerWithOptions):
         return layer.eval()
 
     def quantize(self, dtype: WeightDtype = "int8") -> QuantizedGRU:
-        """Refuses: the weights are quantised already."""
+        """Refuses: the weights are already quantised."""
         raise InputError(
             f"this layer is already quantised to {self.weight_dtype}: for {dtype!r}, quantize the float layer"
         )

@@ -51,7 +51,7 @@ def _refusals(numbers: random.Random) -> list[str]:
     calls = [
         (_drawn(numbers, **options), "int8", message),
         (_drawn(numbers), numbers.choice(["int4", None, torch.int8, 8]), "dtype must be one of 'int8', 'bf16', got"),
-        (_drawn(numbers).quantize("bf16"), "int8", "is quantised already, to bf16"),
+        (_drawn(numbers).quantize("bf16"), "int8", "is already quantised to bf16"),
         (_drawn(numbers), "int8", "holds a NaN or an infinity"),
     ]
     with torch.no_grad():

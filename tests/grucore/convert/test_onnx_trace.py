@@ -217,10 +217,12 @@ def test_other_layers_are_written_step_by_step_for_one_T(tmp_path):
     path = exported(model, given(2, 3)[::2], tmp_path / "a.onnx", True, dynamic_shapes=({1: free}, {0: free}))
     x, _, lengths = given(2, 5)
     assert all(rms_error(*pair) <= LIMIT for pair in zip(run(path, x, lengths), model(x, lengths), strict=True))
-    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument, match="Got: 4 Expected: 2"):
+    errors = onnxruntime.capi.onnxruntime_pybind11_state
+    with pytest.raises(errors.InvalidArgument, match="Got: 4 Expected: 2"):
         run(path, *given(4, 5)[::2])
-    with pytest.raises(torch.onnx.OnnxExporterError):
-        exported(model, given(2, 3)[::2], tmp_path / "b.onnx", True, dynamic_shapes=({0: free}, {0: free}))
+    with pytest.raises((torch.onnx.OnnxExporterError, errors.Fail)):  # torch 2.8 writes a file, which does not run
+        free_steps = exported(model, given(2, 3)[::2], tmp_path / "b.onnx", True, dynamic_shapes=({0: free}, {0: free}))
+        run(free_steps, *given(4, 3)[::2])
 
 
 def test_torch_export_is_left_as_it_is():
