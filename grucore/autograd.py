@@ -17,8 +17,7 @@ from grucore import compat, equations, ops
 from grucore.checks import Group
 from grucore.kernels import Form, Gradients, State, Steps, Weights
 from grucore.kernels.native import layer as native
-from grucore.kernels.noise import new_seed
-from grucore.kernels.regularised import Gains, Variant, is_noisy
+from grucore.kernels.regularised import Gains, Variant, drawn_seed
 
 
 def native_layer(
@@ -32,7 +31,7 @@ def native_layer(
     gains: Sequence[Group] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Runs one layer, with a group of weights, and of gains, per direction: y (T, B, D*H) and h_n (D, B, H)."""
-    seed = None if variant is None or not is_noisy(variant) else new_seed(x.device)
+    seed = drawn_seed(variant, x.device)
     if wants_gradient:
         parameters = [w for group in (*groups, *(gains or ())) for w in group]
         return _Layer.apply(x, *state, steps, form, variant, seed, *parameters)
@@ -65,9 +64,7 @@ def layer(
     variant: Variant | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Runs one layer as `ops.layer` does, with "eager" or "triton"."""
-    noise: tuple[Any, ...] = ()
-    if variant is not None and (variant.recurrent_dropout or variant.zoneout):
-        noise = variant, new_seed(x.device) if is_noisy(variant) else None
+    noise: tuple[Any, ...] = () if variant is None else (variant, drawn_seed(variant, x.device))
     if wants_gradient:
         return _StackedLayer.apply(x, *state, *weights, *steps, form, backend, noise)
     return ops.kernels(backend).gru_forward(x, state, weights, steps, form, *noise)

@@ -16,7 +16,12 @@ NAMES = ("w_ih", "w_hh", "b_ih", "b_hh")
 
 
 def check_sequence(
-    input: Tensor, hx: Tensor | None, weights: Sequence[Group], directions: int, heads: int
+    input: Tensor,
+    hx: Tensor | None,
+    reset_state: Tensor | None,
+    weights: Sequence[Group],
+    directions: int,
+    heads: int,
 ) -> tuple[int, int, int]:
     """T, B and H of a time-major batch.
 
@@ -31,7 +36,7 @@ def check_sequence(
     steps, batch, input_size = input.shape
     for i, group in enumerate(weights):
         check_weights(group, input_size if i < directions else directions * hidden_size, hidden_size, heads)
-    check_alike(input, hx, weights[0][0])
+    check_alike(input, hx, weights[0][0], reset_state)
     expected = (len(weights), batch, hidden_size)
     if hx is not None and differ(hx.shape, expected):
         raise InputError(

@@ -71,7 +71,7 @@ class Request(NamedTuple):
     wants_gates: bool = False  # as `GRU.trace` does
     wants_gradient: bool = False
     is_plain: bool = True  # tensors of PyTorch's own class, and nothing that traces, exports or compiles the call
-    is_transformed: bool = False  # torch.func or forward-mode differentiation is active
+    is_transformed: bool = False  # torch.func or forward-mode differentiation is active, or there are DTensors
     is_onnx_node: bool = False  # torch.onnx.export runs, and its operator says all of this
 
 
@@ -144,7 +144,7 @@ def _obstacle(backend: str, request: Request) -> str | None:
     if request.wants_gates:
         return f"{what} no gates to return: they never leave the kernel"
     if request.is_transformed:
-        return f"{what} no rules for torch.func and forward-mode differentiation"
+        return f"{what} no rules for torch.func, forward-mode differentiation and DTensors"
     if backend == "triton":
         return _obstacle_to_triton(request)
     if backend == "native":

@@ -128,9 +128,9 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
         from grucore.convert import onnx_trace
 
     options, training = stack.options, stack.training
-    D, variant, heads = request.sizes[2], variant_of(options, training), options.heads
+    D, heads = request.sizes[2], options.heads
     keep = request.wants_gradient and not torch.jit.is_tracing()  # a trace holds for calls of both kinds
-    acts = variant if request.regularised else None
+    acts = variant_of(options, training) if request.regularised else None
     is_direct = request.is_plain and not (request.is_transformed or torch.is_autocast_enabled(x.device.type))
     h_n, gates = [], []
     layers: list[Tensor] = []
@@ -146,8 +146,7 @@ def run(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates:
         elif choice.name == "onnx":
             x, h = onnx_trace.layer(x, state.h0, _weights(groups), call.lengths, hx is not None, options)
         elif choice.name in ("reference", "regularised"):
-            adds = variant if choice.name == "regularised" else None
-            x, h, layer_gates = equations.layer(x, state, _weights(groups), _gains(norms), steps, request.form, adds)
+            x, h, layer_gates = equations.layer(x, state, _weights(groups), _gains(norms), steps, request.form, acts)
         elif is_direct:
             wants_gradient = request.wants_gradient
             x, h = autograd.layer(x, state, _weights(groups), steps, request.form, choice.name, wants_gradient, acts)
@@ -185,9 +184,8 @@ class _Prepared(NamedTuple):
 def _prepared(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_gates: bool) -> _Prepared:
     weights, layer_norms, options, training = stack
     D, heads = 2 if options.bidirectional else 1, options.heads
-    T, B, H = check_sequence(input, hx, weights, D, heads)
+    T, B, H = check_sequence(input, hx, call.reset_state, weights, D, heads)
     check_reset_state(call.reset_state, call.reset, options.bidirectional, (len(weights), B, H))
-    check_alike(input, hx, weights[0][0], call.reset_state)
     if layer_norms is not None:
         check_gains(layer_norms, weights)
     steps = steps_of(T, B, input.device, call.lengths, call.mask, call.reset)
@@ -222,7 +220,7 @@ def _prepared(input: Tensor, hx: Tensor | None, stack: Stack, call: Call, wants_
         wants_gates=wants_gates,
         wants_gradient=wants_gradient,
         is_plain=is_plain,
-        is_transformed=compat.transformed(),
+        is_transformed=compat.transformed() or any(type(t).__name__ == "DTensor" for t in (input, *parameters)),
         is_onnx_node=is_node,
     )
     return _Prepared(input, h0, h_reset, weights, layer_norms, steps, request)

@@ -349,7 +349,7 @@ class GRU(LayerWithOptions):
 
         T such calls equal one call on the whole sequence, unless recurrent dropout is random, which draws a mask a
         call. Of the layer's hooks only those run by which torch.nn.utils (prune, the older weight_norm and
-        spectral_norm) recompute weights; nor does `forward` of a subclass.
+        spectral_norm) recompute weights, for each call; nor does `forward` of a subclass.
 
         Args:
             input: shape (B, I), or (I,) unbatched.
@@ -368,21 +368,10 @@ class GRU(LayerWithOptions):
             >>> y_t.shape, h.shape
             (torch.Size([2, 4]), torch.Size([1, 2, 4]))
         """
-        if self.bidirectional:
-            raise InputError("step requires a unidirectional layer: a bidirectional GRU must see the whole sequence")
         self._recompute_weights()
         if (result := direct.step(self, input, hx)) is not None:
             return result
-        check_tensor("input", input)
-        if input.dim() not in (1, 2) or differ(input.shape[-1:], (self.input_size,)):
-            raise InputError(
-                f"step: input must be (B, {self.input_size}) or ({self.input_size},), got {tuple(input.shape)}"
-            )
-        expected = (self.num_layers, *input.shape[:-1], self.hidden_size)
-        if hx is not None:
-            check_tensor("hx", hx)
-            if differ(hx.shape, expected):
-                raise InputError(f"step: Expected hidden size {expected}, got {list(hx.shape)}")
+        expected = self._check_step(input, hx)
         is_bare = dispatch.is_step_native(acting(variant_of(self, self.training)))
         if not is_bare or (hx is None and self.learn_initial_state):
             rows = input if input.dim() == 2 else input.unsqueeze(0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -23,8 +23,7 @@ from grucore.errors import InputError
 from grucore.kernels import Form, Gradients, State, Steps, Weights
 from grucore.kernels.native import layer as native
 from grucore.kernels.native.library import UNAVAILABLE
-from grucore.kernels.noise import new_seed
-from grucore.kernels.regularised import Gains, Variant, acting, is_noisy
+from grucore.kernels.regularised import Gains, Variant, acting, drawn_seed
 
 
 def layer(
@@ -41,7 +40,7 @@ def layer(
     """Runs one layer: y (T, B, D*H) and h_n (D, B, H). `keep` saves what the backend can save for backward."""
     if not torch.compiler.is_compiling():
         flops.register()
-    seed = new_seed(x.device) if variant is not None and is_noisy(variant) else None
+    seed = drawn_seed(variant, x.device)
     fields = (*state, *weights, *(gains or (None, None)), *steps, seed, *form, *options_of(variant))
     y, h_n, _ = gru_layer(x, *fields, backend, keep)
     return y, h_n
@@ -71,7 +70,7 @@ class _Values(NamedTuple):
         return [self.weights.of(d) for d in directions], gains
 
 
-def _values(fields: tuple) -> _Values:
+def _values(fields: Sequence) -> _Values:
     """The values from an operator's arguments between x and backend."""
     seed, (dropout, zoneout, activation, recurrent_activation) = fields[10], fields[14:18]
     gains = None if fields[6] is None else Gains(*fields[6:8])
@@ -80,25 +79,38 @@ def _values(fields: tuple) -> _Values:
     return _Values(state, weights, gains, steps, form, variant if acting(variant) else None, seed)
 
 
-def _operator(function: Callable) -> Any:
-    """Registers a function as the operator `grucore::NAME`, with the schema of its annotations.
+# The operators' arguments between x and the last: the fields of the contract's values, and what `regularised.py` adds.
+_FIELDS = (
+    "Tensor h0, Tensor? h_reset, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? gain_x, Tensor? gain_h, "
+    "Tensor? real, Tensor? start, Tensor? seed, bool reset_after, str precision, SymInt heads, "
+    "float recurrent_dropout, float zoneout, str activation, str recurrent_activation, str backend"
+)
+
+
+def _operator(arguments: str, results: int) -> Callable[[Callable], Any]:
+    """Registers a function as the operator `grucore::NAME`; all its results are tensors.
 
     Like `torch.library.custom_op`, but without importing torch._dynamo, which takes a second or two, in the first call.
     """
-    name = f"grucore::{function.__name__}"
-    torch.library.define(name, torch.library.infer_schema(function, mutates_args=()), tags=torch.Tag.pt2_compliant_tag)
-    untraced = compat.untraced(function)
 
-    @functools.wraps(function)
-    def run(*args: Any) -> tuple[Tensor, ...]:
-        device = next(arg for arg in args if isinstance(arg, Tensor)).device
-        # Autocast must not change the dtype of the products inside. Where torch.compile runs a frame uncompiled, it
-        # must not trace the operators that this one calls.
-        with torch.autocast(device.type, enabled=False):
-            return (untraced if "torch._dynamo" in sys.modules else function)(*args)
+    def registered(function: Callable) -> Any:
+        name = f"grucore::{function.__name__}"
+        schema = f"({arguments}) -> ({', '.join(['Tensor'] * results)})"
+        torch.library.define(name, schema, tags=torch.Tag.pt2_compliant_tag)
+        untraced = compat.untraced(function)
 
-    torch.library.impl(name, "default", run)
-    return getattr(torch.ops.grucore, function.__name__).default
+        @functools.wraps(function)
+        def run(*args: Any) -> tuple[Tensor, ...]:
+            device = next(arg for arg in args if isinstance(arg, Tensor)).device
+            # Autocast must not change the dtype of the products inside. Where torch.compile runs a frame uncompiled, it
+            # must not trace the operators that this one calls.
+            with torch.autocast(device.type, enabled=False):
+                return (untraced if "torch._dynamo" in sys.modules else function)(*args)
+
+        torch.library.impl(name, "default", run)
+        return getattr(torch.ops.grucore, function.__name__).default
+
+    return registered
 
 
 @functools.cache
@@ -107,42 +119,20 @@ def kernels(backend: str, module: str = "layer") -> Any:
     return import_module(f"grucore.kernels.{backend}.{module}")
 
 
-@_operator
-def gru_layer(
-    x: Tensor,
-    h0: Tensor,
-    h_reset: Tensor | None,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    gain_x: Tensor | None,
-    gain_h: Tensor | None,
-    real: Tensor | None,
-    start: Tensor | None,
-    seed: Tensor | None,
-    reset_after: bool,
-    precision: str,
-    heads: int,
-    recurrent_dropout: float,
-    zoneout: float,
-    activation: str,
-    recurrent_activation: str,
-    backend: str,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+@_operator(f"Tensor x, {_FIELDS}, bool keep", 3)
+def gru_layer(x: Tensor, *fields: Any) -> tuple[Tensor, Tensor, Tensor]:
     """y, h_n and kept.
 
     Raises:
         InputError: sizes or dtypes do not fit, as in a trace, which runs without the checks of a call.
         RuntimeError: a program was saved with native kernels, and there are none here.
     """
-    if backend == "native" and UNAVAILABLE:
-        raise RuntimeError(f"a program that was saved where the native kernels run cannot run here: {UNAVAILABLE}")
-    _check(x, h0, h_reset, w_ih, w_hh, b_ih, b_hh, gain_x, gain_h, real, start)
-    options = reset_after, precision, heads, recurrent_dropout, zoneout, activation, recurrent_activation
-    values = _values((h0, h_reset, w_ih, w_hh, b_ih, b_hh, gain_x, gain_h, real, start, seed, *options))
-    kept = _new_kept(x, h0, gain_x, backend, keep)
+    *given, backend, keep = fields
+    values = _values(given)
+    if backend == "native" and (obstacle := UNAVAILABLE or (not x.is_cpu and f"x is on {x.device}")):
+        raise RuntimeError(f"a program that was saved where the native kernels run cannot run here: {obstacle}")
+    _check(x, *given[:10])
+    kept = _new_kept(x, values.state.h0, values.gains, backend, keep)
     *_, steps, form, variant, seed = values
     if backend == "native":
         groups, gains = values.by_direction()
@@ -170,8 +160,8 @@ def _check(x: Tensor, h0: Tensor, *others: Tensor | None) -> None:
             )
 
 
-def _new_kept(x: Tensor, h0: Tensor, gain_x: Tensor | None, backend: str, keep: bool) -> Tensor:
-    return native.new_kept(x, h0, gain_x is not None) if backend == "native" and keep else x.new_empty(0)
+def _new_kept(x: Tensor, h0: Tensor, gains: Any, backend: str, keep: bool) -> Tensor:
+    return native.new_kept(x, h0, gains is not None) if backend == "native" and keep else x.new_empty(0)
 
 
 def owner(t: Tensor) -> Tensor:
@@ -185,37 +175,13 @@ def _(x, h0, h_reset, w_ih, w_hh, b_ih, b_hh, gain_x, *others):  # type: ignore[
     return y, h0.new_empty(h0.shape), _new_kept(x, h0, gain_x, *others[-2:])
 
 
-@_operator
+@_operator(f"Tensor? dy, Tensor? dh_n, Tensor y, Tensor kept, Tensor x, {_FIELDS}, bool need_dx", 9)
 def gru_layer_backward(
-    dy: Tensor | None,
-    dh_n: Tensor | None,
-    y: Tensor,
-    kept: Tensor,
-    x: Tensor,
-    h0: Tensor,
-    h_reset: Tensor | None,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    gain_x: Tensor | None,
-    gain_h: Tensor | None,
-    real: Tensor | None,
-    start: Tensor | None,
-    seed: Tensor | None,
-    reset_after: bool,
-    precision: str,
-    heads: int,
-    recurrent_dropout: float,
-    zoneout: float,
-    activation: str,
-    recurrent_activation: str,
-    backend: str,
-    need_dx: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dy: Tensor | None, dh_n: Tensor | None, y: Tensor, kept: Tensor, x: Tensor, *fields: Any
+) -> tuple[Tensor, ...]:
     """The fields of `Gradients` and of `Gains`; those that are None are empty."""
-    options = reset_after, precision, heads, recurrent_dropout, zoneout, activation, recurrent_activation
-    values = _values((h0, h_reset, w_ih, w_hh, b_ih, b_hh, gain_x, gain_h, real, start, seed, *options))
+    *given, backend, need_dx = fields
+    values = _values(given)
     *_, steps, form, variant, seed = values
     d_gains = None
     if backend == "native":
@@ -226,10 +192,10 @@ def gru_layer_backward(
         noise = () if variant is None else (variant, seed)
         of_layer = values.state, values.weights, steps, form, need_dx
         gradients = kernels(backend).gru_backward(dy, dh_n, y, x, *of_layer, *noise)
-    if gain_x is not None and gain_h is not None and d_gains is not None:
-        d_gains = Gains(d_gains.of_x.to(gain_x.dtype), d_gains.of_h.to(gain_h.dtype))
+    if values.gains is not None and d_gains is not None:
+        d_gains = Gains(*(d.to(gain.dtype) for d, gain in zip(d_gains, values.gains, strict=True)))
     found = (*gradients, *(d_gains or (None, None)))
-    return tuple(x.new_empty(0) if gradient is None else gradient for gradient in found)  # type: ignore[return-value]
+    return tuple(x.new_empty(0) if gradient is None else gradient for gradient in found)
 
 
 @torch.library.impl("grucore::gru_layer_backward", "Meta")

@@ -115,18 +115,7 @@ class QuantizedGRU(LayerWithOptions):
 
     def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One step of all layers, for streaming; arguments and results are those of `GRU.step`."""
-        if self.bidirectional:
-            raise InputError("step requires a unidirectional layer: a bidirectional GRU must see the whole sequence")
-        check_tensor("input", input)
-        if input.dim() not in (1, 2):
-            raise InputError(
-                f"step: input must be (B, {self.input_size}) or ({self.input_size},), got {tuple(input.shape)}"
-            )
-        expected = (self.num_layers, *input.shape[:-1], self.hidden_size)
-        if hx is not None:
-            check_tensor("hx", hx)
-            if differ(hx.shape, expected):
-                raise InputError(f"step: Expected hidden size {expected}, got {list(hx.shape)}")
+        self._check_step(input, hx)
         if input.dim() == 1:
             y, h_n = self._run(input.view(1, 1, -1), None if hx is None else hx.unsqueeze(1), Call())
             return y.view(-1), h_n.squeeze(1)

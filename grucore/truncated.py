@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from grucore.errors import InputError, check_size, check_tensor
 from grucore.module import GRU
@@ -69,7 +69,7 @@ def truncated_bptt(
         (slice(8, 10, None), torch.Size([1, 2, 4]))
     """
     steps = check_size("steps", steps)
-    if isinstance(model, nn.GRU) or not hasattr(model, "bidirectional"):  # a compiled GRU has it
+    if not hasattr(model, "learn_initial_state"):  # a compiled GRU has it, and no layer of torch.nn
         raise TypeError(f"model must be a grucore.GRU, got {type(model).__module__}.{type(model).__qualname__}")
     if model.bidirectional:
         raise InputError("truncated_bptt requires a unidirectional layer: backwards, no state is carried over")

@@ -112,7 +112,7 @@ def _unroll(step: Step, length: int, state: State, steps: Steps, d: int, reverse
         outputs.append(y_t)
         gates.append(gates_t)
     if not outputs:
-        empty = h.new_empty((0, *h.shape))
+        empty = h.unsqueeze(0)[:0]  # of h0, so that its gradient is 0
         return empty, h.clone(), Gates(empty, empty, empty)
     if reverse:
         outputs.reverse()

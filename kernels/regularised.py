@@ -60,9 +60,10 @@ def acting(variant: Variant) -> tuple[str, ...]:
     return tuple(names)
 
 
-def is_noisy(variant: Variant) -> bool:
-    """Whether random masks are drawn."""
-    return variant.training and (variant.recurrent_dropout > 0 or variant.zoneout > 0)
+def drawn_seed(variant: Variant | None, device: torch.device) -> Tensor | None:
+    """A seed of a call's masks, None where none are random."""
+    is_noisy = variant is not None and variant.training and (variant.recurrent_dropout > 0 or variant.zoneout > 0)
+    return new_seed(device) if is_noisy else None
 
 
 def dropout_of_state(seed: Tensor, p: float, h: Tensor, direction: int) -> Tensor:
@@ -92,8 +93,7 @@ def gru_layer(
     The other arguments are those of the contract in `kernels/__init__.py`. Without a seed, each call draws its own.
     """
     x = without_padding(x, steps)
-    if seed is None and is_noisy(variant):
-        seed = new_seed(x.device)
+    seed = drawn_seed(variant, x.device) if seed is None else seed
 
     def step_of(d: int) -> _Step:
         gains_d = (None, None) if gains is None else (gains.of_x[d], gains.of_h[d])

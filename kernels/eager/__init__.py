@@ -2,6 +2,5 @@
 
 layer.py      the contract: direction by direction, on the non-padding steps
 bptt.py       the recurrence and its hand-written backpropagation through time
-packing.py    lengths, masks and resets as an index of the non-padding steps
 schedule.py   the rows that each step of a packed or dense sequence reads, and chunks of time
 """

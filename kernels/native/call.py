@@ -138,25 +138,10 @@ def step(
     B, I = x.shape  # noqa: E741
     H = h.shape[1]
     held_gains: list[object] = []
-    fields: list[Any] = [x.element_size() == 8, 1, torch.get_num_threads(), 1, B, I, H, 0, 0, 0, 0, 1, B]
-    fields += [
-        x.data_ptr(),
-        0,
-        x.stride(0),
-        h.data_ptr(),
-        h.stride(0),
-        *_addresses(group),
-        0,
-        y.data_ptr(),
-        0,
-        H,
-        0,
-        0,
-        *_NO_NOISE,
-        *activations,
-        *_gains(gains, held_gains),
-        *_NOWHERE,
-        *_NO_GRADIENTS,
+    fields: list[Any] = [
+        *(x.element_size() == 8, 1, torch.get_num_threads(), 1, B, I, H, 0, 0, 0, 0, 1, B),
+        *(x.data_ptr(), 0, x.stride(0), h.data_ptr(), h.stride(0), *_addresses(group), 0, y.data_ptr(), 0, H, 0, 0),
+        *(*_NO_NOISE, *activations, *_gains(gains, held_gains), *_NOWHERE, *_NO_GRADIENTS),
     ]
     held: list[object] = []
     call = _packed_if_held(fields, group, held) if B * H * (I + H) >= _WORTH_PACKED else _PACK(*fields)
@@ -191,6 +176,8 @@ def dense(t: Tensor) -> Tensor:
     """The tensor with adjacent elements in its last dimension, and the sign that memory holds."""
     if t.is_neg():
         t = t.resolve_neg()
+    if t._is_zerotensor():  # it has no memory
+        t = t.clone()
     return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
 
 

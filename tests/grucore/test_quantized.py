@@ -315,7 +315,7 @@ REFUSED = {
     "input elsewhere": (lambda: QUANTIZED(X.to("meta")), "input is torch.float32 on meta"),
     "hx of bfloat16": (lambda: QUANTIZED(X, torch.zeros(1, 2, 4).bfloat16()), "hx is torch.bfloat16"),
     "I": (lambda: QUANTIZED(torch.randn(5, 2, 4)), r"Expected 3, got 4"),
-    "a step's I": (lambda: QUANTIZED.step(torch.randn(2, 4)), r"Expected 3, got 4"),
+    "a step's I": (lambda: QUANTIZED.step(torch.randn(2, 4)), r"step: input must be \(B, 3\) or \(3,\), got \(2, 4\)"),
     "hx": (lambda: QUANTIZED(X, torch.zeros(1, 3, 4)), r"Expected hidden size \(1, 2, 4\), got \[1, 3, 4\]"),
     "a step's hx": (lambda: QUANTIZED.step(X[0], torch.zeros(1, 3, 4)), r"Expected hidden size \(1, 2, 4\)"),
     "a step of 3 dimensions": (lambda: QUANTIZED.step(X), r"input must be \(B, 3\) or \(3,\), got \(5, 2, 3\)"),

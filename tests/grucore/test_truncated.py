@@ -4,7 +4,7 @@ import pytest
 import torch
 from oracle import assert_near
 
-from grucore import GRU, InputError, truncated_bptt
+from grucore import GRU, GRUCell, InputError, truncated_bptt
 
 f64 = torch.float64
 T, B = 11, 4
@@ -176,10 +176,16 @@ def test_bad_parts(options, shape, steps, message):
         truncated_bptt(GRU(3, 5, **options), torch.randn(shape), steps=steps)
 
 
+def test_parts_of_a_layer_that_stands_for_torchs(monkeypatch):
+    monkeypatch.setattr(torch.nn, "GRU", GRU)
+    assert next(truncated_bptt(torch.nn.GRU(3, 5), torch.randn(T, B, 3), steps=T)).y.shape == (T, B, 5)
+
+
 def test_parts_need_a_gru_and_whole_steps():
     with pytest.raises(TypeError, match=r"model must be a grucore\.GRU, got torch.*DataParallel"):
         truncated_bptt(torch.nn.DataParallel(GRU(3, 5)), torch.randn(T, B, 3), steps=4)
-    with pytest.raises(TypeError, match=r"model must be a grucore\.GRU, got torch.*GRU"):
-        truncated_bptt(torch.nn.GRU(3, 5), torch.randn(T, B, 3), steps=4)
+    for other in (torch.nn.GRU(3, 5), torch.nn.LSTM(3, 5), GRUCell(3, 5)):
+        with pytest.raises(TypeError, match=rf"model must be a grucore\.GRU, got .*{type(other).__name__}"):
+            truncated_bptt(other, torch.randn(T, B, 3), steps=4)
     with pytest.raises(TypeError, match="steps should be of type int, got: float"):
         truncated_bptt(GRU(3, 5), torch.randn(T, B, 3), steps=2.5)

@@ -183,6 +183,16 @@ def test_a_gradient_of_a_gradient_of_no_steps():
     assert torch.autograd.grad(dx.sum(), hx, allow_unused=True) == (None,)
 
 
+@pytest.mark.parametrize("options", [{}, {"backend": "eager"}, {"layer_norm": True}], ids=str)
+def test_gradients_of_no_steps_are_zeros(options):
+    layer, x = GRU(3, 4, **options), torch.randn(0, 2, 3, requires_grad=True)
+    y, h_n = layer(x)
+    gradients = torch.autograd.grad(y.sum() + h_n.sum(), list(layer.parameters()), create_graph=True)
+    assert not any(gradient.any() for gradient in gradients)
+    (dx,) = torch.autograd.grad(y, x, torch.ones(3, *y.shape), is_grads_batched=True)
+    assert dx.shape == (3, 0, 2, 3)
+
+
 def test_outside_of_transforms_the_kernels_run(monkeypatch):
     """Otherwise every test here would pass without them."""
     called = []

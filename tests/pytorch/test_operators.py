@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from grucore import GRU, ops
 from grucore.kernels.native.library import UNAVAILABLE
-from grucore.kernels.regularised import Variant, is_noisy
+from grucore.kernels.regularised import Variant
 
 FLAGS = ["dense", "lengths", "mask and reset"]
 
@@ -36,7 +36,7 @@ def arguments(backend, flags, directions, reset_after, bias=True, heads=1, varia
     variant = variant or Variant()
     gains = (tensor(D, 3 * H), tensor(D, 3 * H)) if variant.layer_norm else (None, None)
     inputs = tensor(T, B, I), tensor(D, B, H), h_reset, *weights, *gains
-    options = (torch.tensor(5) if is_noisy(variant) else None, reset_after, "ieee", heads, *ops.options_of(variant))
+    options = (torch.tensor(5) if variant.training else None, reset_after, "ieee", heads, *ops.options_of(variant))
     return *inputs, real, start, *options, backend, False
 
 

@@ -14,6 +14,7 @@ import torch
 from oracle import assert_near, quantity
 from torch import distributed, multiprocessing, nn
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard, distribute_module, distribute_tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from grucore import GRU
@@ -108,7 +109,32 @@ def work(rank, folder):
         part = slice(rank * len(x) // PROCESSES, (rank + 1) * len(x) // PROCESSES)
         results = [whole(tensors) for tensors in train(wrap(model), x[part], LENGTHS[part])]
         torch.save(results, folder / f"{name}-{rank}.pt")
+    torch.save(
+        [list(map(whole_tensor, outputs_of_dtensors(**each))) for each in OPTIONS], folder / f"DTensor-{rank}.pt"
+    )
     distributed.destroy_process_group()
+
+
+OPTIONS = ({}, {"zoneout": 0.2, "layer_norm": True})
+
+
+def layer_and_input(**options):
+    torch.manual_seed(4)
+    return GRU(3, 4, 2, dtype=f64, **options).eval(), torch.randn(5, 2 * PROCESSES, 3, dtype=f64)
+
+
+def outputs_of_dtensors(**options):
+    """y and a gradient of a layer whose weights every process has, and whose rows are divided among them."""
+    layer, x = layer_and_input(**options)
+    mesh = distributed.device_mesh.init_device_mesh("cpu", (PROCESSES,))
+    distribute_module(layer, mesh)
+    y, _ = layer(distribute_tensor(x, mesh, [Shard(1)]))
+    y.square().sum().backward()
+    return y, layer.weight_hh_l0.grad
+
+
+def whole_tensor(t):
+    return t.full_tensor().detach()
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +150,15 @@ def trained(tmp_path_factory):
         for process in context.processes:
             process.kill()
     return folder
+
+
+@pytest.mark.parametrize("rank", range(PROCESSES))
+def test_layers_of_dtensors(rank, trained):
+    for options, (y, d_w_hh) in zip(OPTIONS, torch.load(trained / f"DTensor-{rank}.pt"), strict=True):
+        layer, x = layer_and_input(**options)
+        want, _ = layer(x)
+        want.square().sum().backward()
+        torch.testing.assert_close((y, d_w_hh), (want.detach(), layer.weight_hh_l0.grad))
 
 
 @pytest.mark.parametrize("rank", range(PROCESSES))
