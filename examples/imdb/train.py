@@ -364,6 +364,7 @@ def main() -> None:
     try:
         splits = ("validation",) if given.no_test else ("validation", "test")
         evaluate(*train_run(config, given, path, accelerator), splits)
+        accelerator.wait_for_everyone()  # one that ends while others still talk to it may abort
     except KeyboardInterrupt:
         sys.stderr.write(f"\ninterrupted: the files in {path} are complete; continue with --resume --output {path}\n")
         sys.exit(130)

@@ -112,6 +112,7 @@ def work(rank, folder):
     torch.save(
         [list(map(whole_tensor, outputs_of_dtensors(**each))) for each in OPTIONS], folder / f"DTensor-{rank}.pt"
     )
+    distributed.barrier()  # one that ends while the other still talks to it may abort
     distributed.destroy_process_group()
 
 
