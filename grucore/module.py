@@ -11,13 +11,13 @@ from torch.nn.functional import dropout as apply_dropout
 from torch.nn.utils.rnn import PackedSequence
 
 from grucore import copies, direct, dispatch, functional
-from grucore.errors import InputError, check_size, check_tensor, differ
+from grucore.errors import InputError, check_size
 from grucore.functional import Call, Stack
 from grucore.kernels import Gates
 from grucore.kernels.regularised import acting
-from grucore.layouts import Arranged, arranged
 from grucore.names import GAINS, of_weights, parameter_names
-from grucore.options import DEFAULTS, Activation, LayerWithOptions, Precision, variant_of
+from grucore.options import DEFAULTS, Activation, Precision, variant_of
+from grucore.stacked import StackedLayers
 from grucore.steps import Lengths
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Trace(NamedTuple):
     layers: Tensor  # (K, *y.shape), the output of each layer
 
 
-class GRU(LayerWithOptions):
+class GRU(StackedLayers):
     r"""A stack of gated recurrent unit layers; replaces :class:`torch.nn.GRU`.
 
     .. math::
@@ -98,9 +98,6 @@ class GRU(LayerWithOptions):
         (torch.Size([5, 3, 20]), torch.Size([2, 3, 20]))
     """
 
-    mode = "GRU"  # this and proj_size are for code that inspects torch.nn's recurrent layers
-    proj_size = 0
-
     def __init__(
         self,
         input_size: int,
@@ -154,11 +151,6 @@ class GRU(LayerWithOptions):
             shape = (self.num_layers * D, self.hidden_size)
             self.initial_state = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
-    @property
-    def num_directions(self) -> int:
-        """D: 2 if bidirectional, else 1."""
-        return 2 if self.bidirectional else 1
-
     def _groups(self, kinds: tuple[str, ...]) -> list[list[Tensor]]:
         """The parameters of some kinds: K*D groups."""
         groups = parameter_names(self.num_layers, self.num_directions, kinds)
@@ -179,9 +171,6 @@ class GRU(LayerWithOptions):
         with the smaller bound a head would forget sooner than a layer of its size.
         """
         self._draw_parameters()
-
-    def flatten_parameters(self) -> None:
-        """Does nothing, since there is no flat copy of the parameters. Exists for code written for torch.nn.GRU."""
 
     @overload
     def forward(
@@ -324,19 +313,10 @@ class GRU(LayerWithOptions):
         x, hx, arranged_call, _ = self._arranged(input, hx, Call(lengths, mask, reset, reset_state))  # type: ignore[arg-type]
         return functional.explain(x, *self._state_and_stack(x, hx), arranged_call)
 
-    def _arranged(self, input: Tensor | PackedSequence, hx: Tensor | None, call: Call) -> Arranged:
-        return arranged(input, hx, call, self.batch_first, (self.num_layers * self.num_directions, self.hidden_size))
-
     def _state_and_stack(self, x: Tensor, hx: Tensor | None) -> tuple[Tensor | None, Stack]:
         """The state that a time-major batch begins with, and the parameters and options of all layers."""
-        if differ(x.shape[-1:], (self.input_size,)):
-            raise InputError(
-                f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {x.shape[-1]}"
-            )
-        if hx is None and self.learn_initial_state:
-            hx = self.initial_state.unsqueeze(1).expand(-1, x.shape[1], -1)
         gains = self._groups(GAINS) if self.layer_norm else None
-        return hx, Stack(self._weight_groups(), gains, self, self.training)
+        return self._first_state(x, hx), Stack(self._weight_groups(), gains, self, self.training)
 
     def _recompute_weights(self) -> None:
         """Runs the hooks of torch.nn.utils by which prune and others set weights before each `forward`."""
@@ -389,26 +369,6 @@ class GRU(LayerWithOptions):
             y = functional.step(y, hx[layer], weights, gains, self, self.training)
             states.append(y)
         return y, torch.stack(states)
-
-    def final_state(self, h_n: Tensor) -> Tensor:
-        """Selects the last layer's final state and concatenates its directions, for instance for a classifier.
-
-        Args:
-            h_n: shape (K*D, B, H), or (K*D, H) unbatched, as returned by `forward`; lengths are respected.
-
-        Returns:
-            Shape (B, D*H), or (D*H,) unbatched: forward, then (if bidirectional) reverse.
-
-        Example:
-            >>> gru = GRU(3, 4, num_layers=2, bidirectional=True)
-            >>> gru.final_state(gru(torch.randn(5, 2, 3))[1]).shape
-            torch.Size([2, 8])
-        """
-        check_tensor("h_n", h_n)
-        layers = self.num_layers * self.num_directions
-        if h_n.dim() not in (2, 3) or differ((h_n.shape[0], h_n.shape[-1]), (layers, self.hidden_size)):
-            raise InputError(f"h_n must be ({layers}, B, {self.hidden_size}), got {tuple(h_n.shape)}")
-        return torch.cat(h_n[-self.num_directions :].unbind(), -1)
 
     def quantize(self, dtype: Literal["int8", "bf16"]) -> QuantizedGRU:
         """A copy with quantised weights, for inference on a CPU; this layer stays as it is.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from grucore import dispatch
-from grucore.errors import InputError, check_flag, check_probability, check_size, check_tensor, differ
+from grucore.errors import InputError, check_flag, check_probability, check_size
 from grucore.kernels import Form
 from grucore.kernels.native.packed import Hold
 from grucore.kernels.regularised import ACTIVATIONS, Variant
@@ -120,22 +120,6 @@ class LayerWithOptions(_Module):
         """Takes the default of each option that was not there yet when a layer was pickled."""
         names = DEFAULTS if "num_layers" in state else OF_CELL
         super().__setstate__({name: DEFAULTS[name] for name in names} | state)
-
-    def _check_step(self, input: Tensor, hx: Tensor | None) -> tuple[int, ...]:
-        """Raises where a step of a `GRU` does not fit; returns the shape of its states."""
-        if self.bidirectional:
-            raise InputError("step requires a unidirectional layer: a bidirectional GRU must see the whole sequence")
-        check_tensor("input", input)
-        if input.dim() not in (1, 2) or differ(input.shape[-1:], (self.input_size,)):
-            raise InputError(
-                f"step: input must be (B, {self.input_size}) or ({self.input_size},), got {tuple(input.shape)}"
-            )
-        expected = (self.num_layers, *input.shape[:-1], self.hidden_size)
-        if hx is not None:
-            check_tensor("hx", hx)
-            if differ(hx.shape, expected):
-                raise InputError(f"step: Expected hidden size {expected}, got {list(hx.shape)}")
-        return expected
 
     def _weight_hh_shape(self) -> tuple[int, ...]:
         gates, units = 3 * self.hidden_size // self.heads, self.hidden_size // self.heads

@@ -18,10 +18,10 @@ from grucore.kernels import Form, State, Steps
 from grucore.kernels.native import quantised as native
 from grucore.kernels.native.layer import forward_by_direction
 from grucore.kernels.native.library import UNAVAILABLE
-from grucore.layouts import Arranged, arranged
 from grucore.module import GRU
 from grucore.names import of_weights, parameter_names
-from grucore.options import DEFAULTS, OF_TORCH_GRU, LayerWithOptions, changed
+from grucore.options import DEFAULTS, OF_TORCH_GRU, changed
+from grucore.stacked import StackedLayers
 from grucore.steps import Lengths, steps_of
 
 WeightDtype = Literal["int8", "bf16"]
@@ -29,7 +29,7 @@ _STORED = {"int8": torch.int8, "bf16": torch.bfloat16}
 _WITHOUT = ("heads", "layer_norm", "zoneout", "activation", "recurrent_activation")
 
 
-class QuantizedGRU(LayerWithOptions):
+class QuantizedGRU(StackedLayers):
     """A `GRU` with quantised weights: for inference on a CPU, in less memory and time.
 
     `GRU.quantize` returns one in eval mode; the layer itself stays unchanged. `forward` and `step` take the same
@@ -63,10 +63,6 @@ class QuantizedGRU(LayerWithOptions):
         >>> quantized.weight_hh_l1.dtype, quantized.weight_hh_l1_scale.shape
         (torch.int8, torch.Size([12]))
     """
-
-    mode = "GRU"  # these two as of `GRU`
-    proj_size = 0
-    initial_state: Tensor
 
     def __init__(self, layer: GRU, dtype: WeightDtype):
         super().__init__()
@@ -122,13 +118,6 @@ class QuantizedGRU(LayerWithOptions):
         y, h_n = self._run(input.unsqueeze(0), hx, Call())
         return y.squeeze(0), h_n
 
-    def flatten_parameters(self) -> None:
-        """Does nothing; see `GRU.flatten_parameters`."""
-
-    def final_state(self, h_n: Tensor) -> Tensor:
-        """Returns the final state of the last layer, with its directions concatenated; as `GRU.final_state`."""
-        return GRU.final_state(self, h_n)  # type: ignore[arg-type]
-
     def explain_backend(
         self,
         input: Tensor | PackedSequence,
@@ -150,6 +139,7 @@ class QuantizedGRU(LayerWithOptions):
             InputError, TypeError: as `forward`.
         """
         x, hx, call, _ = self._arranged(input, hx, Call(lengths, mask, reset, reset_state))  # type: ignore[arg-type]
+        hx = self._first_state(x, hx)
         self._check_call(x, hx, call.reset_state)
         self._steps_and_state(x, hx, call)  # its errors are those of the call
         return self._choice(x, hx, call)
@@ -182,26 +172,13 @@ class QuantizedGRU(LayerWithOptions):
         own = {"weight_dtype": self.weight_dtype, **changed(self)}
         return ", ".join([str(self.input_size), str(self.hidden_size), *(f"{k}={v!r}" for k, v in own.items())])
 
-    @property
-    def num_directions(self) -> int:
-        """D: 2 if bidirectional, else 1."""
-        return 2 if self.bidirectional else 1
-
-    @property
-    def _groups(self) -> int:
-        return self.num_layers * self.num_directions
-
-    def _arranged(self, input: Tensor | PackedSequence, hx: Tensor | None, call: Call) -> Arranged:
-        return arranged(input, hx, call, self.batch_first, (self._groups, self.hidden_size))
-
     def _weight_groups(self) -> list[list[Tensor]]:
         return []  # for `packed_weights`: these are packed all the time
 
     def _run(self, x: Tensor, hx: Tensor | None, call: Call) -> tuple[Tensor, Tensor]:
         """y (T, B, D*H) and h_n (K*D, B, H) of a time-major batch."""
+        hx = self._first_state(x, hx)
         self._check_call(x, hx, call.reset_state)
-        if hx is None and self.learn_initial_state:
-            hx = self.initial_state.unsqueeze(1).expand(-1, x.shape[1], -1)
         if self._choice(x, hx, call).name == "native":
             return self._run_natively(x, hx, call)
         with torch.autocast("cpu", enabled=False):
@@ -214,7 +191,7 @@ class QuantizedGRU(LayerWithOptions):
         if self.num_layers == 1:
             return forward_by_direction(x, state, packed, steps, form)
         states = []
-        for k in range(0, self._groups, D):
+        for k in range(0, self._states, D):
             of_layer = State(*(None if each is None else each[k : k + D] for each in state))  # type: ignore[arg-type]
             x, h = forward_by_direction(x, of_layer, packed[k : k + D], steps, form)
             states.append(h)
@@ -222,8 +199,8 @@ class QuantizedGRU(LayerWithOptions):
 
     def _steps_and_state(self, x: Tensor, hx: Tensor | None, call: Call) -> tuple[Steps, State]:
         T, B, _ = x.shape
-        check_reset_state(call.reset_state, call.reset, self.bidirectional, (self._groups, B, self.hidden_size))
-        h0 = x.new_zeros(self._groups, B, self.hidden_size) if hx is None else hx
+        check_reset_state(call.reset_state, call.reset, self.bidirectional, (self._states, B, self.hidden_size))
+        h0 = x.new_zeros(self._states, B, self.hidden_size) if hx is None else hx
         return steps_of(T, B, x.device, call.lengths, call.mask, call.reset), State(h0, call.reset_state)
 
     def _packed_weights(self) -> list[native.Quantised]:
@@ -275,11 +252,7 @@ class QuantizedGRU(LayerWithOptions):
         return dispatch.Choice("eager", obstacle)
 
     def _check_call(self, x: Tensor, hx: Tensor | None, reset_state: Tensor | None) -> None:
-        if differ(x.shape[-1:], (self.input_size,)):
-            raise InputError(
-                f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {x.shape[-1]}"
-            )
-        expected = (self._groups, x.shape[1], self.hidden_size)
+        expected = (self._states, x.shape[1], self.hidden_size)
         if hx is not None and differ(hx.shape, expected):
             raise InputError(
                 f"Expected hidden size {expected}, got {list(hx.shape)}: "
