@@ -348,7 +348,8 @@ class GRU(StackedLayers):
             >>> y_t.shape, h.shape
             (torch.Size([2, 4]), torch.Size([1, 2, 4]))
         """
-        self._recompute_weights()
+        if self._forward_pre_hooks:
+            self._recompute_weights()
         if (result := direct.step(self, input, hx)) is not None:
             return result
         expected = self._check_step(input, hx)

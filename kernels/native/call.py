@@ -176,8 +176,6 @@ def dense(t: Tensor) -> Tensor:
     """The tensor with adjacent elements in its last dimension, and the sign that memory holds."""
     if t.is_neg():
         t = t.resolve_neg()
-    if t._is_zerotensor():  # it has no memory
-        t = t.clone()
     return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
 
 

@@ -142,7 +142,7 @@ def backward_by_direction(
     if (segments is not None and not is_cut) or not has_steps:  # a row without steps ends where it began
         d_first.zero_() if last is None else d_first.copy_(last)
     if has_steps:
-        dy, last = (None if t is None else dense(t) for t in (dy, last))
+        dy, last = (None if t is None else dense(t.clone() if t._is_zerotensor() else t) for t in (dy, last))
         to_fill = Backward(dy, last, dx, d_first, *d_weights, *(d_gains or ()))
         noise = _noise(variant, seed, state, segments if is_cut else None)
         functions = _activations(variant), _converted_gains(gains, x.dtype)

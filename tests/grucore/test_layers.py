@@ -137,10 +137,9 @@ def test_the_state_of_packed_rows_fits_them(shape):
         GRU(3, 4)(packed, torch.zeros(shape))
 
 
-def test_a_tensor_of_zeros_without_memory():
-    """`dy` of a kind that forward-mode differentiation uses, and x."""
+def test_a_gradient_of_zeros_without_memory():
+    """Forward-mode differentiation makes such tensors."""
     layer = GRU(3, 5, bidirectional=True)
     y, _ = layer(torch.randn(4, 2, 3))
     (gradient,) = torch.autograd.grad(y, layer.weight_hh_l0, torch._efficientzerotensor(y.shape))
     assert not gradient.any()
-    torch.testing.assert_close(layer(torch._efficientzerotensor((4, 2, 3)))[0], layer(torch.zeros(4, 2, 3))[0])
