@@ -281,37 +281,8 @@ class GRU(StackedLayers):
         gates = Gates(*map(layout.unbatched, gates))
         return Trace(layout.sequence(y), layout.state(h_n), gates, layout.sequence(torch.stack(layers)))
 
-    def explain_backend(
-        self,
-        input: Tensor | PackedSequence,
-        hx: Tensor | None = None,
-        *,
-        lengths: Lengths | int | None = None,
-        mask: Tensor | None = None,
-        reset: Tensor | None = None,
-        reset_state: Tensor | None = None,
-    ) -> dispatch.Choice:
-        """Says which implementation this call of the layer would run, and why.
-
-        The arguments are those of `forward`. The context counts too: autocast, torch.func, training mode.
-
-        Returns:
-            A `Choice`: its name ("native", "eager", "triton", "reference", or "regularised" if options such as
-            layer_norm run step by step in PyTorch), and the reason.
-
-        Raises:
-            RuntimeError: the layer's explicit backend cannot run the call.
-            InputError, TypeError: as `forward`.
-
-        Example:
-            >>> GRU(3, 4, backend="eager").explain_backend(torch.randn(5, 2, 3))
-            Choice(name='eager', reason='asked for')
-            >>> GRU(3, 4, zoneout=0.1, backend="reference").explain_backend(torch.randn(5, 2, 3))
-            Traceback (most recent call last):
-            RuntimeError: backend='reference' cannot run: the equations have no zoneout. Use backend='auto'
-        """
-        x, hx, arranged_call, _ = self._arranged(input, hx, Call(lengths, mask, reset, reset_state))  # type: ignore[arg-type]
-        return functional.explain(x, *self._state_and_stack(x, hx), arranged_call)
+    def _explained(self, x: Tensor, hx: Tensor | None, call: Call) -> dispatch.Choice:
+        return functional.explain(x, *self._state_and_stack(x, hx), call)
 
     def _state_and_stack(self, x: Tensor, hx: Tensor | None) -> tuple[Tensor | None, Stack]:
         """The state that a time-major batch begins with, and the parameters and options of all layers."""
@@ -327,9 +298,9 @@ class GRU(StackedLayers):
     def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Runs all layers for one step, for streaming.
 
-        T such calls equal one call on the whole sequence, unless recurrent dropout is random, which draws a mask a
-        call. Of the layer's hooks only those run by which torch.nn.utils (prune, the older weight_norm and
-        spectral_norm) recompute weights, for each call; nor does `forward` of a subclass.
+        T such calls equal one call on the whole sequence, except that recurrent dropout in training draws a new mask in
+        each call. Of the layer's hooks, only those of torch.nn.utils that recompute weights run (prune, the older
+        weight_norm and spectral_norm), and a subclass's `forward` does not.
 
         Args:
             input: shape (B, I), or (I,) unbatched.

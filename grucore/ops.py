@@ -47,7 +47,7 @@ def layer(
 
 
 def options_of(variant: Variant | None) -> tuple[float, float, str, str]:
-    """The fields of a variant that an operator takes; gains and a seed say the others."""
+    """The fields of a variant that an operator takes; gains and a seed imply the others."""
     dropout, zoneout, _, activation, recurrent_activation, _ = variant or Variant()
     return dropout, zoneout, activation, recurrent_activation
 

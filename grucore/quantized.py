@@ -118,27 +118,7 @@ class QuantizedGRU(StackedLayers):
         y, h_n = self._run(input.unsqueeze(0), hx, Call())
         return y.squeeze(0), h_n
 
-    def explain_backend(
-        self,
-        input: Tensor | PackedSequence,
-        hx: Tensor | None = None,
-        *,
-        lengths: Lengths | int | None = None,
-        mask: Tensor | None = None,
-        reset: Tensor | None = None,
-        reset_state: Tensor | None = None,
-    ) -> dispatch.Choice:
-        """Says which implementation a call of `forward` would run, and why; as `GRU.explain_backend`.
-
-        Returns:
-            A `Choice`, whose name is "native" for the kernels on quantised weights, and "eager" for PyTorch's operators
-            on dequantised ones.
-
-        Raises:
-            RuntimeError: backend="native" cannot run.
-            InputError, TypeError: as `forward`.
-        """
-        x, hx, call, _ = self._arranged(input, hx, Call(lengths, mask, reset, reset_state))  # type: ignore[arg-type]
+    def _explained(self, x: Tensor, hx: Tensor | None, call: Call) -> dispatch.Choice:
         hx = self._first_state(x, hx)
         self._check_call(x, hx, call.reset_state)
         self._steps_and_state(x, hx, call)  # its errors are those of the call

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from grucore import dispatch
 from grucore.errors import InputError, check_tensor, differ
 from grucore.functional import Call
 from grucore.layouts import Arranged, arranged
 from grucore.options import LayerWithOptions
+from grucore.steps import Lengths
 
 
 class StackedLayers(LayerWithOptions):
@@ -26,6 +28,44 @@ class StackedLayers(LayerWithOptions):
 
     def flatten_parameters(self) -> None:
         """Does nothing, since there is no flat copy of the parameters. Exists for code written for torch.nn.GRU."""
+
+    def explain_backend(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        lengths: Lengths | int | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        reset_state: Tensor | None = None,
+    ) -> dispatch.Choice:
+        """Says which implementation this call of the layer would run, and why.
+
+        The arguments are those of `forward`. The context counts too: autocast, torch.func, training mode.
+
+        Returns:
+            A `Choice`: its name ("native", "eager", "triton", "reference", or "regularised" if options such as
+            layer_norm run step by step in PyTorch), and the reason. Of quantised weights, "native" is their kernels,
+            and "eager" PyTorch's operators on dequantised ones.
+
+        Raises:
+            RuntimeError: the layer's explicit backend cannot run the call.
+            InputError, TypeError: as `forward`.
+
+        Example:
+            >>> from grucore import GRU
+            >>> GRU(3, 4, backend="eager").explain_backend(torch.randn(5, 2, 3))
+            Choice(name='eager', reason='asked for')
+            >>> GRU(3, 4, zoneout=0.1, backend="reference").explain_backend(torch.randn(5, 2, 3))
+            Traceback (most recent call last):
+            RuntimeError: backend='reference' cannot run: the equations have no zoneout. Use backend='auto'
+        """
+        x, hx, arranged_call, _ = self._arranged(input, hx, Call(lengths, mask, reset, reset_state))  # type: ignore[arg-type]
+        return self._explained(x, hx, arranged_call)
+
+    def _explained(self, x: Tensor, hx: Tensor | None, call: Call) -> dispatch.Choice:
+        """`explain_backend` of a time-major batch."""
+        raise NotImplementedError
 
     def final_state(self, h_n: Tensor) -> Tensor:
         """Selects the last layer's final state and concatenates its directions, for instance for a classifier.
