@@ -54,7 +54,7 @@ def reasons(rows: list[Row], root: Path) -> str:
   on such batches takes `nn.GRU` {lengths:.1f} times as long.
 - **Less memory on CPUs.** A training step on {shape(memory.case)} peaks at {figure(ours)} MiB, not {figure(theirs)}:
   most gates are recomputed, not saved.
-- **What `nn.GRU` lacks, or has not on every device.** Gradients of gradients, `torch.func`, full-graph compilation,
+- **What `nn.GRU` lacks, or has only on some devices.** Gradients of gradients, `torch.func`, full-graph compilation,
   export with free sizes, layer normalisation, int8 weights. [{claims} claims]({COMPARISON}), each with a test."""
 
 

@@ -27,7 +27,7 @@ class Plan(NamedTuple):
     exchange: str  # the protocol of a group, "data" or "counter" (`exchange.py`); "" without a group
     warps: int
     stages: int  # steps (products, if streamed) whose operands are loaded ahead
-    shared_bytes: int  # on the architecture, and with the Triton (3.4 to 3.9), that needs most
+    shared_bytes: int  # on the architecture that needs most, with Triton 3.7 or 3.8
 
 
 class Device(NamedTuple):
